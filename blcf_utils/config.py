@@ -1,0 +1,201 @@
+"""Typed configuration: every knob of the study, validated, frozen and hashable to a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from blcf_utils.errors import StudyError, known
+from blcf_utils.paths import project_root
+
+
+def canonical_json(value: Any) -> str:
+    """Return ``value`` as JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest_of(value: Any) -> str:
+    """Return the first 16 hex digits of the SHA-256 of ``value`` as canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+class Config(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def document(self) -> dict:
+        """Return the settings as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """Return a short hash of every setting."""
+        return digest_of(self.document())
+
+
+class BackboneConfig(Config):
+    """Which network, which layer, whose weights."""
+
+    name: str = "vgg16"
+    layer: str = Field("conv5_1", description="a layer name of the backbone, Caffe style for VGG")
+    relu: Literal["post", "pre"] = Field("post", description="read the layer after or before ReLU")
+    weights: str = Field(
+        "torchvision",
+        description="torchvision (downloaded), embedded, local (found in BLCF_WEIGHTS), random, "
+        "or the path of a state dict",
+    )
+    seed: int = Field(0, description="used by weights: random only")
+
+    @property
+    def label(self) -> str:
+        """A short name for tables, such as ``vgg16 conv5_1 (torchvision)``."""
+        origin = self.weights if "/" not in self.weights else Path(self.weights).name
+        return f"{self.name} {self.layer} ({origin})"
+
+
+class FeatureConfig(Config):
+    """How images become feature maps."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    longest_side: int = Field(340, ge=32, description="pixels; aspect kept, small images enlarged")
+    batch_size: int = Field(8, ge=1, description="most images per forward pass")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = Field("auto", description="auto (GPU when present), cpu, cuda, cuda:1 ...")
+    on_corrupt: Literal["error", "skip"] = Field("error", description="an unreadable image")
+
+
+class WhiteningConfig(Config):
+    """PCA whitening of the L2-normalised local descriptors."""
+
+    dimensions: int = Field(512, ge=1)
+    max_descriptors: int = Field(3_000_000, ge=1)
+
+
+class CodebookConfig(Config):
+    """k-means over whitened local descriptors."""
+
+    words: int = Field(25_000, ge=2, le=65_535, description="K; assignment maps are uint16")
+    iterations: int = Field(20, ge=1)
+    max_descriptors: int = Field(3_000_000, ge=2)
+
+
+class EncodingConfig(Config):
+    """How a feature map becomes an assignment map, and a map a histogram."""
+
+    interpolate: int = Field(2, ge=1, le=4, description="bilinear upsampling before assignment")
+    box: Literal["edges", "mask"] = Field(
+        "edges", description="box to cells: floor and ceil of its edges, or cells half covered"
+    )
+    idf: bool = Field(False, description="weight words by log(N / images that hold the word)")
+
+
+class SumPoolingConfig(Config):
+    """Sum pooling of the same feature maps, the study's dense baseline."""
+
+    whiten: bool = Field(False, description="PCA-whiten the pooled vectors")
+    dimensions: int = Field(512, ge=1)
+
+
+class Profile(Config):
+    """One complete configuration of the study (``data/profiles/<name>.yaml``)."""
+
+    name: str
+    description: str = ""
+    datasets: tuple[str, ...] = Field(min_length=1)
+    learn_on: dict[str, str] = Field(
+        default_factory=dict,
+        description="dataset whose images teach whitening and codebook; itself when not named",
+    )
+    features: FeatureConfig = FeatureConfig()
+    whitening: WhiteningConfig = WhiteningConfig()
+    codebook: CodebookConfig = CodebookConfig()
+    encoding: EncodingConfig = EncodingConfig()
+    sum_pooling: SumPoolingConfig = SumPoolingConfig()
+    compare_backbones: tuple[BackboneConfig, ...] = Field(
+        (), description="further backbones for table x01"
+    )
+    dataset_options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="options of a dataset's loader, by dataset name"
+    )
+    notebooks: tuple[str, ...] = Field((), description="which notebooks run; all when empty")
+    parameters: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="notebook parameters, by notebook name"
+    )
+    seed: int = 0
+
+    def teacher_of(self, dataset: str) -> str:
+        """Return the dataset on which ``dataset``'s whitening and codebook are learned."""
+        return self.learn_on.get(dataset, dataset)
+
+
+def _merge(base: dict, over: dict) -> dict:
+    merged = dict(base)
+    for key, value in over.items():
+        # A change of backbone replaces the whole group: a layer name of one network means
+        # nothing in another.
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "backbone"
+        merged[key] = _merge(base[key], value) if nested else value
+    return merged
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles in ``data/profiles``."""
+    return sorted(p.stem for p in (project_root() / "data" / "profiles").glob("*.yaml"))
+
+
+def _read_profile(name: str, seen: tuple[str, ...] = ()) -> dict:
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else project_root() / "data" / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        raise known("profile", name, profile_names())
+    if name in seen:
+        raise StudyError(f"{path}: extends itself through {' -> '.join([*seen, name])}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path}: not valid YAML ({error})".replace("\n", " ")) from None
+    if not isinstance(values, dict):
+        raise StudyError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    values.setdefault("name", path.stem)
+    base = values.pop("extends", None)
+    return _merge(_read_profile(base, (*seen, name)), values) if base else values
+
+
+def apply_settings(values: dict, settings: dict[str, Any]) -> dict:
+    """Return ``values`` with dotted keys replaced: ``{"codebook.words": 512}``."""
+    for dotted, value in settings.items():
+        nested: dict = {}
+        inner = nested
+        *groups, last = dotted.split(".")
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+        if groups == ["features", "backbone"]:  # single backbone settings are merged, not replaced
+            current = dict(values.get("features", {}).get("backbone", {}))
+            nested = {"features": {"backbone": {**current, last: value}}}
+        values = _merge(values, nested)
+    return values
+
+
+def load_profile(name: str, settings: dict[str, Any] | None = None) -> Profile:
+    """Read a profile by name or YAML path, follow ``extends`` and apply dotted settings.
+
+    Args:
+        name: a name in ``data/profiles`` or the path of a YAML file.
+        settings: changes such as ``{"codebook.words": 2048}``.
+
+    Raises:
+        StudyError: unknown profile, unknown key, or a value of the wrong type or range.
+    """
+    values = apply_settings(_read_profile(name), settings or {})
+    try:
+        return Profile(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        raise StudyError(f"profile {name}: {key}: {first['msg'].lower()}") from None
