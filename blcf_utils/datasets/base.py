@@ -1,0 +1,120 @@
+"""The face every benchmark shows: images, boxed queries and the protocol that scores them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query: an image, the box of the instance in it, and what counts as found.
+
+    Attributes:
+        id: unique within the dataset.
+        image: path of the query image; it may or may not be one of the database's images.
+        box: (x1, y1, x2, y2) in pixels of the stored image, or None for the whole image.
+        positives: indices of the relevant units (database images, or shots where the protocol
+            groups images into shots), sorted.
+        junk: indices removed from the ranking before ranks are counted, sorted.
+        instance: name of the object or building.
+        mask: path of a binary mask image (TRECVID topics); the box encloses it.
+    """
+
+    id: str
+    image: Path
+    box: Box | None
+    positives: tuple[int, ...]
+    junk: tuple[int, ...] = ()
+    instance: str = ""
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What counts.
+
+    Attributes:
+        ap: ``trapezoid`` (Oxford's compute_ap) or ``rectangular`` (TREC).
+        query_image: ``positive`` (in the database and counted: Oxford5k, Paris6k), ``junk``
+            (in the database, ignored: Holidays, the mini sets) or ``absent`` (INSTRE).
+        source: paper or script that defines it, one line.
+    """
+
+    ap: Literal["trapezoid", "rectangular"] = "trapezoid"
+    query_image: Literal["positive", "junk", "absent"] = "absent"
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A benchmark: database images, queries and protocol.
+
+    Attributes:
+        name: registry name.
+        root: the folder that holds it.
+        images: paths of the database images, in ranking order of ties.
+        queries: the queries.
+        protocol: how rankings are scored.
+        units: for each image the name of the unit it belongs to (TRECVID shots); None when an
+            image is its own unit.
+        domain: what the images show, for table t01.
+        exif_orientation: turn images as their EXIF tag says (own photographs); benchmark boxes
+            are in pixels of the stored image, so benchmarks leave it off.
+    """
+
+    name: str
+    root: Path
+    images: tuple[Path, ...]
+    queries: tuple[Query, ...]
+    protocol: Protocol = Protocol()
+    units: tuple[str, ...] | None = None
+    domain: str = ""
+    exif_orientation: bool = False
+    notes: str = field(default="", compare=False)
+
+    @cached_property
+    def unit_names(self) -> tuple[str, ...]:
+        """Names of the ranked units, in order of first appearance (images when not grouped)."""
+        if self.units is None:
+            return tuple(path.name for path in self.images)
+        return tuple(dict.fromkeys(self.units))
+
+    @cached_property
+    def extra_images(self) -> tuple[Path, ...]:
+        """Query images that are not in the database, in order of first use."""
+        database = set(self.images)
+        return tuple(dict.fromkeys(q.image for q in self.queries if q.image not in database))
+
+    @cached_property
+    def all_images(self) -> tuple[Path, ...]:
+        """Database images followed by the query images outside the database."""
+        return self.images + self.extra_images
+
+    @cached_property
+    def image_index(self) -> dict[Path, int]:
+        """Position of each path in ``all_images``."""
+        return {path: i for i, path in enumerate(self.all_images)}
+
+    @cached_property
+    def manifest(self) -> str:
+        """SHA-256 over the names and contents of every image: the identity of the pixels."""
+        whole = hashlib.sha256()
+        for path in self.all_images:
+            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            whole.update(f"{path.name}\0{content}\n".encode())
+        return whole.hexdigest()[:16]
+
+    @cached_property
+    def ground_truth_digest(self) -> str:
+        """SHA-256 over queries, boxes, positives, junk and protocol."""
+        whole = hashlib.sha256(repr(self.protocol).encode())
+        for q in self.queries:
+            mask = q.mask.read_bytes() if q.mask else b""
+            whole.update(repr((q.id, q.image.name, q.box, q.positives, q.junk)).encode() + mask)
+        return whole.hexdigest()[:16]

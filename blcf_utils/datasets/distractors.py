@@ -1,0 +1,66 @@
+"""The 100,071 Flickr photographs (``oxc1_100k``) that turn Oxford5k into Oxford105k."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.datasets.files import absolute_folder, find_images, some_names
+from blcf_utils.datasets.joining import check_count
+from blcf_utils.progress import progress
+
+FOLDER = "oxc1_100k"
+EXPECTED = 100_071
+
+
+def add_distractors(
+    dataset: Dataset, name: str, folder: Path | str | None = None, *, partial: bool = False
+) -> Dataset:
+    """Return ``dataset`` under another name with the distractors after its own images.
+
+    Args:
+        dataset: the benchmark; its indices stay valid.
+        name: registry name of the larger benchmark.
+        folder: the distractors; ``oxc1_100k`` in the dataset's folder or beside it when None.
+        partial: accept another number of files than the published 100,071.
+
+    Files that are not readable as images are left out, as the published protocol does, and said
+    in a warning.
+
+    Raises:
+        StudyError: the folder is missing or holds another number of files.
+    """
+    if folder is None:
+        inside, beside = dataset.root / FOLDER, dataset.root.parent / FOLDER
+        folder = inside if inside.is_dir() else beside
+    found = find_images(absolute_folder(folder, name))
+    check_count(name, "distractors", len(found), EXPECTED, partial)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        readable = list(
+            progress(
+                pool.map(_is_image, found), label="distractors", total=len(found), unit="image"
+            )
+        )
+    unreadable = [path.name for path, good in zip(found, readable, strict=True) if not good]
+    notes = dataset.notes
+    if unreadable:
+        sentence = f"{len(unreadable):,} unreadable distractors left out: {some_names(unreadable)}"
+        warnings.warn(f"{name}: {sentence}", stacklevel=2)
+        notes = f"{notes}; {sentence}".removeprefix("; ")
+    good_ones = tuple(path for path, good in zip(found, readable, strict=True) if good)
+    return replace(dataset, name=name, images=dataset.images + good_ones, notes=notes)
+
+
+def _is_image(path: Path) -> bool:
+    """Tell whether the file starts as an image does; decoding 100,000 files takes too long here."""
+    try:
+        with Image.open(path):
+            return True
+    except OSError:
+        return False

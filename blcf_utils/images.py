@@ -1,0 +1,72 @@
+"""Reading photographs: decode, orient, resize so that the longest side has a given length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from blcf_utils.errors import StudyError
+
+EXIF_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)  # EXIF values that swap width and height
+
+
+class UnreadableImage(StudyError):
+    """An image file that is missing, empty, cut short or of an unknown format."""
+
+
+def _unreadable(path: Path, error: Exception) -> UnreadableImage:
+    reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or repr(error)
+    return UnreadableImage(
+        f"{path}: expected an image that decodes ({reason}); replace the file, or set "
+        "features.on_corrupt: skip to leave such images out"
+    )
+
+
+def image_size(path: Path, *, exif_orientation: bool = False) -> tuple[int, int]:
+    """Return (width, height) in pixels from the file's header, without decoding it.
+
+    Raises:
+        UnreadableImage: no such file, or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if exif_orientation and image.getexif().get(EXIF_ORIENTATION) in _TURNED:
+                return height, width
+            return width, height
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise _unreadable(path, error) from None
+
+
+def resized_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """Return (width, height) scaled so that the longest side is ``longest_side`` pixels.
+
+    The aspect ratio is kept up to rounding and small images are enlarged, as the original
+    pipeline does; it truncates, which can miss ``longest_side`` by one, so sides are rounded here.
+    """
+    scale = longest_side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def read_image(
+    path: Path, size: tuple[int, int] | None = None, *, exif_orientation: bool = False
+) -> np.ndarray:
+    """Decode an image to RGB, uint8, (H, W, 3), resized to ``size`` = (width, height) if given.
+
+    Resizing is bilinear with antialiasing.
+
+    Raises:
+        UnreadableImage: no such file, or it does not decode to the end.
+    """
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image) if exif_orientation else image
+            image = image.convert("RGB")
+            if size is not None and image.size != size:
+                image = image.resize(size, Image.Resampling.BILINEAR)
+            return np.asarray(image)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise _unreadable(path, error) from None
