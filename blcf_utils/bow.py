@@ -1,0 +1,182 @@
+"""Bags of local convolutional features: assignment maps and (weighted) histograms of words.
+
+An assignment map holds the visual word of every position of a feature map (Mohedano et al.,
+ICMR 2016). It is the compact form of an image: a histogram of any part of it is a count away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch.nn import functional
+
+from blcf_utils.artefacts import Artefact, ArtefactStore
+from blcf_utils.codebook import Codebook
+from blcf_utils.config import EncodingConfig
+from blcf_utils.features import Features
+from blcf_utils.progress import progress
+from blcf_utils.whitening import Whitening
+
+STAGE_VERSION = 1
+
+
+class AssignmentMaps:
+    """The stored assignment maps of a dataset's images.
+
+    Attributes:
+        words: K, the size of the codebook.
+        shapes: (n, 2) height and width of each map; (0, 0) for a skipped image.
+        sizes: (n, 2) width and height in pixels of each stored image.
+        n_database: the first ``n_database`` images are the database.
+    """
+
+    def __init__(self, artefact: Artefact, words: int, features: Features, factor: int):
+        self.artefact, self.key, self.words = artefact, artefact.key, words
+        self.shapes, self.sizes = features.shapes * factor, features.sizes
+        self.n_database = features.n_database
+        self._flat = np.load(artefact / "words.npy", mmap_mode="r")
+        self._offsets = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1))])
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def map(self, image: int) -> np.ndarray:
+        """Return the assignment map of an image, (h, w) uint16."""
+        start, end = self._offsets[image], self._offsets[image + 1]
+        return self._flat[start:end].reshape(self.shapes[image])
+
+
+def interpolate_map(feature_map: np.ndarray, factor: int) -> np.ndarray:
+    """Return a feature map (C, h, w) enlarged ``factor`` times per side, bilinear.
+
+    Corners are aligned, as in ``scipy.ndimage.zoom(order=1)`` of the original pipeline.
+    """
+    if factor == 1:
+        return feature_map
+    height, width = feature_map.shape[1:]
+    enlarged = functional.interpolate(
+        torch.from_numpy(np.ascontiguousarray(feature_map))[None],
+        size=(height * factor, width * factor),
+        mode="bilinear",
+        align_corners=True,
+    )
+    return enlarged[0].numpy()
+
+
+def assign_map(
+    feature_map: np.ndarray, whitening: Whitening, codebook: Codebook, factor: int = 1
+) -> np.ndarray:
+    """Return the assignment map of one feature map: (C, h, w) to (h*factor, w*factor) uint16.
+
+    Order of the steps: interpolate the raw map, L2, whiten, L2, nearest centroid.
+    """
+    enlarged = interpolate_map(feature_map, factor)
+    rows = enlarged.reshape(len(enlarged), -1).T
+    return codebook.assign(whitening.apply(rows)).reshape(enlarged.shape[1:])
+
+
+def assignment_maps(
+    features: Features,
+    whitening: Whitening,
+    codebook: Codebook,
+    config: EncodingConfig,
+    store: ArtefactStore,
+) -> AssignmentMaps:
+    """Assign every position of every feature map to its visual word; resumable per image."""
+    document = {
+        "version": STAGE_VERSION,
+        "features": features.key,
+        "whitening": whitening.key,
+        "codebook": codebook.key,
+        "interpolate": config.interpolate,
+    }
+    shapes = features.shapes * config.interpolate
+    offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
+
+    def make(folder):
+        path, done_path = folder / "words.npy", folder / "done.npy"
+        if not done_path.exists():
+            np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))
+            np.lib.format.open_memmap(done_path, "w+", np.uint8, (len(features),))
+        flat, done = np.load(path, mmap_mode="r+"), np.load(done_path, mmap_mode="r+")
+        for i in progress(np.flatnonzero(done == 0), label="assignment maps", unit="image"):
+            if shapes[i].prod():
+                words = assign_map(features.map(i), whitening, codebook, config.interpolate)
+                flat[offsets[i] : offsets[i + 1]] = words.ravel()
+            done[i] = 1
+        flat.flush()
+        done.flush()
+
+    label = f"{features.artefact.label}-K{codebook.words}"
+    artefact = store.get_or_make("assignment", label, document, make)
+    return AssignmentMaps(artefact, codebook.words, features, config.interpolate)
+
+
+def histogram(words: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the histogram of words, (size,) float32, not normalised.
+
+    Args:
+        words: visual words, any shape.
+        size: K.
+        weights: what each position adds to its word's bin, same shape; 1 each when None.
+    """
+    flat = None if weights is None else np.asarray(weights, np.float64).ravel()
+    return np.bincount(words.ravel(), flat, minlength=size).astype(np.float32)
+
+
+def sparse_histogram(
+    words: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the histogram of words as (distinct words, unit-length float32 values).
+
+    Words whose weights sum to zero are left out; all of them, if all weights are zero.
+    """
+    distinct, inverse = np.unique(words.ravel(), return_inverse=True)
+    flat = None if weights is None else np.asarray(weights, np.float64).ravel()
+    values = np.bincount(inverse, flat, minlength=len(distinct)).astype(np.float64)
+    distinct, values = distinct[values > 0], values[values > 0]
+    norm = np.sqrt((values * values).sum())
+    return distinct.astype(np.int64), (values / max(norm, 1e-12)).astype(np.float32)
+
+
+def database_histograms(maps: AssignmentMaps, weights=None) -> sparse.csr_array:
+    """Return the L2-normalised histograms of the database images, (n_database, K) float32 CSR.
+
+    Args:
+        maps: assignment maps.
+        weights: function from an image's number to its weight map, same shape as its
+            assignment map; None gives every position weight 1.
+    """
+    indices, values, starts = [], [], [0]
+    for i in range(maps.n_database):
+        weight = weights(i) if weights is not None else None
+        words, value = sparse_histogram(maps.map(i), weight)
+        indices.append(words)
+        values.append(value)
+        starts.append(starts[-1] + len(words))
+    return sparse.csr_array(
+        (np.concatenate(values), np.concatenate(indices), np.array(starts, np.int64)),
+        shape=(maps.n_database, maps.words),
+    )
+
+
+def inverse_document_frequency(histograms: sparse.csr_array) -> np.ndarray:
+    """Return log(N / n_w) per word, (K,) float32; 0 for a word no image holds.
+
+    Source: Sivic and Zisserman, ICCV 2003.
+    """
+    holders = np.bincount(histograms.indices, minlength=histograms.shape[1])
+    idf = np.log(histograms.shape[0] / np.maximum(holders, 1))
+    return np.where(holders > 0, idf, 0).astype(np.float32)
+
+
+def scale_words(histograms: sparse.csr_array, factors: np.ndarray) -> sparse.csr_array:
+    """Return histograms with each word's column multiplied by its factor, L2-normalised again."""
+    values = histograms.data * factors[histograms.indices]
+    scaled = sparse.csr_array((values, histograms.indices, histograms.indptr), histograms.shape)
+    norms = np.sqrt(np.add.reduceat(np.append(values * values, 0), histograms.indptr[:-1]))
+    norms[np.diff(histograms.indptr) == 0] = 0
+    repeated = np.repeat(np.maximum(norms, 1e-12), np.diff(histograms.indptr))
+    scaled.data = (values / repeated).astype(np.float32)
+    return scaled

@@ -1,0 +1,330 @@
+"""Feature extraction: images to feature maps on disk, streamed, resumable and bounded in memory.
+
+A feature map (C, h, w) is stored as its h*w local descriptors, row by row, so that one flat
+(N, C) float16 array in HDF5 holds a whole dataset: the descriptors of image i are rows
+``offset[i]`` to ``offset[i] + h*w``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path, write_json
+from blcf_utils.backbones import Backbone, load_backbone
+from blcf_utils.config import FeatureConfig
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.errors import StudyError
+from blcf_utils.images import UnreadableImage, image_size, read_image, resized_size
+from blcf_utils.progress import progress
+
+log = logging.getLogger("blcf")
+
+STAGE_VERSION = 1
+PENDING, DONE, SKIPPED = 0, 1, 2
+_DECODERS = 2
+_BATCHES_AHEAD = 3
+
+
+class Features:
+    """The stored feature maps of a dataset's images, read on demand.
+
+    Attributes:
+        shapes: (n, 2) map height and width of each image; (0, 0) for a skipped image.
+        sizes: (n, 2) width and height in pixels of the stored image.
+        n_database: the first ``n_database`` images are the database, the rest query images.
+        channels: C.
+    """
+
+    def __init__(self, artefact: Artefact):
+        self.artefact = artefact
+        self.key = artefact.key
+        with h5py.File(artefact / "features.h5", "r") as file:
+            self.shapes = file["shape"][:].astype(np.int64)
+            self.sizes = file["size"][:].astype(np.int64)
+            self.offsets = file["offset"][:]
+            self.n_database = int(file.attrs["n_database"])
+            self.channels = int(file["descriptors"].shape[1])
+            self.shapes[file["status"][:] == SKIPPED] = 0
+        self.skipped = tuple(json.loads((artefact / "skipped.json").read_text(encoding="utf-8")))
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return _map_dataset(self.artefact / "features.h5", "descriptors", "r")
+
+    def descriptors(self, image: int) -> np.ndarray:
+        """Return the local descriptors of an image, (h*w, C) float32, row-major positions."""
+        start, count = self.offsets[image], int(self.shapes[image].prod())
+        return self._rows[start : start + count].astype(np.float32)
+
+    def map(self, image: int) -> np.ndarray:
+        """Return the feature map of an image, (C, h, w) float32."""
+        height, width = self.shapes[image]
+        return self.descriptors(image).reshape(height, width, self.channels).transpose(2, 0, 1)
+
+    def database_rows(self) -> np.ndarray:
+        """Return the row numbers of every database descriptor, int64, sorted."""
+        counts = self.shapes[: self.n_database].prod(axis=1)
+        spans = zip(self.offsets[: self.n_database], counts, strict=True)
+        return np.concatenate([np.arange(s, s + c, dtype=np.int64) for s, c in spans if c])
+
+    def stream(self, rows: np.ndarray, chunk: int = 32_768) -> Iterator[np.ndarray]:
+        """Yield the descriptors at sorted ``rows``, (<= chunk, C) float32 at a time."""
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            if part[-1] - part[0] + 1 == len(part):  # a contiguous run is one read
+                yield self._rows[part[0] : part[-1] + 1].astype(np.float32)
+            else:
+                yield self._rows[part].astype(np.float32)
+
+
+def sample_rows(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Return ``rows``, or a seeded uniform sample of ``most`` of them, sorted."""
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def normalise_rows(rows: np.ndarray) -> np.ndarray:
+    """Return ``rows`` (N, D) with unit L2 norm each; zero rows stay zero."""
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return rows / np.maximum(norms, 1e-12)[:, None]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the torch device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        StudyError: a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise StudyError(f"features.device: {name} asks for a GPU and there is none; use auto")
+    return device
+
+
+def extract_features(
+    dataset: Dataset,
+    config: FeatureConfig,
+    store: ArtefactStore,
+    backbone: Backbone | None = None,
+) -> Features:
+    """Forward every image of ``dataset`` and store the maps of the configured layer.
+
+    Database images come first, then query images outside the database. Images of equal size are
+    batched; where an image is stored does not depend on the batching. Killed, it goes on with
+    the images that are missing and ends with the same file.
+
+    Args:
+        dataset: images and queries.
+        config: backbone, longest side, precision, what to do with unreadable images.
+        store: where artefacts live.
+        backbone: the trunk, when it is already loaded.
+
+    Raises:
+        StudyError: an unreadable image (unless ``on_corrupt: skip``), or maps that overflow
+            float16.
+    """
+    backbone = backbone or load_backbone(config.backbone)
+    device = resolve_device(config.device)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    document = {
+        "version": STAGE_VERSION,
+        "images": dataset.manifest,
+        "backbone": backbone.document(),
+        "longest_side": config.longest_side,
+        "precision": precision,
+        "exif_orientation": dataset.exif_orientation,
+        "on_corrupt": config.on_corrupt,
+        "n_database": len(dataset.images),
+    }
+
+    def make(folder: Path) -> None:
+        extraction = _Extraction(dataset, config, backbone, folder, device, precision)
+        extraction.run()
+
+    label = f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}"
+    return Features(store.get_or_make("features", label, document, make))
+
+
+def _map_dataset(path: Path, name: str, mode: str) -> np.ndarray:
+    """Map a contiguous HDF5 dataset's bytes as an array.
+
+    Writing rows through the map never touches HDF5's own metadata, so a killed process cannot
+    leave an unreadable file.
+    """
+    with h5py.File(path, "r") as file:
+        data = file[name]
+        offset, shape, dtype = data.id.get_offset(), data.shape, data.dtype
+    return np.memmap(path, dtype=dtype, mode=mode, offset=offset, shape=shape)
+
+
+def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype) -> None:
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, layout)
+
+
+class _Extraction:
+    """One run of the extraction into a work folder."""
+
+    def __init__(self, dataset, config, backbone, folder, device, precision):
+        self.paths = dataset.all_images
+        self.n_database = len(dataset.images)
+        self.exif = dataset.exif_orientation
+        self.config, self.backbone, self.device = config, backbone, device
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.folder, self.path = folder, folder / "features.h5"
+        self.mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
+
+    def run(self) -> None:
+        if not self.path.exists():
+            self._allocate()
+        with h5py.File(self.path, "r") as file:
+            self.shapes, self.offsets = file["shape"][:], file["offset"][:]
+            self.inputs = file["input_size"][:]
+        self.rows = _map_dataset(self.path, "descriptors", "r+")
+        self.status = _map_dataset(self.path, "status", "r+")
+        if (self.status == PENDING).any():
+            module = self.backbone.module.to(self.device)
+            try:
+                self._forward_all(module)
+            finally:
+                module.to("cpu")
+        skipped = [self.paths[i].name for i in np.flatnonzero(self.status == SKIPPED)]
+        if len(skipped) == len(self.paths):
+            raise StudyError(f"{self.paths[0].parent}: none of its {len(skipped)} images decodes")
+        if skipped:
+            log.warning("%d unreadable images left out: %s", len(skipped), ", ".join(skipped))
+        write_json(self.folder / "skipped.json", skipped)
+
+    def _allocate(self) -> None:
+        """Lay the file out from the image headers: every row has its place before any is known."""
+        sizes = np.zeros((len(self.paths), 2), np.int32)
+        inputs, shapes = np.zeros_like(sizes), np.zeros_like(sizes)
+        status = np.full(len(self.paths), PENDING, np.uint8)
+        channels = self.backbone.channels
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            headers = list(pool.map(self._header, self.paths))
+        for i, size in enumerate(headers):
+            if isinstance(size, UnreadableImage):
+                if self.config.on_corrupt == "error":
+                    raise size
+                status[i] = SKIPPED
+                continue
+            sizes[i] = size
+            inputs[i] = resized_size(size, self.config.longest_side)
+            try:
+                _, *shape = self.backbone.output_shape(int(inputs[i, 1]), int(inputs[i, 0]))
+            except RuntimeError:
+                raise StudyError(
+                    f"{self.paths[i]}: {size[0]}x{size[1]} pixels become {inputs[i, 0]}x"
+                    f"{inputs[i, 1]}, too narrow for {self.backbone.config.label}; raise "
+                    "features.longest_side or leave the image out"
+                ) from None
+            shapes[i] = shape
+        counts = shapes.astype(np.int64).prod(axis=1)
+        with atomic_path(self.path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["n_database"] = self.n_database
+            file["size"], file["input_size"], file["shape"] = sizes, inputs, shapes
+            file["offset"] = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+            _create_contiguous(file, "descriptors", (int(counts.sum()), channels), np.float16)
+            _create_contiguous(file, "status", (len(self.paths),), np.uint8)
+            file["status"][:] = status
+
+    def _header(self, path: Path):
+        try:
+            return image_size(path, exif_orientation=self.exif)
+        except UnreadableImage as error:
+            return error
+
+    def _batches(self) -> list[np.ndarray]:
+        """Group images of one input size, in order; the same batches whatever is already done."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, (width, height) in enumerate(self.inputs):
+            if width:
+                groups.setdefault((int(width), int(height)), []).append(i)
+        size = self.config.batch_size
+        batches = [
+            np.array(group[k : k + size])
+            for group in groups.values()
+            for k in range(0, len(group), size)
+        ]
+        batches.sort(key=lambda batch: batch[0])
+        return [batch for batch in batches if (self.status[batch] == PENDING).any()]
+
+    def _decode(self, batch: np.ndarray) -> list[np.ndarray | UnreadableImage]:
+        decoded = []
+        for i in batch:
+            try:
+                size = (int(self.inputs[i, 0]), int(self.inputs[i, 1]))
+                decoded.append(read_image(self.paths[i], size, exif_orientation=self.exif))
+            except UnreadableImage as error:
+                decoded.append(error)
+        return decoded
+
+    def _forward_all(self, module: torch.nn.Module) -> None:
+        batches = self._batches()
+        bar = progress(
+            label=f"features {self.backbone.config.name}",
+            total=int(sum(len(b) for b in batches)),
+            unit="image",
+        )
+        with ThreadPoolExecutor(_DECODERS) as pool, bar:
+            ahead: list[Future] = [pool.submit(self._decode, b) for b in batches[:_BATCHES_AHEAD]]
+            for k, batch in enumerate(batches):
+                decoded = ahead[k].result()
+                ahead[k] = None
+                if k + _BATCHES_AHEAD < len(batches):
+                    ahead.append(pool.submit(self._decode, batches[k + _BATCHES_AHEAD]))
+                self._store(module, batch, decoded)
+                bar.update(len(batch))
+        self.rows.flush()
+        self.status.flush()
+
+    def _store(self, module, batch: np.ndarray, decoded: list) -> None:
+        good = [k for k, image in enumerate(decoded) if not isinstance(image, UnreadableImage)]
+        bad = [k for k in range(len(batch)) if k not in good]
+        if bad and self.config.on_corrupt == "error":
+            raise decoded[bad[0]]
+        self.status[batch[bad]] = SKIPPED
+        if not good:
+            return
+        maps = self._forward(module, np.stack([decoded[k] for k in good]))
+        if not np.isfinite(maps).all():
+            raise StudyError(
+                f"{self.paths[batch[good[0]]]}: feature values exceed float16; "
+                f"{self.backbone.config.label} seems to have wrong weights or normalisation"
+            )
+        for k, rows in zip(good, maps, strict=True):
+            start = self.offsets[batch[k]]
+            self.rows[start : start + len(rows)] = rows
+        self.status[batch[good]] = DONE
+
+    @torch.inference_mode()
+    def _forward(self, module, images: np.ndarray) -> np.ndarray:
+        """Return the descriptors of equally sized images: (B, h*w, C) float16."""
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
+        pixels = (pixels / 255 - self.mean) / self.std
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            maps = module(pixels)
+        return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()

@@ -1,0 +1,44 @@
+"""Pictures of the study: photographs and rankings, maps and words, curves and comparisons.
+
+Every function returns a closed matplotlib Figure, so that a notebook cell that ends with the call
+shows it once, and a script can save it.
+"""
+
+from blcf_utils.plots.curves import (
+    plot_bars,
+    plot_kmeans,
+    plot_paired_queries,
+    plot_precision_recall,
+    plot_variances,
+    plot_word_frequencies,
+)
+from blcf_utils.plots.maps import (
+    show_assignment_maps,
+    show_box_words,
+    show_channels,
+    show_interpolation,
+    show_matching_words,
+    show_similarity,
+    show_word_patches,
+)
+from blcf_utils.plots.photographs import show_gallery, show_queries, show_ranking, show_rankings
+
+__all__ = [
+    "plot_bars",
+    "plot_kmeans",
+    "plot_paired_queries",
+    "plot_precision_recall",
+    "plot_variances",
+    "plot_word_frequencies",
+    "show_assignment_maps",
+    "show_box_words",
+    "show_channels",
+    "show_gallery",
+    "show_interpolation",
+    "show_matching_words",
+    "show_queries",
+    "show_ranking",
+    "show_rankings",
+    "show_similarity",
+    "show_word_patches",
+]

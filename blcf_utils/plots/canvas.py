@@ -1,0 +1,70 @@
+"""What every picture shares: size, type, colours."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+# Colour-blind safe (Okabe and Ito): green for relevant, vermilion for not, blue for the query.
+RELEVANT, WRONG, QUERY, IGNORED = "#009e73", "#d55e00", "#0072b2", "#888888"
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+_STYLE = {
+    "figure.dpi": 90,
+    "savefig.dpi": 90,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+
+
+def grid(rows: int, columns: int, width: float, height: float, **options):
+    """Return (figure, axes as a 2-D array); ``width`` and ``height`` in inches per panel."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(width * columns, height * rows),
+            squeeze=False,
+            layout="constrained",
+            **options,
+        )
+    return figure, axes
+
+
+def done(figure: Figure) -> Figure:
+    """Close the figure for pyplot, so that Jupyter shows it once, as the cell's value."""
+    plt.close(figure)
+    return figure
+
+
+def picture(ax, image, title: str = "", colour: str = "black") -> None:
+    """Draw an image without axes; ``title`` in ``colour``."""
+    ax.imshow(image)
+    ax.set_title(title, color=colour)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def frame(ax, colour: str, width: float = 4) -> None:
+    """Draw a coloured frame around a picture."""
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+        spine.set_color(colour)
+        spine.set_linewidth(width)
+
+
+def draw_box(ax, box, colour: str = QUERY) -> None:
+    """Draw (x1, y1, x2, y2) on a picture; nothing when the box is None."""
+    if box is None:
+        return
+    x1, y1, x2, y2 = box
+    outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=2)
+    ax.add_patch(outline)

@@ -1,0 +1,96 @@
+"""Curves and comparisons: what was learned, what was found, who wins on which query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from blcf_utils.codebook import Codebook
+from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.evaluation import Evaluation, precision_recall, unit_ranking
+from blcf_utils.index import InvertedFile
+from blcf_utils.plots.canvas import SERIES, done, grid
+from blcf_utils.search import Ranking
+from blcf_utils.whitening import Whitening
+
+
+def plot_variances(whitening: Whitening) -> Figure:
+    """Plot the share of variance per principal direction, and how much is kept."""
+    shares = whitening.variances / whitening.variances.sum()
+    figure, axes = grid(1, 2, 3.2, 2.4)
+    axes[0, 0].semilogy(np.maximum(shares, 1e-9), color=SERIES[0])
+    axes[0, 0].set(xlabel="principal direction", ylabel="share of variance")
+    axes[0, 1].plot(np.cumsum(shares), color=SERIES[0])
+    axes[0, 1].axvline(whitening.dimensions, color=SERIES[1], linestyle="--", label="kept")
+    axes[0, 1].set(xlabel="directions kept", ylabel="variance explained", ylim=(0, 1.02))
+    axes[0, 1].legend()
+    return done(figure)
+
+
+def plot_kmeans(codebook: Codebook) -> Figure:
+    """Plot the mean squared distance of a descriptor to its word, iteration by iteration."""
+    figure, axes = grid(1, 1, 4, 2.4)
+    per_descriptor = codebook.objective / codebook.n_descriptors
+    axes[0, 0].plot(range(len(per_descriptor)), per_descriptor, "o-", color=SERIES[0])
+    axes[0, 0].set(xlabel="iteration", ylabel="squared distance to word")
+    return done(figure)
+
+
+def plot_word_frequencies(index: InvertedFile) -> Figure:
+    """Plot in how many images each word occurs, sorted: the lengths of the inverted lists."""
+    lengths = np.sort(np.diff(index.offsets))[::-1]
+    figure, axes = grid(1, 1, 4, 2.4)
+    axes[0, 0].loglog(np.arange(1, len(lengths) + 1), np.maximum(lengths, 0.5), color=SERIES[0])
+    axes[0, 0].set(xlabel="word, most frequent first", ylabel="images that hold it")
+    return done(figure)
+
+
+def plot_precision_recall(
+    dataset: Dataset, query: Query, rankings: Mapping[str, Ranking]
+) -> Figure:
+    """Plot the precision-recall curve of one query by several methods."""
+    figure, axes = grid(1, 1, 3.6, 2.6)
+    for (method, ranking), colour in zip(rankings.items(), SERIES, strict=False):
+        units = unit_ranking(dataset, ranking.images)
+        precision, recall = precision_recall(units, query.positives, query.junk)
+        axes[0, 0].step(recall, precision, where="post", label=method, color=colour)
+    axes[0, 0].set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.05))
+    axes[0, 0].legend()
+    return done(figure)
+
+
+def plot_paired_queries(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> Figure:
+    """Plot the AP of every query by two methods against one another, and the sorted gain."""
+    a = np.array(list(first.per_query.values()))
+    b = np.array([second.per_query[query] for query in first.per_query])
+    figure, axes = grid(1, 2, 3.2, 2.8)
+    left, right = axes[0]
+    left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    left.scatter(a, b, s=14, color=SERIES[0], alpha=0.7)
+    left.set(xlabel=f"AP {names[0]}", ylabel=f"AP {names[1]}", xlim=(0, 1.02), ylim=(0, 1.02))
+    gain = np.sort(b - a)[::-1]
+    right.bar(range(len(gain)), gain, color=np.where(gain >= 0, SERIES[2], SERIES[5]), width=1)
+    better = int((gain > 0).sum())
+    right.set(
+        xlabel="query, sorted",
+        ylabel=f"AP gain of {names[1]}",
+        title=f"better on {better}, worse on {int((gain < 0).sum())} of {len(gain)}",
+    )
+    return done(figure)
+
+
+def plot_bars(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
+    """Plot a wide table (rows x columns of numbers) as grouped bars, one group per column."""
+    values = table.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
+    figure, axes = grid(1, 1, max(4, 1.1 * len(values.columns) + 2), 2.8)
+    width = 0.8 / max(1, len(values))
+    for k, (row, line) in enumerate(values.iterrows()):
+        places = np.arange(len(values.columns)) + k * width
+        axes[0, 0].bar(places, line.to_numpy(float), width, label=row, color=SERIES[k % 6])
+    axes[0, 0].set_xticks(np.arange(len(values.columns)) + 0.4 - width / 2, values.columns)
+    axes[0, 0].set(ylabel=ylabel)
+    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return done(figure)

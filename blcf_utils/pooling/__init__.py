@@ -1,0 +1,1 @@
+"""Pooling methods: one global vector per image. One method a file."""

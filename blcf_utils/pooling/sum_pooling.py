@@ -1,0 +1,52 @@
+"""Sum pooling of a feature map: the dense baseline of the thesis (no channel weights, no prior)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blcf_utils.boxes import Mode, Projection, query_cells
+from blcf_utils.config import SumPoolingConfig
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.features import Features, normalise_rows
+from blcf_utils.whitening import fit_whitening
+
+
+def sum_pool(feature_map: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
+    """Return the sum over positions of a feature map: (C, h, w) to (C,).
+
+    Args:
+        feature_map: (C, h, w).
+        cells: (h, w) weights or booleans; every position counts 1 when None.
+
+    Source: Babenko and Lempitsky, ICCV 2015, without the centre prior (uCroW of Kalantidis et
+    al., ECCV 2016).
+    """
+    if cells is None:
+        return feature_map.sum(axis=(1, 2))
+    return np.tensordot(feature_map, cells.astype(feature_map.dtype), axes=2)
+
+
+def sum_pooled_vectors(
+    dataset: Dataset,
+    features: Features,
+    config: SumPoolingConfig,
+    mode: Mode,
+    how: Projection = "edges",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return unit vectors of the database (n, D) and of the queries (q, D), in query order.
+
+    Local search pools the query's box only, cropped on the feature map. With ``config.whiten``
+    the vectors are PCA-whitened, learned on the database's own vectors.
+    """
+    database = np.stack([sum_pool(features.map(i)) for i in range(features.n_database)])
+    queries = []
+    for query in dataset.queries:
+        i = dataset.image_index[query.image]
+        feature_map = features.map(i)
+        cells = query_cells(query, features.sizes[i], feature_map.shape[1:], mode, how)
+        queries.append(sum_pool(feature_map, cells))
+    queries = np.stack(queries)
+    if not config.whiten:
+        return normalise_rows(database), normalise_rows(queries)
+    whitening = fit_whitening([database], min(config.dimensions, database.shape[1]))
+    return whitening.apply(database), whitening.apply(queries)

@@ -1,0 +1,231 @@
+"""A profile opened for work: the stages of the study chained, each result made once.
+
+Every method names one stage and returns what it made; what lies before it is made on the way.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache, cached_property
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from blcf_utils.artefacts import ArtefactStore, atomic_path, log_event
+from blcf_utils.backbones import Backbone, load_backbone
+from blcf_utils.bow import (
+    AssignmentMaps,
+    assignment_maps,
+    database_histograms,
+    inverse_document_frequency,
+    scale_words,
+)
+from blcf_utils.boxes import Mode
+from blcf_utils.codebook import Codebook, learn_codebook
+from blcf_utils.config import BackboneConfig, Profile, digest_of, load_profile
+from blcf_utils.datasets import load_dataset
+from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.datasets.checks import check_dataset
+from blcf_utils.errors import known
+from blcf_utils.evaluation import Evaluation, evaluate
+from blcf_utils.features import Features, extract_features
+from blcf_utils.index import InvertedFile, build_index
+from blcf_utils.paths import results_dir
+from blcf_utils.pooling.sum_pooling import sum_pooled_vectors
+from blcf_utils.search import Ranking, dense_rankings, search_all
+from blcf_utils.whitening import Whitening, learn_whitening
+
+
+def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
+    """Open a profile by name (or YAML path) with dotted settings changed.
+
+    Args:
+        profile: a name in ``data/profiles`` or a YAML path.
+        settings: such as ``{"codebook.words": 512, "features.longest_side": 256}``.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("blcf").setLevel(logging.INFO)
+    return Study(load_profile(profile, settings))
+
+
+class Study:
+    """The stages of one profile.
+
+    Attributes:
+        profile: the configuration.
+        store: where artefacts live.
+    """
+
+    def __init__(self, profile: Profile, store: ArtefactStore | None = None):
+        self.profile, self.store = profile, store or ArtefactStore()
+        # One result per argument list, for as long as this object lives.
+        for stage in ("dataset", "features", "whitening", "codebook", "maps", "index", "search"):
+            setattr(self, stage, cache(getattr(self, stage)))
+
+    def with_backbone(self, backbone: BackboneConfig) -> Study:
+        """Return the same study on another backbone; datasets are shared, not read again."""
+        features = self.profile.features.model_copy(update={"backbone": backbone})
+        other = Study(self.profile.model_copy(update={"features": features}), self.store)
+        other.dataset = self.dataset
+        return other
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the profile's datasets."""
+        return self.profile.datasets
+
+    def dataset(self, name: str) -> Dataset:
+        """Load a dataset; the first time, check that every file decodes and every box fits."""
+        dataset = load_dataset(name, **self.profile.dataset_options.get(name, {}))
+        decode = self.profile.features.on_corrupt == "error"
+        document = {
+            "version": 1,
+            "images": dataset.manifest,
+            "queries": dataset.ground_truth_digest,
+            "decode": decode,
+        }
+        self.store.get_or_make(
+            "checks", name, document, lambda folder: check_dataset(dataset, decode=decode)
+        )
+        log_event(
+            {
+                "dataset": name,
+                "manifest": dataset.manifest,
+                "ground_truth": dataset.ground_truth_digest,
+                "images": len(dataset.images),
+                "queries": len(dataset.queries),
+            }
+        )
+        return dataset
+
+    def pick(self, name: str = "") -> str:
+        """Return ``name`` if it is one of the profile's datasets; the first one when empty."""
+        if name and name not in self.datasets:
+            raise known(f"dataset of profile {self.profile.name}", name, self.datasets)
+        return name or self.datasets[0]
+
+    @property
+    def results(self) -> Path:
+        """The folder this profile's tables and figures go to."""
+        return results_dir(self.profile.name)
+
+    def save_figure(self, name: str, figure: Figure) -> Figure:
+        """Save a figure as ``figures/<name>.png`` in the results and return it for display."""
+        with atomic_path(self.results / "figures" / f"{name}.png") as path:
+            # Without the library's version in the file, equal pictures are equal bytes.
+            figure.savefig(path, metadata={"Software": None})
+        return figure
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The trunk with its weights."""
+        return load_backbone(self.profile.features.backbone)
+
+    def features(self, name: str) -> Features:
+        """Return the feature maps of a dataset's images."""
+        return extract_features(
+            self.dataset(name), self.profile.features, self.store, self.backbone
+        )
+
+    def whitening(self, name: str) -> Whitening:
+        """Return the PCA whitening used for a dataset (learned on its teacher)."""
+        features = self.features(self.profile.teacher_of(name))
+        config = self.profile.whitening
+        if config.dimensions > features.channels:  # a backbone narrower than the profile's main
+            config = config.model_copy(update={"dimensions": features.channels})
+        return learn_whitening(features, config, self.store, seed=self.profile.seed)
+
+    def codebook(self, name: str) -> Codebook:
+        """Return the visual words used for a dataset (learned on its teacher)."""
+        features = self.features(self.profile.teacher_of(name))
+        return learn_codebook(
+            features,
+            self.whitening(name),
+            self.profile.codebook,
+            self.store,
+            seed=self.profile.seed,
+        )
+
+    def maps(self, name: str) -> AssignmentMaps:
+        """Return the assignment maps of a dataset's images."""
+        return assignment_maps(
+            self.features(name),
+            self.whitening(name),
+            self.codebook(name),
+            self.profile.encoding,
+            self.store,
+        )
+
+    def index(self, name: str) -> InvertedFile:
+        """Return the inverted file of a dataset's database images."""
+        maps = self.maps(name)
+        histograms, factors = database_histograms(maps), None
+        if self.profile.encoding.idf:
+            factors = inverse_document_frequency(histograms)
+            histograms = scale_words(histograms, factors)
+        return build_index(histograms, maps.key, maps.artefact.label, self.store, factors)
+
+    def search(self, name: str, mode: Mode) -> dict[str, Ranking]:
+        """Return BLCF rankings of the whole database for every query (``gs`` or ``ls``)."""
+        return search_all(
+            self.dataset(name), self.maps(name), self.index(name), mode, self.profile.encoding.box
+        )
+
+    def sum_pooling(self, name: str, mode: Mode) -> dict[str, Ranking]:
+        """Return sum-pooling rankings for every query (``gs`` or ``ls``)."""
+        dataset = self.dataset(name)
+        database, queries = sum_pooled_vectors(
+            dataset,
+            self.features(name),
+            self.profile.sum_pooling,
+            mode,
+            self.profile.encoding.box,
+        )
+        return dense_rankings(dataset, database, queries)
+
+    def evaluate(self, name: str, rankings: dict[str, Ranking]) -> Evaluation:
+        """Score rankings by the dataset's protocol."""
+        images = {query: ranking.images for query, ranking in rankings.items()}
+        return evaluate(self.dataset(name), images)
+
+    def queries_by_gain(
+        self, name: str, better: Evaluation, than: Evaluation | None = None
+    ) -> list[Query]:
+        """Return a dataset's queries, largest AP (or AP gain over ``than``) first."""
+        base = than.per_query if than else dict.fromkeys(better.per_query, 0.0)
+        queries = self.dataset(name).queries
+        return sorted(queries, key=lambda q: base[q.id] - better.per_query[q.id])
+
+    def describe(self) -> pd.DataFrame:
+        """Return what this study runs on, one row per dataset, for the top of a notebook."""
+        network = self.profile.features
+        rows = [
+            {
+                "dataset": name,
+                "images": len(self.dataset(name).images),
+                "queries": len(self.dataset(name).queries),
+                "backbone": network.backbone.label,
+                "longest side": network.longest_side,
+                "K": self.profile.codebook.words,
+                "words learned on": self.profile.teacher_of(name),
+                "seed": self.profile.seed,
+            }
+            for name in self.datasets
+        ]
+        return pd.DataFrame(rows).set_index("dataset")
+
+    def config_digest(self, name: str) -> str:
+        """Return a digest of everything that determines the numbers of a dataset."""
+        dataset = self.dataset(name)
+        settings = self.profile.document()
+        used = ("features", "whitening", "codebook", "encoding", "sum_pooling", "seed")
+        return digest_of(
+            {
+                **{key: settings[key] for key in used},
+                "teacher": self.profile.teacher_of(name),
+                "weights": self.backbone.weights_digest,
+                "images": dataset.manifest,
+                "ground_truth": dataset.ground_truth_digest,
+            }
+        )
