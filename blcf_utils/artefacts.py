@@ -15,6 +15,7 @@ import os
 import re
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -151,6 +152,8 @@ class ArtefactStore:
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")
         work.mkdir(parents=True, exist_ok=True)
+        for stale in work.glob(".*"):  # half-written files of a killed run (see atomic_path)
+            stale.unlink()
         started = time.perf_counter()
         try:
             make(work)
@@ -166,6 +169,8 @@ class ArtefactStore:
         seconds = round(time.perf_counter() - started, 3)
         write_json(work / "made.json", {"seconds": seconds})
         write_json(work / MANIFEST, {"document": document, "files": sizes})
+        if folder.exists():  # without a manifest: someone deleted part of it
+            shutil.rmtree(folder)
         os.replace(work, folder)
 
     @staticmethod
@@ -191,5 +196,10 @@ class ArtefactStore:
 
 
 def peak_memory_mb() -> int:
-    """Return the process' peak resident memory in MiB (0 where the system does not say)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    """Return the process' own peak resident memory in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would start at the peak of the parent that forked us
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+    unit = 1024 if sys.platform != "darwin" else 1024**2
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

@@ -44,9 +44,23 @@ def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
         profile: a name in ``data/profiles`` or a YAML path.
         settings: such as ``{"codebook.words": 512, "features.longest_side": 256}``.
     """
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("blcf").setLevel(logging.INFO)
+    _say_stages()
     return Study(load_profile(profile, settings))
+
+
+class _Stdout(logging.Handler):
+    """Prints where print() prints at the time: a notebook replaces sys.stdout."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record))
+
+
+def _say_stages() -> None:
+    """Let stages say what they made or reused, one line each."""
+    log = logging.getLogger("blcf")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Stdout) for handler in log.handlers):
+        log.addHandler(_Stdout())
 
 
 class Study:
@@ -188,6 +202,12 @@ class Study:
         """Score rankings by the dataset's protocol."""
         images = {query: ranking.images for query, ranking in rankings.items()}
         return evaluate(self.dataset(name), images)
+
+    def varied_queries(self, name: str, count: int) -> list[Query]:
+        """Return queries of different instances, spread over the dataset."""
+        first = {query.instance: query for query in reversed(self.dataset(name).queries)}
+        queries = list(first.values())[::-1]
+        return queries[:: max(1, len(queries) // count)][:count]
 
     def queries_by_gain(
         self, name: str, better: Evaluation, than: Evaluation | None = None

@@ -13,6 +13,7 @@ from blcf_utils.plots.curves import (
     plot_word_frequencies,
 )
 from blcf_utils.plots.maps import (
+    common_words,
     show_assignment_maps,
     show_box_words,
     show_channels,
@@ -24,6 +25,7 @@ from blcf_utils.plots.maps import (
 from blcf_utils.plots.photographs import show_gallery, show_queries, show_ranking, show_rankings
 
 __all__ = [
+    "common_words",
     "plot_bars",
     "plot_kmeans",
     "plot_paired_queries",

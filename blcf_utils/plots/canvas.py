@@ -66,5 +66,6 @@ def draw_box(ax, box, colour: str = QUERY) -> None:
     if box is None:
         return
     x1, y1, x2, y2 = box
-    outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=2)
-    ax.add_patch(outline)
+    for edge, width in (("white", 4), (colour, 2)):  # the white rim keeps it visible on any colour
+        outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width)
+        ax.add_patch(outline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ def plot_precision_recall(
 ) -> Figure:
     """Plot the precision-recall curve of one query by several methods."""
     figure, axes = grid(1, 1, 3.6, 2.6)
-    for (method, ranking), colour in zip(rankings.items(), SERIES, strict=False):
+    for (method, ranking), colour in zip(rankings.items(), cycle(SERIES), strict=False):
         units = unit_ranking(dataset, ranking.images)
         precision, recall = precision_recall(units, query.positives, query.junk)
         axes[0, 0].step(recall, precision, where="post", label=method, color=colour)
@@ -90,7 +91,9 @@ def plot_bars(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
     for k, (row, line) in enumerate(values.iterrows()):
         places = np.arange(len(values.columns)) + k * width
         axes[0, 0].bar(places, line.to_numpy(float), width, label=row, color=SERIES[k % 6])
-    axes[0, 0].set_xticks(np.arange(len(values.columns)) + 0.4 - width / 2, values.columns)
+    axes[0, 0].set_xticks(
+        np.arange(len(values.columns)) + 0.4 - width / 2, values.columns, rotation=30, ha="right"
+    )
     axes[0, 0].set(ylabel=ylabel)
     axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return done(figure)

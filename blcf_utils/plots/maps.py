@@ -126,7 +126,7 @@ def show_word_patches(
     for image in range(maps.n_database):
         present = np.unique(maps.map(image))
         for word in words:
-            if present[min(np.searchsorted(present, word), len(present) - 1)] == word:
+            if word in present:
                 holders[word].append(image)
     figure, axes = grid(len(words), patches, 1.15, 1.25)
     for line, word in zip(axes, words, strict=True):
@@ -197,7 +197,7 @@ def show_matching_words(
             corner = (x * step_x, y * step_y)
             ax.add_patch(Rectangle(corner, step_x, step_y, color=colour, linewidth=0))
         ax.set_title(f"{len(np.unique(cells[shared]))} of {len(wanted)} words")
-    axes[0, 0].set_title(f"query {query.id}: {len(wanted)} words", color=QUERY)
+    axes[0, 0].set_title(f"query: {len(wanted)} words", color=QUERY)
     draw_box(axes[0, 0], query.box)
     frame(axes[0, 0], QUERY, 2)
     return done(figure)

@@ -1,0 +1,280 @@
+"""The command line, ``blcf``: run the study, look at it, check it, get its data.
+
+Commands import what they need when they run, so that ``blcf --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from blcf_utils.errors import StudyError
+
+BAD_INPUT = 2
+
+
+class _Group(TyperGroup):
+    """Says a StudyError in one line; with --debug shows where it came from."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except StudyError as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"blcf: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="A reproducible study of image instance search with visual words.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="List, download and check datasets.", no_args_is_help=True)
+train_app = typer.Typer(help="Train the networks that the study ships.", no_args_is_help=True)
+profile_app = typer.Typer(help="Look at profiles.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
+app.add_typer(profile_app, name="profile")
+
+ProfileOption = Annotated[
+    str, typer.Option("--profile", "-p", help="A name in data/profiles, or a YAML file.")
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change the profile; repeatable."),
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", metavar="DIR", help="Where results go, instead of results/."),
+]
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """A reproducible study of image instance search with visual words."""
+
+
+@app.command()
+def run(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(help="Numbers, names or paths; all when none is named.")
+    ] = None,
+    profile: ProfileOption = "mini",
+    settings: SettingsOption = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", metavar="NAME=VALUE", help="Set a notebook parameter."),
+    ] = None,
+    results: ResultsOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Run what is up to date, too.")] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Go on after a notebook fails.")
+    ] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
+) -> None:
+    """Run notebooks, skipping those that are up to date, and write the report."""
+    from blcf_utils.runner import run_study
+
+    summary = run_study(
+        profile,
+        notebooks or (),
+        settings=_pairs(settings, "--set"),
+        parameters=_pairs(parameter, "--parameter"),
+        results=results,
+        force=force,
+        keep_going=keep_going,
+    )
+    for failed in summary.notebooks:
+        if failed.message:
+            typer.echo(f"{failed.name} {failed.status}: {failed.message}", err=True)
+    executed = (summary.results / "notebooks").glob("[!.]*.ipynb")
+    if not no_report and any(not path.name.endswith(".failed.ipynb") for path in executed):
+        from blcf_utils.report import write_report
+
+        typer.echo(f"report: {_shown(write_report(summary.profile, results))}")
+    if not summary.ok:
+        typer.echo(
+            f"to go on where it stopped: {summary.resume_command} "
+            "(finished notebooks and stages are kept)",
+            err=True,
+        )
+        raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def status(
+    profile: ProfileOption = "mini",
+    settings: SettingsOption = None,
+    results: ResultsOption = None,
+) -> None:
+    """Say which notebooks are up to date and why the others are not."""
+    from blcf_utils.runner import read_status
+
+    rows = read_status(profile, settings=_pairs(settings, "--set"), results=results)
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        seconds = f"{row.seconds:8.1f} s" if row.seconds else " " * 10
+        line = f"{row.name:{width}}  {row.status:11}  {seconds}  {row.message}"
+        typer.echo(line.rstrip())
+
+
+@app.command()
+def verify(
+    profile: ProfileOption = "mini",
+    results: ResultsOption = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The reference's results folder; what git has committed, if none."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest difference of a mAP; counts are exact.")
+    ] = 0.005,
+) -> None:
+    """Compare a run's tables with the reference run's."""
+    from blcf_utils.verify import verify as compare
+
+    differences = compare(profile, results, against, tolerance=tolerance)
+    for difference in differences:
+        typer.echo(str(difference))
+    if differences:
+        typer.echo(f"{len(differences)} differences from the reference", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{profile}: the tables agree with the reference (within {tolerance:g})")
+
+
+@app.command()
+def report(profile: ProfileOption = "mini", results: ResultsOption = None) -> None:
+    """Write the HTML report of what has been run."""
+    from blcf_utils.config import load_profile
+    from blcf_utils.report import write_report
+
+    typer.echo(_shown(write_report(load_profile(profile).name, results)))
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the datasets that can be downloaded and what is here already."""
+    import pandas as pd
+
+    from blcf_utils.sources import describe_sources
+    from blcf_utils.tables import markdown
+
+    frame = pd.DataFrame(describe_sources())
+    typer.echo(markdown(frame, index=False).rstrip())
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str], typer.Argument(help="Datasets, as blcf data list names them.")],
+    mirror: Annotated[
+        list[str] | None, typer.Option(help="A base address tried first; repeatable.")
+    ] = None,
+) -> None:
+    """Download and unpack datasets; what is there already is kept."""
+    from blcf_utils.downloads import fetch_dataset
+
+    for name in names:
+        typer.echo(_shown(fetch_dataset(name, mirrors=mirror or ())))
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="A dataset, or a folder of BLCF_DATA.")],
+    decode: Annotated[bool, typer.Option(help="Decode every image.")] = True,
+) -> None:
+    """Check that every image of a dataset is there and readable, and its queries make sense."""
+    from blcf_utils.datasets import check_dataset, load_dataset
+
+    dataset = load_dataset(name)
+    check_dataset(dataset, decode=decode)
+    typer.echo(
+        f"{name}: {len(dataset.images)} images and {len(dataset.queries)} queries are in order "
+        f"(images {dataset.manifest}, ground truth {dataset.ground_truth_digest})"
+    )
+
+
+@train_app.command("vgg-mini")
+def train_vgg_mini(
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the weights go; data/embedded, if none."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change the training; repeatable."),
+    ] = None,
+) -> None:
+    """Train the embedded backbone on rendered images of instances the study does not use."""
+    from pydantic import ValidationError
+
+    from blcf_utils import pretraining
+    from blcf_utils.paths import embedded_dir
+
+    try:
+        config = pretraining.PretrainingConfig(**_pairs(settings, "--set"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise StudyError(f"--set {key}: {first['msg'].lower()}") from None
+    typer.echo(_shown(Path(pretraining.train_vgg_mini(config, out or embedded_dir()))))
+
+
+@profile_app.command("show")
+def profile_show(
+    profile: Annotated[str, typer.Argument(help="A name in data/profiles, or a YAML file.")],
+    settings: SettingsOption = None,
+) -> None:
+    """Show a profile with everything it inherits and every default, and its digest."""
+    import yaml
+
+    from blcf_utils.config import load_profile
+
+    resolved = load_profile(profile, _pairs(settings, "--set"))
+    text = yaml.safe_dump(resolved.document(), sort_keys=False, allow_unicode=True)
+    typer.echo(f"# digest {resolved.digest()}\n{text}".rstrip())
+
+
+@profile_app.command("list")
+def profile_list() -> None:
+    """List the profiles."""
+    from blcf_utils.config import load_profile, profile_names
+
+    names = profile_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        typer.echo(f"{name:{width}}  {load_profile(name).description}".rstrip())
+
+
+def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` options, values as YAML: 512, 0.5, true, [a, b], words."""
+    import yaml
+
+    values = {}
+    for text in given or []:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise StudyError(f"{option} {text}: expected KEY=VALUE")
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise StudyError(
+                f"{option} {text}: the value is not YAML; quote it as YAML would need"
+            ) from None
+    return values
+
+
+def _shown(path: Path) -> str:
+    """Return a path relative to the working folder where that is shorter to read."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,99 @@
+"""The look of the report: one style sheet and the few lines of script that sort its tables."""
+
+from pygments.formatters import HtmlFormatter
+
+CSS = """
+:root { --ink: #1c2430; --soft: #5a6675; --line: #d8dee6; --wash: #f4f6f9; --link: #0b57a4;
+  --good: #0a6b3b; --mid: #8a5a00; --bad: #a11d2b; }
+* { box-sizing: border-box; }
+html { color-scheme: light; -webkit-text-size-adjust: 100%; }
+body { margin: 0; color: var(--ink); background: #fff;
+  font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+a { color: var(--link); }
+a:focus-visible, button:focus-visible, summary:focus-visible {
+  outline: 3px solid var(--link); outline-offset: 2px; }
+.skip { position: absolute; left: -100vw; }
+.skip:focus { left: 1rem; top: .5rem; background: #fff; padding: .5rem; z-index: 2; }
+header.site { border-bottom: 1px solid var(--line); background: var(--wash); }
+header.site nav, main, footer.site { max-width: 60rem; margin: 0 auto; padding: .75rem 1rem; }
+header.site ul { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.1rem;
+  margin: 0; padding: 0; }
+header.site a { text-decoration: none; }
+header.site a:hover { text-decoration: underline; }
+[aria-current="page"] { color: var(--ink); font-weight: 650; }
+main { padding-top: 1.5rem; padding-bottom: 3rem; }
+h1, h2, h3, h4 { line-height: 1.25; margin: 2em 0 .6em; text-wrap: balance; }
+h1 { font-size: 1.9rem; margin-top: .4em; } h2 { font-size: 1.4rem; } h3 { font-size: 1.15rem; }
+p, ul, ol { max-width: 44rem; }
+img, svg { max-width: 100%; height: auto; }
+.anchor-link { visibility: hidden; text-decoration: none; padding-left: .3em; }
+h1:hover .anchor-link, h2:hover .anchor-link, h3:hover .anchor-link { visibility: visible; }
+.scroll, .output_html, .text_cell_render { overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .92rem; }
+caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
+  vertical-align: top; }
+thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.published, th.published { color: var(--soft); }
+th button { all: unset; cursor: pointer; font-weight: 650; }
+th button::after { content: " \\2195"; color: var(--soft); font-weight: 400; }
+th[aria-sort="ascending"] button::after { content: " \\2191"; color: var(--ink); }
+th[aria-sort="descending"] button::after { content: " \\2193"; color: var(--ink); }
+.good { color: var(--good); } .mid { color: var(--mid); } .bad { color: var(--bad); }
+.soft { color: var(--soft); }
+.notice { border-left: 4px solid var(--mid); background: var(--wash); padding: .6rem 1rem; }
+.cell { margin: 1rem 0; }
+.input_area, .output_stream, .output_error, pre { border-radius: 4px; }
+.highlight pre, .output_text pre, main > pre { margin: 0; padding: .7rem .9rem; overflow-x: auto;
+  font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+.highlight pre { background: var(--wash); border: 1px solid var(--line); border-radius: 4px; }
+.output_stderr pre { background: #fdf6e8; }
+.output_error pre { background: #fdeef0; }
+.injected-label { color: var(--soft); font-size: .85rem; margin: 0 0 .2rem; }
+code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .9em; }
+math { font-size: 1.08em; }
+math[display="block"] { margin: 1rem 0; overflow-x: auto; }
+.steps { display: flex; justify-content: space-between; gap: 1rem; margin-top: 3rem;
+  border-top: 1px solid var(--line); padding-top: 1rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+footer.site { border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem; }
+@media (max-width: 40rem) {
+  h1 { font-size: 1.5rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
+  th, td { padding: .3rem .45rem; }
+}
+@media print {
+  header.site, .steps, .skip, .anchor-link, th button::after { display: none; }
+  body { font-size: 10pt; } main { max-width: none; padding: 0; }
+  a { color: inherit; text-decoration: none; }
+  img, tr, pre { break-inside: avoid; } h1, h2, h3 { break-after: avoid; }
+  .scroll, .output_html, .text_cell_render, pre { overflow: visible; }
+  pre { white-space: pre-wrap; }
+}
+"""
+
+SORT = """
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const head = button.closest("th"), table = head.closest("table");
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const at = [...head.parentNode.children].indexOf(head), body = table.tBodies[0];
+    const key = (row) => row.children[at].dataset.key ?? row.children[at].textContent.trim();
+    const order = (a, b) => {
+      const x = key(a), y = key(b), p = parseFloat(x), q = parseFloat(y);
+      if (isNaN(p) !== isNaN(q)) return isNaN(p) ? 1 : -1;
+      const by = isNaN(p) ? x.localeCompare(y, undefined, {numeric: true}) : p - q;
+      return up ? by : -by;
+    };
+    body.append(...[...body.rows].sort(order));
+  });
+}
+"""
+
+
+def style_sheet() -> str:
+    """Return the whole style sheet, code colours included."""
+    return CSS.strip() + "\n" + HtmlFormatter(style="friendly").get_style_defs(".highlight") + "\n"
