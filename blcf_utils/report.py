@@ -11,6 +11,7 @@ from blcf_utils.artefacts import write_text
 from blcf_utils.config import BackboneConfig
 from blcf_utils.errors import StudyError
 from blcf_utils.published import table_info
+from blcf_utils.report_claims import claims_to_html
 from blcf_utils.report_pages import (
     Cell,
     claims_summary,
@@ -101,10 +102,10 @@ def _table_page(path: Path, folder: Path, record: dict) -> Page:
     if header == ",".join(LONG):
         title, context = table_info(name).title, _context(record)
         body, summary = table_to_html(name, folder, context), table_summary(name, folder, context)
+    elif name == CLAIMS:
+        title, summary, body = "Claims of the slides", claims_summary(path), claims_to_html(path)
     else:
         body = plain_table_to_html(path)
-    if name == CLAIMS:
-        title, summary = "Claims of the slides", claims_summary(path)
     link = f'<p>The same as data: <a href="{DATA}/{path.name}" download>{path.name}</a></p>'
     heading = f"<h1>{html.escape(title)}</h1>"
     group = "claims" if name == CLAIMS else "table"
