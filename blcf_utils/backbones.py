@@ -6,6 +6,7 @@ model, so any state dict in torchvision's layout loads, whether or not it holds 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections import OrderedDict
@@ -77,6 +78,7 @@ class Backbone:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     _shapes: dict = field(default_factory=dict, repr=False)
+    _meta: nn.Module | None = field(default=None, repr=False)
 
     @property
     def channels(self) -> int:
@@ -86,9 +88,11 @@ class Backbone:
     def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the feature map of an image of ``height`` x ``width`` pixels."""
         if (height, width) not in self._shapes:
+            if self._meta is None:  # shapes only: no memory, no arithmetic
+                self._meta = copy.deepcopy(self.module).to("meta")
             pixels = torch.empty(1, 3, height, width, device="meta")
             with torch.no_grad():
-                shape = _on_meta(self.module)(pixels).shape
+                shape = self._meta(pixels).shape
             self._shapes[height, width] = tuple(shape[1:])
         return self._shapes[height, width]
 
@@ -102,12 +106,6 @@ class Backbone:
             "mean": self.mean,
             "std": self.std,
         }
-
-
-def _on_meta(module: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(module).to("meta")
 
 
 def caffe_layers(features: nn.Sequential) -> dict[str, Cut]:
@@ -196,7 +194,7 @@ BACKBONES: dict[str, Architecture] = {
         ("squeezenet1_1[-_.]*",),
     ),
     "vgg-mini": Architecture(
-        _vgg_mini, _features_only, caffe_layers, embedded="vgg-mini.safetensors"
+        _vgg_mini, _features_only, caffe_layers, "", ("vgg-mini[-_.]*",), "vgg-mini.safetensors"
     ),
 }
 
@@ -303,8 +301,11 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: expected a state dict (.pth, .pt or .safetensors) that loads with "
             f"weights_only, found one that does not ({type(error).__name__})"
         ) from None
-    state = state.get("state_dict", state)
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise StudyError(f"{path}: expected a state dict of tensors; save model.state_dict()")
     return {key.removeprefix("module."): value.float() for key, value in state.items()}
 

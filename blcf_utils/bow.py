@@ -7,11 +7,9 @@ ICMR 2016). It is the compact form of an image: a histogram of any part of it is
 from __future__ import annotations
 
 import numpy as np
-import torch
 from scipy import sparse
-from torch.nn import functional
 
-from blcf_utils.artefacts import Artefact, ArtefactStore
+from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.codebook import Codebook
 from blcf_utils.config import EncodingConfig
 from blcf_utils.features import Features
@@ -54,14 +52,18 @@ def interpolate_map(feature_map: np.ndarray, factor: int) -> np.ndarray:
     """
     if factor == 1:
         return feature_map
-    height, width = feature_map.shape[1:]
-    enlarged = functional.interpolate(
-        torch.from_numpy(np.ascontiguousarray(feature_map))[None],
-        size=(height * factor, width * factor),
-        mode="bilinear",
-        align_corners=True,
-    )
-    return enlarged[0].numpy()
+    channels, height, width = feature_map.shape
+    # Stored maps are channels last; they are enlarged as they lie, one side after the other.
+    rows = np.ascontiguousarray(feature_map.transpose(1, 2, 0))
+    wide = _enlargement(width, factor, rows.dtype) @ rows
+    large = _enlargement(height, factor, rows.dtype) @ wide.reshape(height, -1)
+    return large.reshape(height * factor, width * factor, channels).transpose(2, 0, 1)
+
+
+def _enlargement(size: int, factor: int, dtype) -> np.ndarray:
+    """Return the linear interpolation from ``size`` to ``size * factor`` positions, as a matrix."""
+    positions = np.linspace(0, size - 1, size * factor)
+    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(size))).astype(dtype)
 
 
 def assign_map(
@@ -98,14 +100,18 @@ def assignment_maps(
         path, done_path = folder / "words.npy", folder / "done.npy"
         if not done_path.exists():
             np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))
-            np.lib.format.open_memmap(done_path, "w+", np.uint8, (len(features),))
-        flat, done = np.load(path, mmap_mode="r+"), np.load(done_path, mmap_mode="r+")
-        for i in progress(np.flatnonzero(done == 0), label="assignment maps", unit="image"):
-            if shapes[i].prod():
-                words = assign_map(features.map(i), whitening, codebook, config.interpolate)
-                flat[offsets[i] : offsets[i + 1]] = words.ravel()
-            done[i] = 1
-        flat.flush()
+            with atomic_path(done_path) as temporary:
+                np.save(temporary, np.zeros(len(features), np.uint8))
+        first, done = np.load(path, mmap_mode="r").offset, np.load(done_path, mmap_mode="r+")
+        # Written, not mapped: on a full disk a map is a bus error.
+        with open(path, "r+b") as file:
+            for i in progress(np.flatnonzero(done == 0), label="assignment maps", unit="image"):
+                if shapes[i].prod():
+                    words = assign_map(features.map(i), whitening, codebook, config.interpolate)
+                    file.seek(first + int(offsets[i]) * words.itemsize)
+                    file.write(words.tobytes())
+                    file.flush()
+                done[i] = 1
         done.flush()
 
     label = f"{features.artefact.label}-K{codebook.words}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from blcf_utils.datasets.base import Box, Query
@@ -95,14 +94,21 @@ def mask_cells(mask: Path, shape: tuple[int, int]) -> np.ndarray:
     if not pixels.any():
         raise StudyError(f"{mask}: expected a mask with at least one pixel above 0, found none")
     height, width = shape
-    covered = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    return _keep_one(covered > 0, covered)
+    rows, columns = _touches(height, pixels.shape[0]), _touches(width, pixels.shape[1])
+    return rows @ pixels.astype(np.float32) @ columns.T > 0
 
 
 def _between(first: float, end: float, cells: int) -> np.ndarray:
     first = min(int(first), cells - 1)
     positions = np.arange(cells)
     return (positions >= first) & (positions < max(int(end), first + 1))
+
+
+def _touches(cells: int, pixels: int) -> np.ndarray:
+    """Return 1 where a cell and a pixel of the same side overlap, (cells, pixels) float32."""
+    cell, pixel = np.arange(cells)[:, None], np.arange(pixels)
+    touches = ((cell + 1) * pixels > pixel * cells) & (cell * pixels < (pixel + 1) * cells)
+    return touches.astype(np.float32)
 
 
 def _overlap(low: float, high: float, cells: int) -> np.ndarray:

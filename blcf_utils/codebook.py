@@ -32,7 +32,8 @@ class Codebook:
 
     Attributes:
         centroids: (K, D) float32.
-        objective: (iterations,) sum of squared distances after each iteration.
+        objective: (iterations,) sum of squared distances as each iteration assigned the
+            descriptors, before it moved the words.
         n_descriptors: how many descriptors taught it.
         key: artefact key.
     """
@@ -48,9 +49,8 @@ class Codebook:
         return len(self.centroids)
 
     @cached_property
-    def _on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        centroids = torch.from_numpy(self.centroids).to(device)
+    def _on_gpu(self) -> tuple[torch.Tensor, torch.Tensor]:
+        centroids = torch.from_numpy(self.centroids).to("cuda")
         return centroids.T.contiguous(), -0.5 * (centroids * centroids).sum(1)
 
     @torch.inference_mode()
@@ -58,15 +58,19 @@ class Codebook:
         """Return the nearest word of each descriptor, exactly: (N, D) to (N,) uint16.
 
         The nearest centroid c minimises |x - c|^2, that is maximises x.c - |c|^2 / 2, so a matrix
-        product and an argmax do it.
+        product and an argmax do it: torch's on a GPU, faiss' fused one, which never writes the
+        product to memory, on a CPU.
         """
         if descriptors.shape[1] != self.centroids.shape[1]:
             raise StudyError(
                 f"assignment: descriptors have {descriptors.shape[1]} dimensions and the codebook "
                 f"{self.centroids.shape[1]}; use the whitening the codebook was learned with"
             )
-        centroids, bias = self._on_device
-        rows = torch.from_numpy(np.ascontiguousarray(descriptors, np.float32))
+        descriptors = np.ascontiguousarray(descriptors, np.float32)
+        if not torch.cuda.is_available():
+            return faiss.knn(descriptors, self.centroids, 1)[1][:, 0].astype(np.uint16)
+        centroids, bias = self._on_gpu
+        rows = torch.from_numpy(descriptors)
         words = np.empty(len(rows), np.uint16)
         step = max(1, _SCORES_AT_ONCE // self.words)
         for start in range(0, len(rows), step):
@@ -93,7 +97,7 @@ def fit_kmeans(
         on_iteration: called with (centroids, objectives) after each iteration.
 
     Returns:
-        Centroids (K, D) float32 and the objective after each iteration.
+        Centroids (K, D) float32 and the objective as each iteration assigned the descriptors.
 
     Raises:
         StudyError: fewer descriptors than words.
@@ -112,7 +116,7 @@ def fit_kmeans(
         words,
         niter=1,
         seed=seed,
-        gpu=hasattr(faiss, "StandardGpuResources"),
+        gpu=faiss.get_num_gpus() > 0,
         min_points_per_centroid=1,
         max_points_per_centroid=len(data) // words + 1,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root
@@ -128,6 +128,17 @@ class Profile(Config):
     )
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _options_belong_to_datasets(self):
+        for key in ("learn_on", "dataset_options"):
+            for name in getattr(self, key):
+                if name not in self.datasets:
+                    raise ValueError(
+                        f"{key} names {name}, which is not one of datasets "
+                        f"({', '.join(self.datasets)})"
+                    )
+        return self
+
     def teacher_of(self, dataset: str) -> str:
         """Return the dataset on which ``dataset``'s whitening and codebook are learned."""
         return self.learn_on.get(dataset, dataset)
@@ -157,12 +168,14 @@ def _read_profile(name: str, seen: tuple[str, ...] = ()) -> dict:
         raise StudyError(f"{path}: extends itself through {' -> '.join([*seen, name])}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not valid YAML ({error})".replace("\n", " ")) from None
     if not isinstance(values, dict):
         raise StudyError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
     values.setdefault("name", path.stem)
     base = values.pop("extends", None)
+    if not isinstance(base, str | None):
+        raise StudyError(f"{path}: extends: expected the name of a profile, found {base!r}")
     return _merge(_read_profile(base, (*seen, name)), values) if base else values
 
 
@@ -198,4 +211,17 @@ def load_profile(name: str, settings: dict[str, Any] | None = None) -> Profile:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-        raise StudyError(f"profile {name}: {key}: {first['msg'].lower()}") from None
+        said = first["msg"].lower()
+        if first["type"] == "extra_forbidden":
+            said = f"unknown key; expected one of {', '.join(_keys_beside(first['loc']))}"
+        raise StudyError(f"profile {name}: {key}: {said}") from None
+
+
+def _keys_beside(place: tuple) -> list[str]:
+    """Return the keys a profile knows where ``place`` (a path of keys) ends."""
+    group: Any = Profile
+    for part in place[:-1]:
+        found = group.model_fields[part].annotation if isinstance(part, str) else group
+        # A tuple of groups, such as compare_backbones, stands for the group it holds.
+        group = found if isinstance(found, type) else get_args(found)[0]
+    return list(group.model_fields)

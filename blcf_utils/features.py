@@ -61,7 +61,7 @@ class Features:
 
     @cached_property
     def _rows(self) -> np.ndarray:
-        return _map_dataset(self.artefact / "features.h5", "descriptors", "r")
+        return _map_dataset(self.artefact / "features.h5", "descriptors")
 
     def descriptors(self, image: int) -> np.ndarray:
         """Return the local descriptors of an image, (h*w, C) float32, row-major positions."""
@@ -110,7 +110,12 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise StudyError(
+            f"features.device: expected auto, cpu, cuda or cuda:N, found {name!r}"
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise StudyError(f"features.device: {name} asks for a GPU and there is none; use auto")
     return device
@@ -135,11 +140,14 @@ def extract_features(
         backbone: the trunk, when it is already loaded.
 
     Raises:
-        StudyError: an unreadable image (unless ``on_corrupt: skip``), or maps that overflow
-            float16.
+        StudyError: a missing image, an unreadable one (unless ``on_corrupt: skip``), or maps that
+            overflow float16.
     """
     backbone = backbone or load_backbone(config.backbone)
     device = resolve_device(config.device)
+    for path in dataset.all_images:
+        if not path.is_file():
+            raise UnreadableImage(f"{path}: no such file; fetch {dataset.name} again")
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
@@ -162,16 +170,12 @@ def extract_features(
     return Features(store.get_or_make("features", label, document, make))
 
 
-def _map_dataset(path: Path, name: str, mode: str) -> np.ndarray:
-    """Map a contiguous HDF5 dataset's bytes as an array.
-
-    Writing rows through the map never touches HDF5's own metadata, so a killed process cannot
-    leave an unreadable file.
-    """
+def _map_dataset(path: Path, name: str) -> np.memmap:
+    """Map a contiguous HDF5 dataset's bytes as an array, to read from."""
     with h5py.File(path, "r") as file:
         data = file[name]
         offset, shape, dtype = data.id.get_offset(), data.shape, data.dtype
-    return np.memmap(path, dtype=dtype, mode=mode, offset=offset, shape=shape)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
 
 
 def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype) -> None:
@@ -179,12 +183,18 @@ def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_obj_track_times(False)  # equal features are equal bytes
     space = h5py.h5s.create_simple(shape)
     h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, layout)
 
 
 class _Extraction:
-    """One run of the extraction into a work folder."""
+    """One run of the extraction into a work folder.
+
+    Rows and states are written at their place in the file, past HDF5, whose own metadata is never
+    touched: a killed process cannot leave an unreadable file. They are written, not mapped: a full
+    disk is then an error, not a bus error, and written pages do not count as the process' memory.
+    """
 
     def __init__(self, dataset, config, backbone, folder, device, precision):
         self.paths = dataset.all_images
@@ -202,12 +212,14 @@ class _Extraction:
         with h5py.File(self.path, "r") as file:
             self.shapes, self.offsets = file["shape"][:], file["offset"][:]
             self.inputs = file["input_size"][:]
-        self.rows = _map_dataset(self.path, "descriptors", "r+")
-        self.status = _map_dataset(self.path, "status", "r+")
+            self.status = file["status"][:]
+            self.rows_at = file["descriptors"].id.get_offset()
+            self.status_at = file["status"].id.get_offset()
         if (self.status == PENDING).any():
             module = self.backbone.module.to(self.device)
             try:
-                self._forward_all(module)
+                with open(self.path, "r+b") as self.file:
+                    self._forward_all(module)
             finally:
                 module.to("cpu")
         skipped = [self.paths[i].name for i in np.flatnonzero(self.status == SKIPPED)]
@@ -298,33 +310,41 @@ class _Extraction:
                     ahead.append(pool.submit(self._decode, batches[k + _BATCHES_AHEAD]))
                 self._store(module, batch, decoded)
                 bar.update(len(batch))
-        self.rows.flush()
-        self.status.flush()
+
+    def _write(self, position: int, values: np.ndarray) -> None:
+        self.file.seek(position)
+        self.file.write(values.tobytes())
 
     def _store(self, module, batch: np.ndarray, decoded: list) -> None:
         good = [k for k, image in enumerate(decoded) if not isinstance(image, UnreadableImage)]
         bad = [k for k in range(len(batch)) if k not in good]
         if bad and self.config.on_corrupt == "error":
             raise decoded[bad[0]]
-        self.status[batch[bad]] = SKIPPED
-        if not good:
-            return
-        maps = self._forward(module, np.stack([decoded[k] for k in good]))
-        if not np.isfinite(maps).all():
+        self.status[batch[bad]], self.status[batch[good]] = SKIPPED, DONE
+        if good:
+            pixels = np.stack([decoded[k] for k in good])
+            self._store_maps(batch[good], self._forward(module, pixels))
+        for image in batch:
+            self._write(self.status_at + int(image), self.status[image : image + 1])
+        self.file.flush()
+
+    def _store_maps(self, images: np.ndarray, maps: np.ndarray) -> None:
+        finite = np.isfinite(maps).all(axis=(1, 2))
+        if not finite.all():
             raise StudyError(
-                f"{self.paths[batch[good[0]]]}: feature values exceed float16; "
+                f"{self.paths[images[finite.argmin()]]}: feature values exceed float16; "
                 f"{self.backbone.config.label} seems to have wrong weights or normalisation"
             )
-        for k, rows in zip(good, maps, strict=True):
-            start = self.offsets[batch[k]]
-            self.rows[start : start + len(rows)] = rows
-        self.status[batch[good]] = DONE
+        row_bytes = maps.shape[2] * maps.itemsize
+        for image, rows in zip(images, maps, strict=True):
+            self._write(self.rows_at + int(self.offsets[image]) * row_bytes, rows)
+        self.file.flush()  # before the status that says so
 
     @torch.inference_mode()
     def _forward(self, module, images: np.ndarray) -> np.ndarray:
         """Return the descriptors of equally sized images: (B, h*w, C) float16."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-        pixels = (pixels / 255 - self.mean) / self.std
+        pixels.div_(255).sub_(self.mean).div_(self.std)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             maps = module(pixels)
         return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from blcf_utils.errors import StudyError
 
 EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # EXIF values that swap width and height
+_READ_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class UnreadableImage(StudyError):
@@ -34,10 +35,12 @@ def image_size(path: Path, *, exif_orientation: bool = False) -> tuple[int, int]
     try:
         with Image.open(path) as image:
             width, height = image.size
-            if exif_orientation and image.getexif().get(EXIF_ORIENTATION) in _TURNED:
+            # Pillow turns a TIFF by itself, and its header's size is that of the turned image.
+            turnable = exif_orientation and image.format != "TIFF"
+            if turnable and image.getexif().get(EXIF_ORIENTATION) in _TURNED:
                 return height, width
             return width, height
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except _READ_ERRORS as error:
         raise _unreadable(path, error) from None
 
 
@@ -64,9 +67,19 @@ def read_image(
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image) if exif_orientation else image
-            image = image.convert("RGB")
+            image = _to_rgb(image)
             if size is not None and image.size != size:
                 image = image.resize(size, Image.Resampling.BILINEAR)
             return np.asarray(image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except _READ_ERRORS as error:
         raise _unreadable(path, error) from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow cuts grey values above 255 off, which turns a 16-bit photograph white.
+    if image.mode.startswith("I;16"):
+        grey = np.round(np.asarray(image, np.float32) / 257).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known white; save 8 or 16 bits")
+    return image.convert("RGB")

@@ -6,6 +6,7 @@ those lists, not the size of the codebook. The three arrays are memory-mapped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from blcf_utils.artefacts import ArtefactStore
+from blcf_utils.errors import StudyError
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,18 @@ class InvertedFile:
         Args:
             words: (m,) distinct visual words.
             values: (m,) their weights in the query histogram.
+
+        Raises:
+            StudyError: a word of another codebook.
         """
         words = np.ascontiguousarray(words, np.int64)
         values = np.ascontiguousarray(values, np.float32)
+        # The compiled loop does not check bounds.
+        if len(words) and not 0 <= words.min() <= words.max() < self.words:
+            raise StudyError(
+                f"index: expected query words 0 to {self.words - 1}, found {words.min()} to "
+                f"{words.max()}; encode the query with the codebook of the index"
+            )
         if self.factors is not None:
             values = values * self.factors[words]
             values /= max(float(np.sqrt((values * values).sum())), 1e-12)
@@ -105,7 +116,12 @@ class InvertedFile:
 
         Returns:
             Image numbers (int64) and scores (float32), best first.
+
+        Raises:
+            StudyError: a word of another codebook, or ``top`` below 1.
         """
+        if top is not None and top < 1:
+            raise StudyError(f"index: expected top of at least 1, found {top}")
         scores = self.scores(words, values)
         if top is None or top >= self.n_images:
             order = np.argsort(-scores, kind="stable")
@@ -115,21 +131,20 @@ class InvertedFile:
 
 
 def build_index(
-    histograms: sparse.csr_array, key: str, label: str, store: ArtefactStore, factors=None
+    document: dict, label: str, store: ArtefactStore, build: Callable[[], InvertedFile]
 ) -> InvertedFile:
-    """Store the inverted file of ``histograms`` and open it memory-mapped.
+    """Store the inverted file that ``build`` returns and open it memory-mapped.
 
     Args:
-        histograms: (n, K) L2-normalised.
-        key: what determines the histograms (assignment maps and weighting).
+        document: what determines the histograms: key of the assignment maps, weighting, idf.
         label: for people.
         store: where artefacts live.
-        factors: (K,) applied to queries, or None.
+        build: called only when no such index is stored.
     """
-    document = {"version": 1, "histograms": key, "factors": factors is not None}
+    document = {"version": 1, **document}
 
     def make(folder):
-        InvertedFile.from_histograms(histograms, factors).save(folder)
+        build().save(folder)
 
     return InvertedFile.open(store.get_or_make("index", label, document, make).folder)
 

@@ -173,12 +173,17 @@ class Study:
 
     def index(self, name: str) -> InvertedFile:
         """Return the inverted file of a dataset's database images."""
-        maps = self.maps(name)
-        histograms, factors = database_histograms(maps), None
-        if self.profile.encoding.idf:
+        maps, idf = self.maps(name), self.profile.encoding.idf
+
+        def build() -> InvertedFile:
+            histograms = database_histograms(maps)
+            if not idf:
+                return InvertedFile.from_histograms(histograms)
             factors = inverse_document_frequency(histograms)
-            histograms = scale_words(histograms, factors)
-        return build_index(histograms, maps.key, maps.artefact.label, self.store, factors)
+            return InvertedFile.from_histograms(scale_words(histograms, factors), factors)
+
+        document = {"maps": maps.key, "idf": idf}
+        return build_index(document, maps.artefact.label, self.store, build)
 
     def search(self, name: str, mode: Mode) -> dict[str, Ranking]:
         """Return BLCF rankings of the whole database for every query (``gs`` or ``ls``)."""
@@ -239,6 +244,8 @@ class Study:
         """Return a digest of everything that determines the numbers of a dataset."""
         dataset = self.dataset(name)
         settings = self.profile.document()
+        for speed_only in ("batch_size", "device"):
+            del settings["features"][speed_only]
         used = ("features", "whitening", "codebook", "encoding", "sum_pooling", "seed")
         return digest_of(
             {

@@ -51,24 +51,29 @@ class Whitening:
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Return L2(whiten(L2(vectors))): (N, C) to (N, D) float32."""
-        unit = normalise_rows(np.asarray(vectors, np.float32))
-        return normalise_rows(unit @ self.projection - self.mean @ self.projection)
+        white = normalise_rows(np.asarray(vectors, np.float32)) @ self.projection
+        white -= self.mean @ self.projection
+        return normalise_rows(white)
 
 
 def fit_whitening(chunks: Iterable[np.ndarray], dimensions: int) -> Whitening:
     """Learn PCA whitening from chunks of raw vectors, (n, C) each, in one pass.
 
-    Sums are kept in float64; memory is C x C whatever the number of vectors.
+    Products and sums are in float64; memory is C x C whatever the number of vectors.
 
     Raises:
-        StudyError: fewer vectors, or fewer directions with variance, than ``dimensions``.
+        StudyError: fewer vectors or channels than ``dimensions``, or vectors that are all equal.
+
+    Directions without variance are left out, with a warning.
     """
     count, total, product = 0, 0.0, 0.0
     for chunk in chunks:
         unit = normalise_rows(np.asarray(chunk, np.float32))
         count += len(unit)
-        total = total + unit.sum(axis=0, dtype=np.float64)
-        product = product + (unit.T @ unit).astype(np.float64)
+        # In float32 the rounding of this product would pass for variance where there is none.
+        unit = unit.astype(np.float64)
+        total = total + unit.sum(axis=0)
+        product = product + unit.T @ unit
     channels = len(total) if count else 0
     if dimensions > channels:
         raise StudyError(
@@ -85,6 +90,10 @@ def fit_whitening(chunks: Iterable[np.ndarray], dimensions: int) -> Whitening:
     variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1].clip(0), directions[:, ::-1]
     alive = int((variances > VARIANCE_FLOOR * variances[0]).sum())
+    if alive == 0:
+        raise StudyError(
+            f"whitening: the {count} vectors are all equal; check the images and the weights"
+        )
     if alive < dimensions:
         log.warning(
             "whitening keeps %d of %d directions: the others have no variance", alive, dimensions

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from blcf_utils.errors import StudyError
+
 Box = tuple[float, float, float, float]
 
 
@@ -106,6 +108,11 @@ class Dataset:
         """SHA-256 over the names and contents of every image: the identity of the pixels."""
         whole = hashlib.sha256()
         for path in self.all_images:
+            if not path.is_file():
+                raise StudyError(
+                    f"{self.name}: the image {path.name} is missing from {path.parent}; put it "
+                    "there or get the dataset again"
+                )
             content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
             whole.update(f"{path.name}\0{content}\n".encode())
         return whole.hexdigest()[:16]

@@ -167,7 +167,8 @@ def _read_size(path: Path, decode: bool, exif_orientation: bool) -> tuple[int, i
 
 
 def _lies_on_its_side(image: Image.Image) -> bool:
-    return image.getexif().get(0x0112, 1) >= 5
+    # Pillow turns a TIFF by itself, and its header's size is that of the turned image.
+    return image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
 
 
 def _check_box(dataset: Dataset, query: Query, size: tuple[int, int]) -> None:

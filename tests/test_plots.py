@@ -1,0 +1,181 @@
+"""Pictures: each function draws what it was given and leaves no open figure behind."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from blcf_utils import plots
+from blcf_utils.boxes import box_cells
+from blcf_utils.evaluation import evaluate
+from blcf_utils.plots.canvas import IGNORED, RELEVANT, WRONG
+from blcf_utils.plots.maps import common_words, word_colours
+from blcf_utils.search import search_all
+
+
+@pytest.fixture(scope="module")
+def rankings(toy, toy_stages):
+    return {m: search_all(toy, toy_stages.maps, toy_stages.index, m) for m in ("gs", "ls")}
+
+
+@pytest.fixture(scope="module")
+def scores(toy, rankings):
+    return {m: evaluate(toy, {q: r.images for q, r in run.items()}) for m, run in rankings.items()}
+
+
+def drawn(figure):
+    """The figure's pixels; nothing of it may be left to pyplot."""
+    assert isinstance(figure, Figure)
+    assert plt.get_fignums() == []
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+    return pixels
+
+
+def titles(figure):
+    return [a.get_title(loc) for a in figure.axes for loc in ("center", "left") if a.get_title(loc)]
+
+
+def test_every_public_plot_is_tested_here():
+    source = Path(__file__).read_text(encoding="utf-8")
+    missing = [name for name in plots.__all__ if f"{name}(" not in source]
+    assert missing == []
+
+
+def test_learned_things(toy_stages):
+    figure = plots.plot_variances(toy_stages.whitening)
+    drawn(figure)
+    explained = figure.axes[1].lines[0].get_ydata()
+    assert explained[-1] == pytest.approx(1, abs=1e-4)
+    figure = plots.plot_kmeans(toy_stages.codebook)
+    drawn(figure)
+    per_descriptor = toy_stages.codebook.objective / toy_stages.codebook.n_descriptors
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), per_descriptor)
+    figure = plots.plot_word_frequencies(toy_stages.index)
+    drawn(figure)
+    lengths = figure.axes[0].lines[0].get_ydata()
+    assert lengths.max() <= 18
+    assert (np.diff(lengths) <= 0).all()
+
+
+def test_precision_and_recall_of_any_number_of_methods(toy, rankings):
+    query = toy.queries[0]
+    methods = {f"method {k}": rankings["gs"][query.id] for k in range(8)}
+    figure = plots.plot_precision_recall(toy, query, methods)
+    drawn(figure)
+    assert len(figure.axes[0].lines) == 8
+    assert figure.axes[0].lines[0].get_xdata()[-1] == 1
+
+
+def test_paired_queries_count_wins(scores):
+    figure = plots.plot_paired_queries(scores["gs"], scores["ls"], ("GS", "LS"))
+    drawn(figure)
+    a, b = (np.array(list(scores[m].per_query.values())) for m in ("gs", "ls"))
+    assert figure.axes[1].get_title() == f"better on {(b > a).sum()}, worse on {(b < a).sum()} of 5"
+
+
+def test_bars_skip_what_was_not_measured():
+    table = pd.DataFrame(
+        {"a": [0.1, "0.4"], "b": [np.nan, 0.3], "c": ["", None]}, index=["GS", "LS"]
+    )
+    figure = plots.plot_bars(table)
+    drawn(figure)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["a", "b"]
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    np.testing.assert_allclose(heights, [0.1, np.nan, 0.4, 0.3])
+
+
+def test_photographs(toy, rankings):
+    figure = plots.show_gallery(toy, [0, 5, 17], columns=2)
+    drawn(figure)
+    assert sum(bool(a.images) for a in figure.axes) == 3
+    figure = plots.show_queries(toy, toy.queries[:3], positives=2)
+    drawn(figure)
+    assert titles(figure).count("should be found") == 6
+    query = toy.queries[-1]
+    figure = plots.show_ranking(toy, query, rankings["ls"][query.id], top=5)
+    drawn(figure)
+    assert sum(bool(a.images) for a in figure.axes) == 6
+
+
+def test_rankings_frame_the_relevant_and_leave_junk_out(toy, rankings):
+    query = toy.queries[2]
+    ranking = rankings["gs"][query.id]
+    figure = plots.show_rankings(toy, query, {"GS": ranking, "again": ranking}, top=4)
+    drawn(figure)
+    shown = [i for i in ranking.images if i not in query.junk][:4]
+    colours = [to_hex(a.spines["left"].get_edgecolor()) for a in figure.axes[1:5]]
+    assert colours == [RELEVANT if i in query.positives else WRONG for i in shown]
+    assert IGNORED not in colours
+    ap = evaluate(toy, {q: r.images for q, r in rankings["gs"].items()}).per_query[query.id]
+    assert titles(figure)[0] == f"GS AP {ap:.2f}"
+
+
+def test_feature_maps(toy, toy_stages):
+    figure = plots.show_channels(toy, toy_stages.features, 1, channels=3)
+    drawn(figure)
+    height, width = toy_stages.features.shapes[1]
+    assert titles(figure)[0].startswith(f"{width} x {height}")
+    figure = plots.show_interpolation(toy_stages.features, 0, 3)
+    drawn(figure)
+    assert figure.axes[1].images[0].get_array().shape == tuple(3 * toy_stages.features.shapes[0])
+    for transform in (None, toy_stages.whitening.apply):
+        images = [1, 2, 14]
+        figure = plots.show_similarity(toy, toy_stages.features, toy.queries[0], images, transform)
+        drawn(figure)
+        best = [float(t.removeprefix("best ")) for t in titles(figure) if t.startswith("best")]
+        assert len(best) == 3
+        assert all(-1 <= value <= 1 for value in best)
+
+
+def test_words(toy, toy_stages):
+    maps = toy_stages.maps
+    figure = plots.show_assignment_maps(toy, maps, [0, 3])
+    drawn(figure)
+    assert f"{len(np.unique(maps.map(3)))} words" in titles(figure)
+    words = plots.common_words(toy, maps, 3)
+    assert len(set(words)) == 3
+    figure = plots.show_word_patches(toy, maps, words, patches=4, side=16)
+    drawn(figure)
+    holders = [sum((maps.map(i) == words[0]).any() for i in range(18)), words[0]]
+    assert titles(figure)[0] == f"word {holders[1]}: in {holders[0]} images"
+    query = toy.queries[1]
+    figure = plots.show_box_words(toy, maps, query)
+    drawn(figure)
+    i = toy.image_index[query.image]
+    inside = box_cells(query.box, tuple(maps.sizes[i]), maps.map(i).shape)
+    assert any(t.startswith(f"LS: {inside.sum()} positions") for t in titles(figure))
+    figure = plots.show_matching_words(toy, maps, query, [4, 16])
+    drawn(figure)
+    wanted = np.unique(maps.map(i)[inside])
+    shared = len(np.intersect1d(maps.map(16), wanted))
+    assert titles(figure)[-1] == f"{shared} of {len(wanted)} words"
+
+
+def test_an_image_that_was_left_out_holds_no_word(toy, toy_stages):
+    class Without:
+        """The assignment maps of ``toy`` without image 2."""
+
+        words, n_database, sizes = 50, 18, toy_stages.maps.sizes
+
+        def map(self, image):
+            return toy_stages.maps.map(image) if image != 2 else np.zeros((0, 0), np.uint16)
+
+    words = common_words(toy, Without(), 2)
+    drawn(plots.show_word_patches(toy, Without(), words, patches=3, side=16))
+
+
+def test_colours_of_words_are_distinct_and_steady():
+    colours = word_colours(np.arange(200).reshape(10, 20))
+    assert colours.shape == (10, 20, 3)
+    assert len(np.unique(np.round(colours.reshape(-1, 3), 3), axis=0)) == 200
+    np.testing.assert_array_equal(word_colours(np.array([7], np.uint16))[0], colours[0, 7])
+    assert colours.min() >= 0
+    assert colours.max() <= 1
