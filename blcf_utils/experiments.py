@@ -173,7 +173,8 @@ def backbones_table(study: Study) -> pd.DataFrame:
     Same images, sizes, K and protocol; the network, its layer and its weights change.
     """
     cells = []
-    others = [study.with_backbone(backbone) for backbone in study.profile.compare_backbones]
+    main = study.profile.features.backbone
+    others = [study.with_backbone(b) for b in study.profile.compare_backbones if b != main]
     for one in progress([study, *others], label="backbones", unit="backbone"):
         row = one.profile.features.backbone.label
         for name in study.datasets:

@@ -167,7 +167,7 @@ def show_box_words(dataset: Dataset, maps: AssignmentMaps, query: Query) -> Figu
     cells = query_cells(query, maps.sizes[image], words.shape, "ls")
     colours = word_colours(words)
     figure, axes = grid(1, 3, 2.6, 2.2)
-    picture(axes[0, 0], pixels, f"query {query.id}", QUERY)
+    picture(axes[0, 0], pixels, query.id, QUERY)
     draw_box(axes[0, 0], query.box)
     picture(axes[0, 1], colours, f"GS: {words.size} positions, {len(np.unique(words))} words")
     inside = words[cells]

@@ -44,7 +44,7 @@ def show_queries(dataset: Dataset, queries: Sequence[Query], positives: int = 3)
     """Show each query with its box and, beside it, some images that should be found."""
     figure, axes = grid(len(queries), 1 + positives, 1.9, 1.6)
     for line, query in zip(axes, queries, strict=True):
-        picture(line[0], _read(dataset, query.image), f"query {query.id}", QUERY)
+        picture(line[0], _read(dataset, query.image), query.id, QUERY)
         draw_box(line[0], query.box)
         frame(line[0], QUERY, 2)
         shown = query.positives[:: max(1, len(query.positives) // positives)][:positives]
