@@ -29,6 +29,7 @@ from blcf_utils.paths import cache_dir
 log = logging.getLogger("blcf")
 
 MANIFEST = "artefact.json"
+MADE = "made.json"
 
 
 @contextlib.contextmanager
@@ -133,7 +134,7 @@ class ArtefactStore:
                 reused = self._is_complete(folder, document)
                 if not reused:
                     self._make(folder, document, make)
-        made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+        made = json.loads((folder / MADE).read_text(encoding="utf-8"))
         artefact = Artefact(stage, label, key, folder, reused, made["seconds"])
         log.info("%s", artefact)
         log_event(
@@ -144,7 +145,7 @@ class ArtefactStore:
                 "reused": reused,
                 "seconds": round(time.perf_counter() - started, 3),
                 "made_in_seconds": made["seconds"],
-                "peak_rss_mb": peak_memory_mb(),
+                "peak_rss_so_far_mb": peak_memory_mb(),
             }
         )
         return artefact
@@ -165,9 +166,10 @@ class ArtefactStore:
                     "BLCF_CACHE to another disk and run again: finished parts are kept"
                 ) from None
             raise
-        sizes = {p.name: p.stat().st_size for p in sorted(work.iterdir()) if p.name != MANIFEST}
         seconds = round(time.perf_counter() - started, 3)
-        write_json(work / "made.json", {"seconds": seconds})
+        write_json(work / MADE, {"seconds": seconds})
+        files = sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST)
+        sizes = {p.relative_to(work).as_posix(): p.stat().st_size for p in files}
         write_json(work / MANIFEST, {"document": document, "files": sizes})
         if folder.exists():  # without a manifest: someone deleted part of it
             shutil.rmtree(folder)

@@ -67,7 +67,11 @@ def _enlargement(size: int, factor: int, dtype) -> np.ndarray:
 
 
 def assign_map(
-    feature_map: np.ndarray, whitening: Whitening, codebook: Codebook, factor: int = 1
+    feature_map: np.ndarray,
+    whitening: Whitening,
+    codebook: Codebook,
+    factor: int = 1,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Return the assignment map of one feature map: (C, h, w) to (h*factor, w*factor) uint16.
 
@@ -75,7 +79,7 @@ def assign_map(
     """
     enlarged = interpolate_map(feature_map, factor)
     rows = enlarged.reshape(len(enlarged), -1).T
-    return codebook.assign(whitening.apply(rows)).reshape(enlarged.shape[1:])
+    return codebook.assign(whitening.apply(rows), device).reshape(enlarged.shape[1:])
 
 
 def assignment_maps(
@@ -84,6 +88,7 @@ def assignment_maps(
     codebook: Codebook,
     config: EncodingConfig,
     store: ArtefactStore,
+    device: str = "cpu",
 ) -> AssignmentMaps:
     """Assign every position of every feature map to its visual word; resumable per image."""
     document = {
@@ -92,6 +97,7 @@ def assignment_maps(
         "whitening": whitening.key,
         "codebook": codebook.key,
         "interpolate": config.interpolate,
+        "device": device,
     }
     shapes = features.shapes * config.interpolate
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
@@ -107,7 +113,9 @@ def assignment_maps(
         with open(path, "r+b") as file:
             for i in progress(np.flatnonzero(done == 0), label="assignment maps", unit="image"):
                 if shapes[i].prod():
-                    words = assign_map(features.map(i), whitening, codebook, config.interpolate)
+                    words = assign_map(
+                        features.map(i), whitening, codebook, config.interpolate, device
+                    )
                     file.seek(first + int(offsets[i]) * words.itemsize)
                     file.write(words.tobytes())
                     file.flush()

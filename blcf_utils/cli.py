@@ -5,6 +5,7 @@ Commands import what they need when they run, so that ``blcf --help`` answers at
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -208,7 +209,11 @@ def data_check(
 def train_vgg_mini(
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the weights go; data/embedded, if none."),
+        typer.Option(
+            metavar="DIR",
+            help="Where the weights go: a folder of the cache, if none; data/embedded, to "
+            "replace those the study uses.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -219,7 +224,7 @@ def train_vgg_mini(
     from pydantic import ValidationError
 
     from blcf_utils import pretraining
-    from blcf_utils.paths import embedded_dir
+    from blcf_utils.paths import cache_dir, embedded_dir
 
     try:
         config = pretraining.PretrainingConfig(**_pairs(settings, "--set"))
@@ -227,7 +232,13 @@ def train_vgg_mini(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise StudyError(f"--set {key}: {first['msg'].lower()}") from None
-    typer.echo(_shown(Path(pretraining.train_vgg_mini(config, out or embedded_dir()))))
+    in_use = embedded_dir()
+    folder = out or cache_dir() / "training" / f"vgg-mini-{config.digest()}"
+    weights = Path(pretraining.train_vgg_mini(config, folder))
+    typer.echo(_shown(weights))
+    if folder.resolve() != in_use.resolve():
+        paths = (weights, weights.with_suffix(".json"), in_use)
+        typer.echo(f"to use them in the study: {shlex.join(['cp', *map(_shown, paths)])}")
 
 
 @profile_app.command("show")

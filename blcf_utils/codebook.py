@@ -54,12 +54,17 @@ class Codebook:
         return centroids.T.contiguous(), -0.5 * (centroids * centroids).sum(1)
 
     @torch.inference_mode()
-    def assign(self, descriptors: np.ndarray) -> np.ndarray:
+    def assign(self, descriptors: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Return the nearest word of each descriptor, exactly: (N, D) to (N,) uint16.
 
         The nearest centroid c minimises |x - c|^2, that is maximises x.c - |c|^2 / 2, so a matrix
         product and an argmax do it: torch's on a GPU, faiss' fused one, which never writes the
         product to memory, on a CPU.
+
+        Args:
+            descriptors: whitened as those the words were learned on.
+            device: ``cpu`` or ``cuda``; the two round differently, which can move a descriptor
+                that lies between two words.
         """
         if descriptors.shape[1] != self.centroids.shape[1]:
             raise StudyError(
@@ -67,7 +72,7 @@ class Codebook:
                 f"{self.centroids.shape[1]}; use the whitening the codebook was learned with"
             )
         descriptors = np.ascontiguousarray(descriptors, np.float32)
-        if not torch.cuda.is_available():
+        if device == "cpu":
             return faiss.knn(descriptors, self.centroids, 1)[1][:, 0].astype(np.uint16)
         centroids, bias = self._on_gpu
         rows = torch.from_numpy(descriptors)
@@ -156,6 +161,7 @@ def learn_codebook(
         "config": config.document(),
         "seed": seed,
         "min_gain": MIN_GAIN,
+        "gpu": faiss.get_num_gpus() > 0,
     }
 
     def make(folder):

@@ -55,7 +55,9 @@ class BackboneConfig(Config):
     def label(self) -> str:
         """A short name for tables, such as ``vgg16 conv5_1 (torchvision)``."""
         origin = self.weights if "/" not in self.weights else Path(self.weights).name
-        return f"{self.name} {self.layer} ({origin})"
+        before = " before ReLU" if self.relu == "pre" else ""
+        seed = f" {self.seed}" if self.weights == "random" and self.seed else ""
+        return f"{self.name} {self.layer}{before} ({origin}{seed})"
 
 
 class FeatureConfig(Config):
@@ -97,8 +99,10 @@ class EncodingConfig(Config):
 class SumPoolingConfig(Config):
     """Sum pooling of the same feature maps, the study's dense baseline."""
 
-    whiten: bool = Field(False, description="PCA-whiten the pooled vectors")
-    dimensions: int = Field(512, ge=1)
+    whiten: bool = Field(
+        False, description="PCA-whiten the pooled vectors (table t03 measures both)"
+    )
+    dimensions: int = Field(512, ge=1, description="at most; fewer on a small database")
 
 
 class Profile(Config):

@@ -32,8 +32,9 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 }
 # The layers above the study: changing them changes no number a notebook writes.
 RUNNER_LAYER = {
-    "cli.py", "execution.py", "notebooks.py", "provenance.py", "report.py", "report_pages.py",
-    "report_style.py", "run_lines.py", "run_record.py", "runner.py", "verify.py",
+    "cli.py", "execution.py", "notebooks.py", "provenance.py", "report.py", "report_claims.py",
+    "report_pages.py", "report_style.py", "run_lines.py", "run_record.py", "runner.py", "verify.py",
+    "weight_files.py",
 }  # fmt: skip
 
 

@@ -136,14 +136,15 @@ def _provenance_page(record: dict) -> Page:
             how = "reused" if stage.get("reused") else "made"
             stages.append(
                 [name, stage["stage"], stage.get("label", ""), stage.get("key", ""), how,
-                 Cell(f"{stage.get('seconds', 0):.1f}", css="n"), stage.get("peak_rss_mb", "")]
+                 Cell(f"{stage.get('seconds', 0):.1f}", css="n"),
+                 stage.get("peak_rss_so_far_mb", "")]
             )  # fmt: skip
     if seen:
         columns = ("dataset", "images", "queries", "manifest", "ground_truth")
         rows = [[data.get(column, "") for column in columns] for data in seen.values()]
         parts.append("<h2>Datasets</h2>" + html_table([c.replace("_", " ") for c in columns], rows))
     if stages:
-        header = ["notebook", "stage", "of", "key", "", "seconds", "peak MB"]
+        header = ["notebook", "stage", "of", "key", "", "seconds", "peak MB so far"]
         parts.append("<h2>Stages</h2>" + html_table(header, stages))
     if len(parts) == 1:
         parts.append("<p>These results have no run.json: they were not written by blcf run.</p>")

@@ -15,7 +15,8 @@ from typing import Any
 from blcf_utils.config import Profile, digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.notebooks import NotebookSource
-from blcf_utils.paths import results_dir, weights_path
+from blcf_utils.paths import published_dir, results_dir
+from blcf_utils.weight_files import weights_identity
 
 RUN_FILE = "run.json"
 WRITTEN_BY_THE_RUNNER = ("notebooks", "report")
@@ -49,6 +50,27 @@ def read_run(folder: Path) -> dict:
     return record
 
 
+def settings_digest(profile: Profile) -> str:
+    """Return a digest of the settings of a profile that change numbers."""
+    document = {k: v for k, v in profile.document().items() if k not in WITHOUT_EFFECT}
+    return digest_of(document)
+
+
+def seeds_of(profile: Profile) -> dict[str, int]:
+    """Return every seed of a profile by what it seeds: its own, renderings, random weights."""
+    from blcf_utils.datasets import REGISTRY
+
+    seeds = {"profile": profile.seed}
+    for name in profile.datasets:
+        options = profile.dataset_options.get(name, {})
+        if "seed" in options or (name in REGISTRY and REGISTRY[name].rendered):
+            seeds[f"rendering of {name}"] = options.get("seed", 0)
+    for backbone in (profile.features.backbone, *profile.compare_backbones):
+        if backbone.weights == "random":
+            seeds[f"random weights of {backbone.name} {backbone.layer}"] = backbone.seed
+    return seeds
+
+
 def key_parts(
     source: NotebookSource,
     profile: Profile,
@@ -67,7 +89,6 @@ def key_parts(
         datasets: identities of the datasets it loads, by name.
         earlier: entries of the run's record, of which those before the notebook count.
     """
-    document = {k: v for k, v in profile.document().items() if k not in WITHOUT_EFFECT}
     read = {
         name: {
             path: digest
@@ -79,12 +100,47 @@ def key_parts(
     }
     return {
         "notebook": source.digest,
-        "profile": digest_of(document),
+        "profile": settings_digest(profile),
         "parameters": digest_of(parameters),
         "package code": code,
         "datasets": digest_of(datasets),
-        "weights": digest_of(_weights_listing()),
+        "weights": digest_of(weights_identity(profile)),
+        "published": digest_of(_published()),
         "earlier tables": digest_of({name: files for name, files in read.items() if files}),
+    }
+
+
+def changed_output(folder: Path, name: str, notebooks: dict[str, dict]) -> str:
+    """Return the first result of a notebook that is not as a run left it, or an empty text.
+
+    A notebook that comes later may write the same file: what it wrote counts as well.
+
+    Args:
+        folder: the results folder.
+        name: the notebook.
+        notebooks: entries of the run's record.
+    """
+    for file, digest in notebooks[name]["outputs"].items():
+        if not file.startswith(READ_BY_LATER_NOTEBOOKS):
+            continue
+        later = {e["outputs"].get(file) for other, e in notebooks.items() if other > name}
+        if content_digest(folder / file) not in later | {digest}:
+            return file
+    return ""
+
+
+def kept_outputs(folder: Path, name: str, notebooks: dict[str, dict]) -> dict[str, str]:
+    """Return those results of a notebook's last run that are still there as it wrote them.
+
+    A notebook that writes only what is missing goes on answering for what it wrote before.
+    """
+    owned = {file for other, e in notebooks.items() if other != name for file in e["outputs"]}
+    return {
+        file: digest
+        for file, digest in notebooks[name]["outputs"].items()
+        if file not in owned
+        and (folder / file).is_file()
+        and content_digest(folder / file) == digest
     }
 
 
@@ -144,9 +200,6 @@ def only_run(folder: Path) -> Iterator[None]:
         yield
 
 
-def _weights_listing() -> list:
-    path = weights_path()
-    if path is None or not path.exists():
-        return []
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+def _published() -> list[list[str]]:
+    files = sorted(p for p in published_dir().glob("*") if p.suffix in (".csv", ".yaml"))
+    return [[p.name, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files]

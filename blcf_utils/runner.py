@@ -1,7 +1,8 @@
 """Running the study: its notebooks in reading order, resumed where they stopped, on record.
 
-A notebook whose executed copy and outputs exist, and whose key (source, profile, parameters,
-package code, data, weights, results of the notebooks before it) is what it was, is not run again.
+A notebook whose executed copy and outputs are there as it left them, and whose key (source,
+profile, parameters, package code, data, weights, published tables, results of the notebooks before
+it) is what it was, is not run again. A results folder never holds tables of different settings.
 ``run.json`` in the results folder keeps every key, time and digest, and is rewritten after every
 notebook, so a killed run loses only the notebook it was in.
 """
@@ -26,20 +27,29 @@ import yaml
 from blcf_utils.artefacts import write_json
 from blcf_utils.config import Profile, digest_of, load_profile
 from blcf_utils.errors import StudyError
-from blcf_utils.notebooks import NotebookSource, code_digest, find_notebooks
+from blcf_utils.notebooks import (
+    NotebookSource,
+    code_digest,
+    find_notebooks,
+    list_notebooks,
+)
 from blcf_utils.paths import project_root
 from blcf_utils.provenance import describe_run, git_state, without_paths
 from blcf_utils.run_lines import Lines
 from blcf_utils.run_record import (
     RUN_FILE,
+    changed_output,
     content_digest,
     dataset_identity,
     identities,
+    kept_outputs,
     key_parts,
     only_run,
     output_files,
     read_run,
     results_folder,
+    seeds_of,
+    settings_digest,
 )
 
 
@@ -112,8 +122,9 @@ def run_study(
         What happened to each notebook. A failure in a notebook is reported there, not raised.
 
     Raises:
-        StudyError: unknown profile, notebook or parameter, a value of the wrong type, or another
-            run that writes to the same results. Nothing has been executed then.
+        StudyError: unknown profile, notebook or parameter, a value of the wrong type, another
+            run that writes to the same results, or, where notebooks are named, results of others
+            in the same folder that they do not fit. Nothing has been executed then.
     """
     settings, parameters = settings or {}, parameters or {}
     resolved = load_profile(profile, settings)
@@ -131,6 +142,8 @@ def run_study(
     with only_run(folder):
         lines = Lines(stream or sys.stdout, [source.name for source in sources])
         run = _Run(resolved, settings, folder, lines)
+        if notebooks:
+            run.refuse_to_mix(sources)
         stopped = False
         for source in sources:
             if stopped:
@@ -179,6 +192,35 @@ class _Run:
         self.executed = False
         self.data: dict[str, dict | None] = {}
 
+    def refuse_to_mix(self, chosen: Sequence[NotebookSource]) -> None:
+        """Refuse to run notebooks beside others of the study that they do not fit.
+
+        Raises:
+            StudyError: a notebook that is not chosen was run with other settings, or comes
+                before a chosen one and did not finish.
+        """
+        own = settings_digest(self.profile)
+        chosen_names = [source.name for source in chosen]
+        differing, unfinished = [], []
+        for name in (source.name for source in list_notebooks()):
+            entry = self.record["notebooks"].get(name)
+            if entry is None or name in chosen_names:
+                continue
+            if entry.get("key_parts", {}).get("profile", own) != own:
+                differing.append(name)
+            elif entry["status"] != "done" and name < max(chosen_names):
+                unfinished.append(name)
+        for names, what in (
+            (differing, "ran with other settings"),
+            (unfinished, "did not finish"),
+        ):
+            if names:
+                raise StudyError(
+                    f"{self.folder}: {', '.join(names)} {what}, and results of different runs "
+                    f"must not be mixed; run {' '.join(name[:2] for name in names)} as well, or "
+                    "give this run another folder with --results DIR"
+                )
+
     def bring_up_to_date(self, source: NotebookSource, values: dict, *, force: bool) -> NotebookRun:
         reason = "forced" if force else self.reason_to_run(source, values)
         if not reason:
@@ -187,7 +229,10 @@ class _Run:
             self.lines.finish(done.name, done.status, done.seconds, done.peak_rss_mb)
             return done
         self._start_record()
-        entry = {"status": "running", "seconds": 0.0, "peak_rss_mb": None, "outputs": {}}
+        last = self.record["notebooks"].get(source.name, {"outputs": {}})
+        entry = {
+            "status": "running", "seconds": 0.0, "peak_rss_mb": None, "outputs": last["outputs"],
+        }  # fmt: skip
         self.record["notebooks"][source.name] = entry
         self._write()
         self.lines.start(source.name, reason)
@@ -207,8 +252,13 @@ class _Run:
         stages = [event for event in events if "stage" in event]
         datasets = {event["dataset"]: event for event in events if "dataset" in event}
         after = output_files(self.folder)
-        written = sorted(name for name, state in after.items() if before.get(name) != state)
-        known_peaks = [p for p in (peak, *(s.get("peak_rss_mb") for s in stages)) if p]
+        written = {
+            name: content_digest(self.folder / name)
+            for name, state in after.items()
+            if before.get(name) != state
+        }
+        kept = kept_outputs(self.folder, source.name, self.record["notebooks"])
+        known_peaks = [p for p in (peak, *(s.get("peak_rss_so_far_mb") for s in stages)) if p]
         peak = max(known_peaks, default=None)
         parts = self._key_parts(source, values, identities(datasets.values()))
         entry.update(
@@ -221,7 +271,7 @@ class _Run:
             parameters=without_paths(values),
             stages=without_paths(stages),
             datasets=without_paths(list(datasets.values())),
-            outputs={name: content_digest(self.folder / name) for name in written},
+            outputs=dict(sorted({**kept, **written}.items())),
             git=git_state(self.root),
             finished=_now(),
         )
@@ -244,6 +294,9 @@ class _Run:
         missing = [name for name in entry["outputs"] if not (self.folder / name).exists()]
         if missing:
             return f"{missing[0]} is missing"
+        overwritten = changed_output(self.folder, source.name, self.record["notebooks"])
+        if overwritten:
+            return f"{Path(overwritten).name} was changed"
         known = identities(entry["datasets"])
         parts = self._key_parts(source, values, known)
         changed = [name for name, digest in parts.items() if entry["key_parts"].get(name) != digest]
@@ -302,7 +355,7 @@ class _Run:
                 "document": without_paths(self.profile.document()),
             },
             "settings": without_paths(self.settings),
-            "provenance": describe_run({"profile": self.profile.seed}),
+            "provenance": describe_run(seeds_of(self.profile)),
             "status": "running",
             "notebooks": self.record["notebooks"],
         }

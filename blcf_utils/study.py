@@ -6,6 +6,7 @@ Every method names one stage and returns what it made; what lies before it is ma
 from __future__ import annotations
 
 import logging
+import os
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -27,9 +28,9 @@ from blcf_utils.config import BackboneConfig, Profile, digest_of, load_profile
 from blcf_utils.datasets import load_dataset
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.checks import check_dataset
-from blcf_utils.errors import known
-from blcf_utils.evaluation import Evaluation, evaluate
-from blcf_utils.features import Features, extract_features
+from blcf_utils.errors import StudyError, known
+from blcf_utils.evaluation import Evaluation, evaluate, unit_ranking
+from blcf_utils.features import Features, extract_features, resolve_device
 from blcf_utils.index import InvertedFile, build_index
 from blcf_utils.paths import results_dir
 from blcf_utils.pooling.sum_pooling import sum_pooled_vectors
@@ -40,12 +41,17 @@ from blcf_utils.whitening import Whitening, learn_whitening
 def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
     """Open a profile by name (or YAML path) with dotted settings changed.
 
+    In a notebook that is not executed by ``blcf run``, changed settings send tables and figures to
+    a folder of their own, ``results/<profile>+<digest>``.
+
     Args:
         profile: a name in ``data/profiles`` or a YAML path.
         settings: such as ``{"codebook.words": 512, "features.longest_side": 256}``.
     """
     _say_stages()
-    return Study(load_profile(profile, settings))
+    # A reader's trial must not overwrite the profile's results; a run chooses its folder itself.
+    trial = digest_of(settings)[:8] if settings and not os.environ.get("BLCF_BATCH") else ""
+    return Study(load_profile(profile, settings), trial=trial)
 
 
 class _Stdout(logging.Handler):
@@ -69,18 +75,20 @@ class Study:
     Attributes:
         profile: the configuration.
         store: where artefacts live.
+        trial: names the results folder of changed settings; empty for the profile's own.
     """
 
-    def __init__(self, profile: Profile, store: ArtefactStore | None = None):
-        self.profile, self.store = profile, store or ArtefactStore()
+    def __init__(self, profile: Profile, store: ArtefactStore | None = None, trial: str = ""):
+        self.profile, self.store, self.trial = profile, store or ArtefactStore(), trial
         # One result per argument list, for as long as this object lives.
-        for stage in ("dataset", "features", "whitening", "codebook", "maps", "index", "search"):
+        for stage in ("dataset", "features", "whitening", "codebook", "maps", "index", "pooled"):
             setattr(self, stage, cache(getattr(self, stage)))
 
     def with_backbone(self, backbone: BackboneConfig) -> Study:
         """Return the same study on another backbone; datasets are shared, not read again."""
         features = self.profile.features.model_copy(update={"backbone": backbone})
-        other = Study(self.profile.model_copy(update={"features": features}), self.store)
+        profile = self.profile.model_copy(update={"features": features})
+        other = Study(profile, self.store, self.trial)
         other.dataset = self.dataset
         return other
 
@@ -122,7 +130,8 @@ class Study:
     @property
     def results(self) -> Path:
         """The folder this profile's tables and figures go to."""
-        return results_dir(self.profile.name)
+        name = self.profile.name
+        return results_dir(f"{name}+{self.trial}" if self.trial else name)
 
     def save_figure(self, name: str, figure: Figure) -> Figure:
         """Save a figure as ``figures/<name>.png`` in the results and return it for display."""
@@ -169,6 +178,7 @@ class Study:
             self.codebook(name),
             self.profile.encoding,
             self.store,
+            resolve_device(self.profile.features.device).type,
         )
 
     def index(self, name: str) -> InvertedFile:
@@ -191,17 +201,23 @@ class Study:
             self.dataset(name), self.maps(name), self.index(name), mode, self.profile.encoding.box
         )
 
-    def sum_pooling(self, name: str, mode: Mode) -> dict[str, Ranking]:
-        """Return sum-pooling rankings for every query (``gs`` or ``ls``)."""
-        dataset = self.dataset(name)
-        database, queries = sum_pooled_vectors(
-            dataset,
-            self.features(name),
-            self.profile.sum_pooling,
-            mode,
-            self.profile.encoding.box,
-        )
-        return dense_rankings(dataset, database, queries)
+    def pooled(self, name: str, mode: Mode, whiten: bool | None = None):
+        """Return sum-pooled unit vectors of the database and of the queries.
+
+        Args:
+            name: the dataset.
+            mode: ``gs`` or ``ls``.
+            whiten: whether to PCA-whiten them; as the profile says when None.
+        """
+        config = self.profile.sum_pooling
+        if whiten is not None:
+            config = config.model_copy(update={"whiten": whiten})
+        how = self.profile.encoding.box
+        return sum_pooled_vectors(self.dataset(name), self.features(name), config, mode, how)
+
+    def sum_pooling(self, name: str, mode: Mode, whiten: bool | None = None) -> dict[str, Ranking]:
+        """Return sum-pooling rankings for every query (arguments as for :meth:`pooled`)."""
+        return dense_rankings(self.dataset(name), *self.pooled(name, mode, whiten))
 
     def evaluate(self, name: str, rankings: dict[str, Ranking]) -> Evaluation:
         """Score rankings by the dataset's protocol."""
@@ -210,9 +226,42 @@ class Study:
 
     def varied_queries(self, name: str, count: int) -> list[Query]:
         """Return queries of different instances, spread over the dataset."""
-        first = {query.instance: query for query in reversed(self.dataset(name).queries)}
+        queries = self.dataset(name).queries
+        first = {query.instance or query.id: query for query in reversed(queries)}
         queries = list(first.values())[::-1]
         return queries[:: max(1, len(queries) // count)][:count]
+
+    def query(self, name: str, number: int) -> Query:
+        """Return a dataset's query by its number.
+
+        Raises:
+            StudyError: no such query.
+        """
+        queries = self.dataset(name).queries
+        if not 0 <= number < len(queries):
+            raise StudyError(
+                f"{name}: expected a query number from 0 to {len(queries) - 1}, found {number}"
+            )
+        return queries[number]
+
+    def positive_images(self, name: str, query: Query, count: int) -> list[int]:
+        """Return the numbers of some images that show the query's instance."""
+        dataset = self.dataset(name)
+        return [dataset.image_of(unit) for unit in query.positives[:count]]
+
+    def other_images(self, name: str, query: Query, count: int) -> list[int]:
+        """Return the numbers of some images, spread over the database, that do not show it."""
+        dataset = self.dataset(name)
+        known = {dataset.image_of(unit) for unit in (*query.positives, *query.junk)}
+        others = [i for i in range(len(dataset.images)) if i not in known]
+        return others[:: max(1, len(others) // count)][:count]
+
+    def best_images(self, name: str, query: Query, ranking: Ranking, count: int) -> list[int]:
+        """Return the first images of a ranking, without junk and the query's own image."""
+        dataset = self.dataset(name)
+        units = unit_ranking(dataset, ranking.images)
+        images = [dataset.image_of(unit) for unit in units if unit not in query.junk]
+        return [i for i in images if dataset.images[i] != query.image][:count]
 
     def queries_by_gain(
         self, name: str, better: Evaluation, than: Evaluation | None = None

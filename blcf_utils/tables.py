@@ -8,6 +8,7 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,13 @@ def _shown(value: object, decimals: int) -> str:
     return str(value)
 
 
+def _printed(value: object) -> str:
+    """Show a published value with the digits it was printed with: three for a share of 1."""
+    if not isinstance(value, float) or math.isnan(value) or abs(value) < 1:
+        return _shown(value, 3)
+    return f"{value:g}"
+
+
 def beside(table: pd.DataFrame, decimals: int = 3) -> pd.DataFrame:
     """Return the table for reading: each column's measured values beside its published ones.
 
@@ -269,7 +277,9 @@ def beside(table: pd.DataFrame, decimals: int = 3) -> pd.DataFrame:
         part = table[table["column"] == column].set_index("row")
         for what in ("measured", "published"):
             if part[what].notna().any():
-                shown = part[what].map(lambda value: _shown(value, decimals))
+                shown = part[what].map(
+                    _printed if what == "published" else partial(_shown, decimals=decimals)
+                )
                 halves[f"{column} {what}"] = shown
     return pd.DataFrame(halves, index=pd.Index(table["row"].unique(), name="row")).fillna("–")
 

@@ -137,6 +137,13 @@ def test_a_truncated_and_a_missing_file_are_named(store):
         store.get_or_make("stage", "x", {"n": 1}, maker([]))
 
 
+def test_a_lost_note_of_the_time_is_named(store):
+    artefact = store.get_or_make("stage", "x", {"n": 1}, maker([]))
+    (artefact / "made.json").unlink()
+    with pytest.raises(StudyError, match=r"made\.json: expected \d+ bytes, found None; delete"):
+        store.get_or_make("stage", "x", {"n": 1}, maker([]))
+
+
 def test_a_tampered_document_is_refused(store):
     artefact = store.get_or_make("stage", "x", {"n": 1}, maker([]))
     manifest = json.loads((artefact / "artefact.json").read_text())
@@ -179,7 +186,7 @@ def test_the_stage_log_has_a_line_per_artefact(store, tmp_path, monkeypatch):
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["reused"] for line in lines] == [False, True]
     assert {line["stage"] for line in lines} == {"stage"}
-    assert all(line["peak_rss_mb"] > 1 for line in lines)
+    assert all(line["peak_rss_so_far_mb"] > 1 for line in lines)
 
 
 def test_the_cache_folder_comes_from_the_environment(tmp_path, monkeypatch):

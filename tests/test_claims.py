@@ -136,7 +136,7 @@ def test_a_threshold_and_the_worst_of_a_row(tmp_path):
             ("query/time (s)", "instre-mini"): 0.25,
             ("re-ranking (s)", "mini-objects"): 0.2,
             ("memory (MB)", "mini-objects"): 1.0,
-            ("memory (MB), sum pooling 512D", "mini-objects"): 2.0,
+            ("memory (MB), sum pooling of the same maps", "mini-objects"): 2.0,
         },
     )
     found = verdict(tmp_path, "efficient")

@@ -133,7 +133,7 @@ def test_a_failure_exits_with_1_and_says_how_to_go_on(project):
         (["run", "07", "-p", "tiny"], "unknown notebook '07'"),
         (["run", "-p", "tiny", "--parameter", "L=1"], "has no parameter 'L'"),
         (["run", "-p", "tiny", "--parameter", "K=many"], "K must be int, found str ('many')"),
-        (["run", "-p", "tiny", "--set", "codebook.wards=1"], "codebook.wards: extra inputs"),
+        (["run", "-p", "tiny", "--set", "codebook.wards=1"], "codebook.wards: unknown key"),
         (["run", "-p", "tiny", "--set", "words"], "--set words: expected KEY=VALUE"),
         (["run", "-p", "tiny", "--set", "seed=[1"], "--set seed=[1: the value is not YAML"),
         (["report", "-p", "tiny"], "no executed notebook"),
@@ -170,3 +170,23 @@ def test_datasets_are_listed(project):
     listed = blcf("data", "list")
     assert listed.exit_code == 0, listed.output
     assert "| oxford5k |" in listed.stdout
+
+
+def test_a_training_does_not_replace_the_weights_in_use(project, monkeypatch):
+    from blcf_utils import pretraining
+
+    def train(config, folder):
+        return folder / f"vgg-mini.safetensors-{config.steps}"
+
+    monkeypatch.setattr(pretraining, "train_vgg_mini", train)
+    answer = blcf("train", "vgg-mini", "--set", "steps=3")
+    assert answer.exit_code == 0, answer.output
+    weights, mend = answer.stdout.splitlines()
+    assert weights.startswith("cache/training/vgg-mini-")
+    assert mend.startswith(f"to use them in the study: cp {weights} ")
+    assert mend.endswith(" data/embedded")
+    other = blcf("train", "vgg-mini", "--set", "steps=4").stdout.splitlines()[0]
+    assert Path(other).parent != Path(weights).parent
+    installed = blcf("train", "vgg-mini", "--out", "data/embedded")
+    assert len(installed.stdout.splitlines()) == 1
+    assert installed.stdout.startswith("data/embedded/")

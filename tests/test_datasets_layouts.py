@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -765,19 +763,16 @@ def test_real_sets(shared_data, monkeypatch, name, images, queries, outside):
     assert all(q.junk == (database[q.image],) for q in dataset.queries if q.image in database)
 
 
-def test_rendered_sets_live_in_the_cache_by_recipe_seed_and_scale(tmp_path, monkeypatch):
-    asked = []
-    embedded = types.ModuleType("embedded")
-    embedded.load_embedded = lambda name, root, **options: asked.append((name, root, options))
-    recipe = types.ModuleType("benchmark")
-    recipe.RECIPE_VERSION = 7
-    monkeypatch.setitem(sys.modules, "blcf_utils.datasets.embedded", embedded)
-    monkeypatch.setitem(sys.modules, "blcf_utils.rendering.benchmark", recipe)
+def test_rendered_sets_live_in_the_store_by_recipe_seed_and_scale(tmp_path, monkeypatch):
     monkeypatch.setenv("BLCF_CACHE", str(tmp_path))
-    load_dataset("mini-objects", seed=3, scale=0.5)
-    load_dataset("mini-objects", root=tmp_path / "here")
-    rendered = tmp_path / "rendered" / "mini-objects-v7-seed3-scale0.5"
-    assert asked == [
-        ("mini-objects", rendered, {"seed": 3, "scale": 0.5}),
-        ("mini-objects", tmp_path / "here", {"seed": 0, "scale": 1.0}),
-    ]
+    tiny = load_dataset("mini-objects", scale=0.04)
+    assert tiny.root.is_relative_to(tmp_path / "rendered")
+    before = tiny.images[0].stat().st_mtime_ns
+    again = load_dataset("mini-objects", scale=0.04)
+    assert (again.root, again.images[0].stat().st_mtime_ns) == (tiny.root, before)
+    assert load_dataset("mini-objects", seed=1, scale=0.04).root != tiny.root
+    assert load_dataset("mini-objects", root=tmp_path / "here", scale=0.04).manifest == (
+        tiny.manifest
+    )
+    with pytest.raises(StudyError, match="scale: expected a number, found 'x'"):
+        load_dataset("mini-objects", scale="x")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -39,6 +42,30 @@ def test_nothing_is_declared_twice():
     assert len(declared) == len(set(declared))
 
 
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("blcf_utils", []), ("benchmarks", ["test"]), ("tests", ["test"])]
+)
+def test_what_is_imported_is_declared(folder, extras):
+    imported = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            else:
+                continue
+            imported |= {module.split(".")[0]: path.name for module in modules}
+    declared = [*names(PROJECT["dependencies"]), PROJECT["name"]]
+    for extra in extras:
+        declared += names(PROJECT["optional-dependencies"][extra])
+    own = {path.stem for path in (ROOT / folder).iterdir()} | {"blcf_utils"}
+    providers = importlib.metadata.packages_distributions()
+    for module in set(imported) - own - set(sys.stdlib_module_names):
+        found = {name.lower().replace("_", "-") for name in providers.get(module, [])}
+        assert found & set(declared), f"{imported[module]} imports {module}, which is not declared"
+
+
 def test_every_dependency_has_a_tested_range():
     extras = PROJECT["optional-dependencies"].values()
     for line in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]:
@@ -60,4 +87,10 @@ def test_the_citation_names_this_version_and_what_it_reproduces():
     assert [reference["type"] for reference in citation["references"]] == [
         "thesis",
         "conference-paper",
+        "conference-paper",
+    ]
+    addresses = [reference["url"] for reference in citation["references"]]
+    assert addresses[1:] == [
+        "https://arxiv.org/abs/1604.04653",
+        "https://arxiv.org/abs/1711.10795",
     ]

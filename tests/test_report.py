@@ -112,7 +112,7 @@ def site(tmp_path_factory):
         entry = {
             "status": "done", "seconds": 12.34, "peak_rss_mb": 345, "message": "",
             "stages": [{"stage": "features", "label": "oxford5k", "key": "abcd", "seconds": 1.0,
-                        "peak_rss_mb": 99, "reused": True}],
+                        "peak_rss_so_far_mb": 99, "reused": True}],
             "datasets": [{"dataset": "oxford5k", "images": 5063, "queries": 55,
                           "manifest": "feed", "ground_truth": "beef"}],
         }  # fmt: skip
@@ -237,7 +237,7 @@ def test_claims_provenance_and_failures_are_told(site):
     assert '<td class="good">holds</td>' in page(site, "claims")
     assert '<td class="bad">does not hold</td>' in page(site, "claims")
     origin = page(site, "provenance")
-    for fact in ("0af3", "3.11.7", "feed", "5063", "reused", "conv5_1"):
+    for fact in ("0af3", "3.11.7", "feed", "5063", "reused", "conv5_1", ">99<"):
         assert fact in origin, fact
     index = page(site, "index")
     assert "02_two failed: cell 3: ValueError: a &lt; b" in index

@@ -17,10 +17,14 @@ import pytest
 from PIL import Image
 
 from blcf_utils import notebooks
+from blcf_utils.backbones import BACKBONES, _local_file
+from blcf_utils.config import BackboneConfig, Profile
 from blcf_utils.errors import StudyError
 from blcf_utils.notebooks import NotebookSource, find_notebooks
-from blcf_utils.run_record import read_run
+from blcf_utils.run_record import read_run, seeds_of
 from blcf_utils.runner import read_status, run_study
+from blcf_utils.torchvision_compat import ensure_torchvision
+from blcf_utils.weight_files import candidate_files
 
 PARAMETERS = 'PROFILE: str = "tiny"  # a profile\nSETTINGS: dict = {}  # changes to it\n'
 SETUP = """import os
@@ -35,7 +39,7 @@ data = load_dataset("pair")
 log_event({"dataset": "pair", "manifest": data.manifest, "ground_truth": data.ground_truth_digest,
            "images": 2, "queries": 0})
 log_event({"stage": "features", "label": "pair", "key": "0123", "seconds": 0.5,
-           "peak_rss_mb": 1, "reused": False})
+           "peak_rss_so_far_mb": 1, "reused": False})
 """
 
 
@@ -239,11 +243,169 @@ def test_a_run_executes_records_and_resumes(project, tmp_path, monkeypatch):
     assert first.is_file()
 
 
+EMBEDDED = """datasets: [pair]
+features: {backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}}
+compare_backbones:
+  - {name: vgg-mini, layer: conv5_1, weights: data/own.pt}
+  - {name: resnet18, layer: layer3, weights: local}
+  - {name: vgg-mini, layer: conv5_1, weights: random, seed: 4}
+"""
+
+
+def test_weights_and_published_tables_that_were_replaced_run_again(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path / "weights"))
+    (project / "data/profiles/tiny.yaml").write_text(EMBEDDED)
+    write_notebook(project / "notebooks" / "01_a.ipynb", "1 + 1")
+    replaced = {
+        project / "data/embedded/vgg-mini.safetensors": "weights",
+        project / "data/own.pt": "weights",
+        tmp_path / "weights/resnet18-f37072fd.pth": "weights",
+        project / "data/published/t01.csv": "published",
+        project / "data/published/tables.yaml": "published",
+    }
+    for path in replaced:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("old")
+    (tmp_path / "weights/alexnet-owt.pth").write_text("not of this profile")
+    assert run().ok
+    assert read_run(project / "results/tiny")["provenance"]["seeds"] == {
+        "profile": 0,
+        "random weights of vgg-mini conv5_1": 4,
+    }
+    (tmp_path / "weights/alexnet-owt.pth").write_text("nor is this")
+    for path, part in replaced.items():
+        assert [row.message for row in read_status("tiny")] == [""]
+        path.write_text("new, and of another length")
+        assert [row.message for row in read_status("tiny")] == [f"{part} changed"], path.name
+        path.write_text("old")
+    replaced_file = next(iter(replaced))
+    replaced_file.write_text("new")
+    assert statuses(run()) == {"01_a": "done"}
+    assert statuses(run()) == {"01_a": "unchanged"}
+
+
+def test_weights_files_are_looked_for_where_the_backbones_find_them(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path / "local"))
+    for folder in ("hub/checkpoints", "local"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, architecture in BACKBONES.items():
+        assert architecture.embedded in ("", f"{name}.safetensors")
+        local = tmp_path / "local" / f"{name}-1234.pth"
+        local.touch()
+        found = candidate_files(BackboneConfig(name=name, weights="local"))
+        assert found == [_local_file(name)] == [local]
+        if not architecture.enum:
+            continue
+        ensure_torchvision()
+        import torchvision
+
+        enum, member = architecture.enum.split(".")
+        url = getattr(torchvision.models, enum)[member].url
+        stored = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+        stored.touch()
+        assert stored in candidate_files(BackboneConfig(name=name, weights="torchvision"))
+
+
+def test_the_seeds_of_renderings_are_recorded():
+    profile = Profile(
+        name="x",
+        datasets=("mini-buildings", "mini-objects", "oxford5k"),
+        dataset_options={"mini-objects": {"seed": 7}},
+        seed=3,
+    )
+    assert seeds_of(profile) == {
+        "profile": 3,
+        "rendering of mini-buildings": 0,
+        "rendering of mini-objects": 7,
+    }
+
+
+def table_writer(name: str, text: str, *, only_if_missing: bool = False) -> str:
+    path = f'(RESULTS / "tables" / "{name}.csv")'
+    condition = f"if not {path}.exists(): " if only_if_missing else ""
+    return f"{condition}{path}.write_text({text!r})"
+
+
+def test_a_table_that_was_changed_is_made_again(project):
+    write_notebook(
+        project / "notebooks" / "01_a.ipynb", SETUP, table_writer("t", "ap,seconds\n0.5,1\n")
+    )
+    assert run().ok
+    table = project / "results/tiny/tables/t.csv"
+    table.write_text("ap,seconds\n0.5,2\n")
+    assert statuses(run()) == {"01_a": "unchanged"}
+    table.write_text("ap,seconds\n0.9,1\n")
+    assert read_status("tiny")[0].message == "t.csv was changed"
+    assert statuses(run()) == {"01_a": "done"}
+    assert table.read_text() == "ap,seconds\n0.5,1\n"
+
+
+def test_a_table_that_a_later_notebook_writes_too_comes_to_rest(project):
+    write_notebook(project / "notebooks" / "01_a.ipynb", SETUP, table_writer("t", "ap\n1\n"))
+    write_notebook(
+        project / "notebooks" / "02_b.ipynb",
+        SETUP,
+        '(RESULTS / "tables/t.csv").write_text("ap\\n1\\n2\\n")',
+        table_writer("missing", "ap\n", only_if_missing=True),
+    )
+    table = project / "results/tiny/tables/t.csv"
+    assert run().ok
+    assert statuses(run()) == {"01_a": "unchanged", "02_b": "unchanged"}
+    # The first one's version of the table lacks what the second adds.
+    assert run(["01"], force=True).ok
+    assert statuses(run()) == {"01_a": "unchanged", "02_b": "done"}
+    assert table.read_text() == "ap\n1\n2\n"
+    # Changed from outside, both make it anew.
+    table.write_text("ap\n3\n")
+    assert statuses(run()) == {"01_a": "done", "02_b": "done"}
+    assert table.read_text() == "ap\n1\n2\n"
+    # Run again, the second did not write the table that was there, yet answers for it.
+    (project / "results/tiny/tables/missing.csv").unlink()
+    assert read_status("tiny")[1].message == "tables/missing.csv is missing"
+
+
+def test_a_folder_never_holds_results_of_different_settings(project):
+    for name in ("01_a", "02_b", "03_c"):
+        write_notebook(project / "notebooks" / f"{name}.ipynb", "1 + 1")
+    assert run(["02"]).ok
+    other = {"codebook.words": 64}
+    before = (project / "results/tiny/run.json").read_bytes()
+    for chosen in ("01", "03"):
+        with pytest.raises(StudyError, match=r"02_b ran with other settings.* run 02 as well, or"):
+            run([chosen], settings=other)
+    assert (project / "results/tiny/run.json").read_bytes() == before
+    # Elsewhere, again, or together with the others.
+    assert run(["03"], settings=other, results=project / "elsewhere").ok
+    assert run(["01"]).ok
+    assert statuses(run(["01", "02"], settings=other)) == {"01_a": "done", "02_b": "done"}
+    assert set(statuses(run()).values()) == {"done"}
+    with pytest.raises(StudyError, match=r"01_a, 02_b ran with .* run 01 02 as well"):
+        run(["03"], settings=other)
+
+
+def test_a_notebook_is_not_run_on_what_an_unfinished_one_left(project):
+    write_notebook(project / "notebooks" / "01_a.ipynb", "1 / 0")
+    write_notebook(project / "notebooks" / "02_b.ipynb", "1 + 1")
+    assert statuses(run()) == {"01_a": "failed", "02_b": "not run"}
+    with pytest.raises(StudyError, match=r"01_a did not finish.* run 01 as well, or give"):
+        run(["02"])
+    assert run(["01"]).notebooks[0].status == "failed"
+    write_notebook(project / "notebooks" / "01_a.ipynb", "1 + 1")
+    assert run(["01"]).ok
+    assert run(["02"]).ok
+
+
 def test_the_package_code_is_digested_without_the_layers_that_only_run_and_report():
     package = Path(notebooks.__file__).parent
     layer = [package / name for name in notebooks.RUNNER_LAYER]
     assert [path for path in layer if not path.is_file()] == []
-    imported = {"runner", "report", "verify", "cli", "execution"}
+    assert {path for path in package.glob("r*.py") if path.stem.startswith(("report", "run"))} <= (
+        set(layer)
+    )
+    imported = {path.stem for path in layer}
     for path in set(package.rglob("*.py")) - set(layer):
         text = path.read_text(encoding="utf-8")
         found = set(re.findall(r"^\s*from blcf_utils\.(\w+) import", text, re.M))

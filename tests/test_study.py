@@ -73,7 +73,8 @@ def test_a_study_measures_its_tables(profile):
     assert (table.loc[table["column"] == "oxford5k", "measured"].isna()).all()
     pooled = experiments.pooling_table(study)
     rows = set(pooled.loc[(pooled["column"] == "toy") & (pooled["status"] == "measured"), "row"])
-    assert rows == {"Ours GS", "Ours LS", "Sum pool (as ours) GS", "Sum pool (as ours) LS"}
+    methods = ("Ours", "Sum pool (as ours)", "Sum pool (plain)")
+    assert rows == {f"{method} {mode}" for method in methods for mode in ("GS", "LS")}
     counted = experiments.datasets_table(study)
     toy_rows = counted[counted["row"] == "toy"].set_index("column")["measured"]
     assert float(toy_rows["images"]) == 18
@@ -166,7 +167,7 @@ def test_a_study_killed_at_any_time_ends_with_the_same_tables(profile, tmp_path,
 
 def test_results_are_made_once_and_shared(profile, caplog):
     study = open_study(profile)
-    assert study.search("toy", "ls") is study.search("toy", "ls")
+    assert study.index("toy") is study.index("toy")
     other = study.with_backbone(
         BackboneConfig(name="squeezenet1_1", layer="conv1", weights="random")
     )

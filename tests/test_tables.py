@@ -119,7 +119,7 @@ def test_the_page_never_shows_a_number_under_another_dataset(tmp_path):
     assert "- not run: no re-ranking in this profile: instre-mini (LS + R)" in page
     write_table("t02_blcf_search", sample(), tmp_path, decimals=1)
     page = (tmp_path / "tables/t02_blcf_search.md").read_text(encoding="utf-8")
-    assert "| LS | – | 0.7 " in page
+    assert "| LS | – | 0.738 | 0.758 | 0.820 | 0.832 | 0.3 |\n" in page
 
 
 def test_text_cells_survive_and_pipes_do_not_break_the_page(tmp_path):

@@ -63,11 +63,7 @@ class Entry:
 def _load_embedded(root: Path | None, *, name: str, seed: int = 0, scale: float = 1.0) -> Dataset:
     # Rendering is needed for these two sets only.
     from blcf_utils.datasets.embedded import load_embedded
-    from blcf_utils.rendering.benchmark import RECIPE_VERSION
 
-    if root is None:
-        folder = f"{name}-v{RECIPE_VERSION}-seed{seed}-scale{float(scale)}"
-        root = paths.cache_dir() / "rendered" / folder
     return load_embedded(name, root, seed=seed, scale=scale)
 
 

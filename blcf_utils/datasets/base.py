@@ -87,6 +87,10 @@ class Dataset:
             return tuple(path.name for path in self.images)
         return tuple(dict.fromkeys(self.units))
 
+    def image_of(self, unit: int) -> int:
+        """Return the number of a unit's first image (the unit itself when images are units)."""
+        return unit if self.units is None else self.units.index(self.unit_names[unit])
+
     @cached_property
     def extra_images(self) -> tuple[Path, ...]:
         """Query images that are not in the database, in order of first use."""
@@ -120,8 +124,9 @@ class Dataset:
     @cached_property
     def ground_truth_digest(self) -> str:
         """SHA-256 over queries, boxes, positives, junk and protocol."""
-        whole = hashlib.sha256(repr(self.protocol).encode())
+        whole = hashlib.sha256(repr((self.protocol, self.units)).encode())
         for q in self.queries:
             mask = q.mask.read_bytes() if q.mask else b""
-            whole.update(repr((q.id, q.image.name, q.box, q.positives, q.junk)).encode() + mask)
+            truth = (q.id, q.image.name, q.box, q.positives, q.junk, q.instance)
+            whole.update(repr(truth).encode() + mask)
         return whole.hexdigest()[:16]

@@ -136,7 +136,7 @@ def mask_box(mask: Path, image: Path) -> Box:
     """
     try:
         with Image.open(mask) as opened, Image.open(image) as photograph:
-            white = np.asarray(opened.convert("L")) > 127
+            white = np.asarray(opened.convert("L")) > 0
             size = photograph.size
     except OSError as error:
         raise StudyError(f"{mask} or {image.name} cannot be read as an image: {error}") from None

@@ -57,9 +57,7 @@ def show_queries(dataset: Dataset, queries: Sequence[Query], positives: int = 3)
 
 
 def _unit_image(dataset: Dataset, unit: int):
-    if dataset.units is None:
-        return dataset.images[unit]
-    return dataset.images[dataset.units.index(dataset.unit_names[unit])]
+    return dataset.images[dataset.image_of(unit)]
 
 
 def show_ranking(dataset: Dataset, query: Query, ranking: Ranking, top: int = 10) -> Figure:

@@ -36,7 +36,9 @@ def sum_pooled_vectors(
     """Return unit vectors of the database (n, D) and of the queries (q, D), in query order.
 
     Local search pools the query's box only, cropped on the feature map. With ``config.whiten``
-    the vectors are PCA-whitened, learned on the database's own vectors.
+    the vectors are PCA-whitened, learned on the database's own vectors. A whitening cannot have
+    as many directions as vectors taught it: a small database gets fewer, and a poor one, since
+    its last directions are mostly chance.
     """
     database = np.stack([sum_pool(features.map(i)) for i in range(features.n_database)])
     queries = []
@@ -48,5 +50,6 @@ def sum_pooled_vectors(
     queries = np.stack(queries)
     if not config.whiten:
         return normalise_rows(database), normalise_rows(queries)
-    whitening = fit_whitening([database], min(config.dimensions, database.shape[1]))
+    dimensions = min(config.dimensions, database.shape[1], len(database) - 1)
+    whitening = fit_whitening([database], dimensions)
     return whitening.apply(database), whitening.apply(queries)
