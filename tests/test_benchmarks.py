@@ -1,0 +1,90 @@
+"""Every benchmark runs at a tiny size and finds its compared results equal; nothing is timed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+HELPERS = {"side_by_side", "pictures"}
+TINY = {
+    "extraction": "--vgg16 1 --squeezenet 3 --longest-side 64 --batch-size 2 --repeats 1",
+    "kmeans": "--words 40 --descriptors 900 --dimensions 16 --repeats 1",
+    "memory": "--few 4 --many 24 --longest-side 64",
+    "search": "--database 300 900 --words 500 --queries 3 --top 50 --repeats 1",
+    "encoding": "--number 4 --words 60 --histograms 30 --repeats 1",
+}
+
+
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "BLCF_PROGRESS": "off"}
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_every_benchmark_is_run_here():
+    assert set(TINY) == {path.stem for path in FOLDER.glob("*.py")} - HELPERS
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_benchmark_runs_and_its_results_agree(name):
+    done = run(name, *TINY[name].split())
+    assert done.returncode == 0, done.stderr
+    *table, last = done.stdout.splitlines()
+    found = json.loads(last)
+    assert found["benchmark"] == name
+    assert found["agree"] is True
+    assert len(table) == len(found["rows"]) + 2  # head and rule
+    assert set(found["machine"]) == {"processor", "cores", "threads", "load_average"}
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a file of the benchmarks' folder by its name."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+def test_a_folder_of_photographs_can_be_given_and_must_hold_enough(tmp_path, module):
+    pictures = module("pictures")
+    pictures.write_pictures(tmp_path, 4)
+    paths = pictures.picture_paths(tmp_path, tmp_path / "unused", 4)
+    assert [path.name for path in paths] == [f"00000{i}.jpg" for i in range(4)]
+    assert len({path.read_bytes() for path in paths}) == 4
+    with pytest.raises(SystemExit, match="4 images, 5 asked for"):
+        pictures.picture_paths(tmp_path, tmp_path / "unused", 5)
+
+
+def test_the_turns_are_interleaved_and_the_ratio_is_that_of_neighbours(module):
+    timing, calls = module("side_by_side"), []
+    seconds = timing.interleave({n: lambda n=n: calls.append(n) for n in "ab"}, 3)
+    assert "".join(calls) == "ab" + "ab" * 3
+    assert [len(times) for times in seconds.values()] == [3, 3]
+    assert timing.speed_ratio({"a": [1.0, 2.0, 9.0], "b": [2.0, 6.0, 9.0]}, "a", "b") == 2.0
+
+
+def test_unequal_results_end_a_benchmark(module, capsys):
+    timing = module("side_by_side")
+    with pytest.raises(SystemExit, match="kmeans: the compared results differ"):
+        timing.report("kmeans", [{"a": 1.0}], False, timing.machine())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["agree"] is False
+
+
+def test_wrong_words_and_wrong_rankings_are_noticed(module):
+    centroids = np.eye(3, dtype=np.float32)
+    right, wrong = np.arange(3), np.array([0, 2, 1])
+    same_distances = module("kmeans").same_distances
+    assert same_distances(centroids, centroids, {"a": right, "b": right})
+    assert not same_distances(centroids, centroids, {"a": right, "b": wrong})
+    same_ranking, scores = module("search").same_ranking, np.array([0.1, 0.9, 0.5, 0.5])
+    ranking = (np.array([1, 2, 3]), np.array([0.9, 0.5, 0.5]))
+    assert same_ranking(ranking, (np.array([1, 3, 2]), ranking[1]), scores)  # a tie
+    assert not same_ranking(ranking, (np.array([1, 2, 0]), np.array([0.9, 0.5, 0.1])), scores)
+    assert not same_ranking((np.array([1, 0, 3]), ranking[1]), ranking, scores)
