@@ -1,0 +1,66 @@
+"""The rendered collections of the embedded default, drawn on first use and kept as artefacts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from blcf_utils import rendering
+from blcf_utils.artefacts import ArtefactStore
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.datasets.groundtruth_json import load_groundtruth_json
+from blcf_utils.errors import StudyError
+from blcf_utils.rendering.benchmark import RECIPE_VERSION, render_benchmark
+
+_DOMAINS = {"mini-buildings": "buildings (rendered)", "mini-objects": "objects (rendered)"}
+
+
+def load_embedded(
+    name: str, root: Path | None = None, *, seed: int = 0, scale: float = 1.0
+) -> Dataset:
+    """Load a rendered collection; render it first where it is not there yet.
+
+    Args:
+        name: mini-buildings or mini-objects.
+        root: a folder of its own; the artefact store, by recipe, seed and scale, when None.
+        seed: of the rendering.
+        scale: share of instances and distractors, above 0 and at most 1.
+
+    Raises:
+        StudyError: unknown name, scale out of range, or a folder that holds something else.
+    """
+    for key, value, kind in (("seed", seed, int), ("scale", scale, int | float)):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise StudyError(f"{name}: {key}: expected a number, found {value!r}")
+    if root is None:
+        root = _rendered(name, seed, float(scale))
+    elif not (Path(root) / "groundtruth.json").is_file():
+        render_benchmark(name, Path(root), seed=seed, scale=scale)
+    return replace(load_groundtruth_json(Path(root), name=name), domain=_DOMAINS[name])
+
+
+def _rendered(name: str, seed: int, scale: float) -> Path:
+    document = {
+        "version": RECIPE_VERSION,
+        "recipe": _recipe_digest(),
+        "collection": name,
+        "seed": seed,
+        "scale": scale,
+    }
+
+    def make(folder: Path) -> None:
+        # The set appears whole or not at all, so one that is there was only not yet recorded.
+        if not (folder / "set").exists():
+            render_benchmark(name, folder / "set", seed=seed, scale=scale)
+
+    label = name if scale == 1 else f"{name}-{scale:g}"
+    return ArtefactStore().get_or_make("rendered", label, document, make) / "set"
+
+
+def _recipe_digest() -> str:
+    """Return a digest of the renderer's source: an edited recipe never meets its old pictures."""
+    whole = hashlib.sha256()
+    for path in sorted(Path(rendering.__file__).parent.glob("*.py")):
+        whole.update(path.name.encode() + path.read_bytes())
+    return whole.hexdigest()[:16]
