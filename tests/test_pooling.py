@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from blcf_utils.boxes import box_cells
 from blcf_utils.config import SumPoolingConfig
-from blcf_utils.errors import StudyError
 from blcf_utils.pooling.sum_pooling import sum_pool, sum_pooled_vectors
 
 
