@@ -254,6 +254,8 @@ def wide(table: pd.DataFrame, what: str = "measured") -> pd.DataFrame:
 def _shown(value: object, decimals: int) -> str:
     if isinstance(value, float) and math.isnan(value):
         return "–"
+    if isinstance(value, float) and 0 < abs(value) < 10**-decimals:
+        return f"{value:.2g}"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{decimals}f}"
     return str(value)

@@ -152,12 +152,15 @@ def _patch(dataset: Dataset, maps: AssignmentMaps, image: int, word: int, side: 
 
 
 def common_words(dataset: Dataset, maps: AssignmentMaps, most: int) -> list[int]:
-    """Return words held by a middling number of images: neither everywhere nor in one image."""
-    held = np.zeros(maps.words, np.int64)
+    """Return words that many images hold, each in few places: parts rather than areas."""
+    held, places = np.zeros(maps.words), np.zeros(maps.words)
     for image in range(maps.n_database):
-        held[np.unique(maps.map(image))] += 1
-    target = np.median(held[held > 1]) if (held > 1).any() else 1
-    return np.argsort(np.abs(held - max(8, target)), kind="stable")[:most].tolist()
+        words, counts = np.unique(maps.map(image), return_counts=True)
+        held[words] += 1
+        places[words] += counts
+    enough = held >= min(held.max(), max(8, np.median(held)))
+    per_image = np.where(enough, places / np.maximum(held, 1), np.inf)
+    return np.argsort(per_image, kind="stable")[:most].tolist()
 
 
 def show_box_words(dataset: Dataset, maps: AssignmentMaps, query: Query) -> Figure:
