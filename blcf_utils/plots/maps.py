@@ -151,16 +151,23 @@ def _patch(dataset: Dataset, maps: AssignmentMaps, image: int, word: int, side: 
     return padded[centre_y : centre_y + side, centre_x : centre_x + side]
 
 
-def common_words(dataset: Dataset, maps: AssignmentMaps, most: int) -> list[int]:
-    """Return words that many images hold, each in few places: parts rather than areas."""
-    held, places = np.zeros(maps.words), np.zeros(maps.words)
+def common_words(dataset: Dataset, maps: AssignmentMaps, most: int, least: int = 8) -> list[int]:
+    """Return words that tend to lie in the boxes of queries: parts of things, not sky or ground.
+
+    Args:
+        dataset, maps: the images, the boxes and the assignment maps.
+        most: how many words.
+        least: how many images must hold a word.
+    """
+    held, boxed = np.zeros(maps.words), np.zeros(maps.words)
     for image in range(maps.n_database):
-        words, counts = np.unique(maps.map(image), return_counts=True)
-        held[words] += 1
-        places[words] += counts
-    enough = held >= min(held.max(), max(8, np.median(held)))
-    per_image = np.where(enough, places / np.maximum(held, 1), np.inf)
-    return np.argsort(per_image, kind="stable")[:most].tolist()
+        held[np.unique(maps.map(image))] += 1
+    for query in dataset.queries:
+        image = dataset.image_index[query.image]
+        words = maps.map(image)
+        boxed[np.unique(words[query_cells(query, maps.sizes[image], words.shape, "ls")])] += 1
+    share = np.where(held >= min(least, held.max()), boxed / np.maximum(held, 1), -1)
+    return np.argsort(-share, kind="stable")[:most].tolist()
 
 
 def show_box_words(dataset: Dataset, maps: AssignmentMaps, query: Query) -> Figure:
