@@ -353,6 +353,10 @@ def measured_evidence(claim, folder: Path) -> tuple[str, str, str]:
         where = f" on {claim.datasets.replace(' ; ', ', ')}" if claim.datasets else ""
         right_name = f" and {claim.right_row}" if claim.right_row else ""
         return "", f"{NOT_RUN}{claim.table} has no measured {claim.left_row}{right_name}{where}", ""
+    if claim.rule == "mean":  # a mean over some of its rows is another claim
+        missing = [row for row in _entries(claim.left_row) if row not in {c.left[0] for c in found}]
+        if missing:
+            return "", f"{NOT_RUN}{claim.table} has no measured {' ; '.join(missing)}", ""
     verdict = "holds" if _holds(claim, found) else "does not hold"
     return _evidence(claim, found), verdict, _interval(found, left, right)
 

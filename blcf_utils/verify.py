@@ -75,6 +75,11 @@ def verify(
     fresh = _read_folder(folder)
     if not fresh:
         raise StudyError(f"{folder}: no table to verify; run blcf run --profile {profile} first")
+    if reference is None and not any((folder.parent / "notebooks").glob("*.ipynb")):
+        raise StudyError(
+            f"{folder.parent}: holds the committed reference only, no run of this machine; run "
+            f"blcf run --profile {profile} first"
+        )
     expected = _committed(profile) if reference is None else _read_reference(Path(reference))
     differences = []
     for name, text in expected.items():

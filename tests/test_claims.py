@@ -55,8 +55,10 @@ def test_an_ordering_is_tested_on_the_runs_own_datasets(tmp_path):
         },
     )
     assert verdict(tmp_path, "ls_beats_gs")["measured"] == "does not hold"
-    # On average local search still wins.
-    assert verdict(tmp_path, "ls_beats_gs_with_rest")["measured"] == "holds"
+    # A mean over some of its rows would be another claim than the one the slides make.
+    assert verdict(tmp_path, "ls_beats_gs_with_rest")["measured"] == (
+        "not run: t02_blcf_search has no measured LS + R ; LS + GQE ; LS + R + GQE ; LS + R + LQE"
+    )
 
 
 def test_published_numbers_never_stand_in_for_measured_ones(tmp_path):

@@ -99,6 +99,10 @@ def test_the_committed_reference_is_the_default(folders, tmp_path):
             ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True
         )
 
+    with pytest.raises(StudyError, match="holds the committed reference only"):
+        verify("tiny")  # nothing was executed: the reference would be compared with itself
+    (folders[0] / "notebooks").mkdir()
+    (folders[0] / "notebooks" / "01_one.ipynb").write_text("{}")
     with pytest.raises(StudyError, match=r"git has no results/tiny/tables/\*\.csv committed"):
         verify("tiny")
     git("init")
