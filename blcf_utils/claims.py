@@ -12,7 +12,7 @@ import pandas as pd
 from blcf_utils.artefacts import write_text
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import published_dir
-from blcf_utils.published import dataset_of, load_published, number, table_info
+from blcf_utils.published import dataset_of, load_published, number, read_published, table_info
 from blcf_utils.tables import markdown, paired_bootstrap, read_per_query, read_table
 
 HEADER = (
@@ -86,14 +86,7 @@ def load_claims() -> pd.DataFrame:
         StudyError: wrong header, or an unknown table, rule or relation.
     """
     path = published_dir() / "claims.csv"
-    try:
-        claims = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{path}: cannot be read ({error}); restore it from the repository"
-        ) from None
-    if tuple(claims.columns) != HEADER:
-        raise StudyError(f"{path}: expected the header {','.join(HEADER)}")
+    claims = read_published(path, HEADER)
     for claim in claims.itertuples():
         if claim.remark.startswith(UNTESTABLE):
             continue

@@ -15,7 +15,7 @@ import pandas as pd
 
 from blcf_utils.claims import write_claims
 from blcf_utils.progress import progress
-from blcf_utils.published import load_published, published_ids, table_info
+from blcf_utils.published import dataset_of, load_published, published_ids, table_info
 from blcf_utils.search import Ranking, query_histogram
 from blcf_utils.study import Study
 from blcf_utils.tables import Measurement, read_table, verdicts, write_table
@@ -39,7 +39,7 @@ _NOT_BUILT = {
 
 def _elsewhere(study: Study, table_id: str) -> dict[str, str]:
     """Why the slides' own columns are empty: their datasets are not in this profile."""
-    columns = {name.split("/")[0].split("+")[0] for name in _published_columns(table_id)}
+    columns = {dataset_of(name) for name in _published_columns(table_id)}
     return {
         column: f"{column} is not in profile {study.profile.name}"
         for column in columns

@@ -86,15 +86,24 @@ def load_published(table_id: str) -> pd.DataFrame:
     path = published_dir() / f"{table_id}.csv"
     if OWN_TABLE.fullmatch(table_id):
         return pd.DataFrame(columns=list(COLUMNS), dtype=str)
+    return read_published(path, COLUMNS)
+
+
+def read_published(path: Path, header: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV of ``data/published`` as text, blanks as "".
+
+    Raises:
+        StudyError: an unreadable file or another header.
+    """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise StudyError(
             f"{path}: cannot be read ({error}); restore it from the repository"
         ) from None
-    if tuple(table.columns) != COLUMNS:
+    if tuple(table.columns) != header:
         raise StudyError(
-            f"{path}: expected the header {','.join(COLUMNS)}, found {','.join(table.columns)}"
+            f"{path}: expected the header {','.join(header)}, found {','.join(table.columns)}"
         )
     return table
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -26,6 +28,28 @@ def _layers() -> dict[str, int]:
 LAYERS: dict[str, int] = _layers()
 
 
+def _features(convolution: Callable[[int, int], list[nn.Module]]) -> nn.Sequential:
+    """Return the network's modules; ``convolution(inputs, outputs)`` makes those of one layer."""
+    modules: list[nn.Module] = []
+    channels = 3
+    for block, widths in enumerate(BLOCKS):
+        for width in widths:
+            modules += convolution(channels, width)
+            channels = width
+        if block < len(BLOCKS) - 1:
+            modules.append(nn.MaxPool2d(2))
+    return nn.Sequential(*modules)
+
+
+def _plain(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
+
+
+def _normalised(inputs: int, outputs: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
 class VggMini(nn.Module):
     """The network as it is used: convolutions with bias and ReLU, no batch normalisation.
 
@@ -33,45 +57,21 @@ class VggMini(nn.Module):
     each of the first four blocks.
     """
 
+    convolution = staticmethod(_plain)
+
     def __init__(self) -> None:
         super().__init__()
-        modules: list[nn.Module] = []
-        channels = 3
-        for block, widths in enumerate(BLOCKS):
-            for width in widths:
-                modules += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-                channels = width
-            if block < len(BLOCKS) - 1:
-                modules.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*modules)
+        self.features = _features(self.convolution)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images (N, 3, H, W) to ``conv5_1`` after ReLU (N, 256, H/16, W/16)."""
         return self.features(images)
 
 
-class VggMiniTraining(nn.Module):
+class VggMiniTraining(VggMini):
     """The same network with batch normalisation after each convolution, for training."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        modules: list[nn.Module] = []
-        channels = 3
-        for block, widths in enumerate(BLOCKS):
-            for width in widths:
-                modules += [
-                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(inplace=True),
-                ]
-                channels = width
-            if block < len(BLOCKS) - 1:
-                modules.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*modules)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map normalised images (N, 3, H, W) to ``conv5_1`` after ReLU (N, 256, H/16, W/16)."""
-        return self.features(images)
+    convolution = staticmethod(_normalised)
 
 
 @torch.no_grad()

@@ -75,13 +75,6 @@ def by_stem(paths: Iterable[Path], dataset: str) -> dict[str, Path]:
     return found
 
 
-def required_file(path: Path, dataset: str, what: str) -> Path:
-    """Return ``path``, or raise StudyError saying that ``what`` is missing there."""
-    if not path.is_file():
-        raise StudyError(f"{dataset}: {path} is missing: expected {what} there")
-    return path
-
-
 def read_lines(path: Path) -> list[str]:
     """Return the non-blank lines of a UTF-8 text file, stripped."""
     try:
