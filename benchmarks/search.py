@@ -103,6 +103,7 @@ def compare(number: int, options) -> tuple[list[dict], bool]:
             lambda: InvertedFile.from_histograms(histograms),
         )
         build_seconds = time.perf_counter() - started
+        stored = sum(f.stat().st_size for f in Path(store).glob("index/pictures-*/**/*"))
         rows, agree = [], True
         for mode, positions in (("GS", POSITIONS), ("LS", POSITIONS // 6)):
             drawn = bags(options.queries, options.words, positions, seed=1)
@@ -125,7 +126,8 @@ def compare(number: int, options) -> tuple[list[dict], bool]:
                 "images": number,
                 "words/image": histograms.nnz / number,
                 "build (s)": build_seconds,
-                "index (MB)": index.nbytes / 1e6,
+                "index (MB)": stored / 1e6,
+                "bytes/posting": stored / index.entries,
                 "query": mode,
                 "words": drawn.nnz / len(queries),
             }
