@@ -10,6 +10,7 @@ import numpy as np
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.errors import StudyError, known
 from blcf_utils.images import read_image
+from blcf_utils.views import AS_IT_IS, View
 
 Projection = Literal["edges", "mask"]
 Mode = Literal["gs", "ls"]
@@ -21,10 +22,12 @@ def query_cells(
     shape: tuple[int, int],
     mode: Mode,
     how: Projection = "edges",
+    view: View = AS_IT_IS,
 ) -> np.ndarray:
     """Return which cells of the query's map take part in the search, boolean (h, w).
 
-    Global search (``gs``) takes them all, local search (``ls``) those of the query's mask or box.
+    Global search (``gs``) takes them all, local search (``ls``) those of the query's mask or box;
+    none, when a ``view`` of the query image shows nothing of its box.
 
     Raises:
         StudyError: an unknown mode, a query image that was left out, a box outside the image.
@@ -39,8 +42,27 @@ def query_cells(
     if mode == "gs":
         return np.ones(shape, bool)
     if query.mask is not None:
-        return mask_cells(query.mask, shape)
-    return box_cells(query.box, tuple(size), shape, how)
+        return mask_cells(query.mask, shape, view)
+    check_box(query.box, tuple(size))
+    if not view.sees(query.box, tuple(size)):
+        return np.zeros(shape, bool)
+    return box_cells(view.box(query.box, tuple(size)), tuple(size), shape, how)
+
+
+def check_box(box: Box | None, size: tuple[int, int]) -> None:
+    """Check that a box (x1, y1, x2, y2) has an area inside an image of ``size``.
+
+    Raises:
+        StudyError: it has none.
+    """
+    if box is None:
+        return
+    x1, y1, x2, y2 = box
+    if not (x1 < x2 and y1 < y2 and x1 < size[0] and y1 < size[1] and x2 > 0 and y2 > 0):
+        raise StudyError(
+            f"box {tuple(box)}: expected x1 < x2 and y1 < y2 inside an image of {size[0]}x"
+            f"{size[1]} pixels"
+        )
 
 
 def box_cells(
@@ -65,12 +87,8 @@ def box_cells(
     height, width = shape
     if box is None:
         return np.ones((height, width), bool)
+    check_box(box, size)
     x1, y1, x2, y2 = box
-    if not (x1 < x2 and y1 < y2 and x1 < size[0] and y1 < size[1] and x2 > 0 and y2 > 0):
-        raise StudyError(
-            f"box {tuple(box)}: expected x1 < x2 and y1 < y2 inside an image of {size[0]}x"
-            f"{size[1]} pixels"
-        )
     left, right = np.clip([x1, x2], 0, size[0]) * (width / size[0])
     top, bottom = np.clip([y1, y2], 0, size[1]) * (height / size[1])
     if how == "edges":
@@ -82,7 +100,7 @@ def box_cells(
     return _keep_one(covered >= 0.5, covered)
 
 
-def mask_cells(mask: Path, shape: tuple[int, int]) -> np.ndarray:
+def mask_cells(mask: Path, shape: tuple[int, int], view: View = AS_IT_IS) -> np.ndarray:
     """Return the cells of a map that a binary mask image covers at all, boolean (h, w).
 
     Used for TRECVID topics, whose masks are drawn by hand; any covered pixel counts.
@@ -93,6 +111,9 @@ def mask_cells(mask: Path, shape: tuple[int, int]) -> np.ndarray:
     pixels = read_image(mask).max(axis=2) > 0
     if not pixels.any():
         raise StudyError(f"{mask}: expected a mask with at least one pixel above 0, found none")
+    left, top, right, bottom = (round(edge) for edge in view.part(pixels.shape[::-1]))
+    pixels = pixels[top:bottom, left:right]
+    pixels = pixels[:, ::-1] if view.flip else pixels
     height, width = shape
     rows, columns = _touches(height, pixels.shape[0]), _touches(width, pixels.shape[1])
     return rows @ pixels.astype(np.float32) @ columns.T > 0

@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    ValidationError,
+    model_validator,
+)
 
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root
@@ -96,6 +103,89 @@ class EncodingConfig(Config):
     idf: bool = Field(False, description="weight words by log(N / images that hold the word)")
 
 
+class RerankingConfig(Config):
+    """Spatial re-ranking (R): windows of the assignment map against the query."""
+
+    images: int = Field(100, ge=1, description="how many of the first images are re-ranked")
+    sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0, 0.5, 0.25), min_length=1, description="window sides, as shares of the map's sides"
+    )
+    aspect: float = Field(
+        0.4, ge=0, le=1, description="least ratio of the window's and the query's aspect ratios"
+    )
+    pyramid: bool = Field(True, description="compare the four quarters of the window as well")
+    level_weights: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+        (0.5, 1.0), description="of the whole window and of its quarters; their sum becomes 1"
+    )
+    aggregation: Literal["mean", "max"] = Field(
+        "mean", description="how the similarities of the four quarters become one"
+    )
+    query: Literal["box", "search"] = Field(
+        "box", description="windows are compared with the query's box, or with what was searched"
+    )
+
+
+class ExpansionConfig(Config):
+    """Query expansion (GQE, LQE): a second search with the first one's best images."""
+
+    images: int = Field(
+        10, ge=0, description="N, how many images join the query; 0 changes nothing"
+    )
+    alpha: float = Field(
+        0.0, ge=0, description="an image weighs score ** alpha (alpha-QE); 0 is the plain average"
+    )
+    query_weight: float = Field(1.0, ge=0, description="of the query itself")
+
+
+class AugmentationConfig(Config):
+    """Query augmentation (+Q_aug): the query image again, mirrored and closer."""
+
+    flip: bool = Field(True, description="add the mirror image")
+    zoom: float = Field(
+        1.5, ge=1, description="add the centre, enlarged so many times (and its mirror); 1 is off"
+    )
+
+
+class VerificationConfig(Config):
+    """Geometric verification of SIFT matches with a homography."""
+
+    images: int = Field(
+        100, ge=0, description="how many of the first images are verified; 0 is none"
+    )
+    ratio: float = Field(0.8, gt=0, le=1, description="nearest against second nearest descriptor")
+    pixels: float = Field(5.0, gt=0, description="how far a match may lie from the homography")
+    least: int = Field(8, ge=4, description="fewer inliers count as none")
+
+
+class SiftConfig(Config):
+    """SIFT bags of words, the rival and partner of convolutional words."""
+
+    keypoints: int = Field(800, ge=1, description="most per image, strongest first")
+    longest_side: int = Field(1024, ge=32, description="pixels; larger images are shrunk to it")
+    root: bool = Field(True, description="RootSIFT instead of SIFT")
+    dense: bool = Field(False, description="descriptors on a grid instead of at keypoints")
+    words: int = Field(4096, ge=2, le=65_535, description="K of its own codebook")
+    iterations: int = Field(20, ge=1)
+    max_descriptors: int = Field(3_000_000, ge=2)
+    idf: bool = Field(True, description="weight words by log(N / images that hold the word)")
+    burstiness: Literal["sqrt", "none"] = Field(
+        "sqrt", description="square root of counts, or counts as they are"
+    )
+    verification: VerificationConfig = VerificationConfig()
+
+
+class FusionConfig(Config):
+    """Late fusion of two rankings."""
+
+    kind: Literal["score", "rank"] = "score"
+    normalise: Literal["max", "minmax", "zscore", "none"] = Field(
+        "max", description="of the scores of one ranking, before they are added"
+    )
+    weight: float = Field(0.5, ge=0, le=1, description="of the first ranking")
+    rank_constant: float = Field(60.0, gt=0, description="k of 1 / (k + rank), kind: rank only")
+    recipe: str = Field("LS + R + LQE", description="search of convolutional words that is fused")
+
+
 class SumPoolingConfig(Config):
     """Sum pooling of the same feature maps, the study's dense baseline."""
 
@@ -103,6 +193,10 @@ class SumPoolingConfig(Config):
         False, description="PCA-whiten the pooled vectors (table t03 measures both)"
     )
     dimensions: int = Field(512, ge=1, description="at most; fewer on a small database")
+    full_layer: str = Field(
+        "", description="layer of the rows at full resolution; the backbone's own when empty"
+    )
+    full_longest_side: int = Field(1024, ge=32, description="pixels, of the same rows")
 
 
 class Profile(Config):
@@ -119,6 +213,11 @@ class Profile(Config):
     whitening: WhiteningConfig = WhiteningConfig()
     codebook: CodebookConfig = CodebookConfig()
     encoding: EncodingConfig = EncodingConfig()
+    reranking: RerankingConfig = RerankingConfig()
+    expansion: ExpansionConfig = ExpansionConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    sift: SiftConfig = SiftConfig()
+    fusion: FusionConfig = FusionConfig()
     sum_pooling: SumPoolingConfig = SumPoolingConfig()
     compare_backbones: tuple[BackboneConfig, ...] = Field(
         (), description="further backbones for table x01"

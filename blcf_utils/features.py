@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from blcf_utils.datasets.base import Dataset
 from blcf_utils.errors import StudyError
 from blcf_utils.images import UnreadableImage, image_size, read_image, resized_size
 from blcf_utils.progress import progress
+from blcf_utils.views import AS_IT_IS, View
 
 log = logging.getLogger("blcf")
 
@@ -126,6 +128,7 @@ def extract_features(
     config: FeatureConfig,
     store: ArtefactStore,
     backbone: Backbone | None = None,
+    view: View = AS_IT_IS,
 ) -> Features:
     """Forward every image of ``dataset`` and store the maps of the configured layer.
 
@@ -138,6 +141,7 @@ def extract_features(
         config: backbone, longest side, precision, what to do with unreadable images.
         store: where artefacts live.
         backbone: the trunk, when it is already loaded.
+        view: what of each image the network sees (query augmentation).
 
     Raises:
         StudyError: a missing image, an unreadable one (unless ``on_corrupt: skip``), or maps that
@@ -161,12 +165,15 @@ def extract_features(
         "on_corrupt": config.on_corrupt,
         "n_database": len(dataset.images),
     }
+    label = f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}"
+    if view != AS_IT_IS:
+        document["view"] = asdict(view)
+        label += f"-{view.name.replace(' ', '-')}"
 
     def make(folder: Path) -> None:
-        extraction = _Extraction(dataset, config, backbone, folder, device, precision)
+        extraction = _Extraction(dataset, config, backbone, folder, device, precision, view)
         extraction.run()
 
-    label = f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}"
     return Features(store.get_or_make("features", label, document, make))
 
 
@@ -196,7 +203,8 @@ class _Extraction:
     disk is then an error, not a bus error, and written pages do not count as the process' memory.
     """
 
-    def __init__(self, dataset, config, backbone, folder, device, precision):
+    def __init__(self, dataset, config, backbone, folder, device, precision, view):
+        self.view = view
         self.paths = dataset.all_images
         self.n_database = len(dataset.images)
         self.exif = dataset.exif_orientation
@@ -289,7 +297,9 @@ class _Extraction:
         for i in batch:
             try:
                 size = (int(self.inputs[i, 0]), int(self.inputs[i, 1]))
-                decoded.append(read_image(self.paths[i], size, exif_orientation=self.exif))
+                decoded.append(
+                    read_image(self.paths[i], size, exif_orientation=self.exif, view=self.view)
+                )
             except UnreadableImage as error:
                 decoded.append(error)
         return decoded

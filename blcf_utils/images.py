@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from blcf_utils.errors import StudyError
+from blcf_utils.views import AS_IT_IS, View
 
 EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # EXIF values that swap width and height
@@ -55,11 +56,16 @@ def resized_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
 
 
 def read_image(
-    path: Path, size: tuple[int, int] | None = None, *, exif_orientation: bool = False
+    path: Path,
+    size: tuple[int, int] | None = None,
+    *,
+    exif_orientation: bool = False,
+    view: View = AS_IT_IS,
 ) -> np.ndarray:
     """Decode an image to RGB, uint8, (H, W, 3), resized to ``size`` = (width, height) if given.
 
-    Resizing is bilinear with antialiasing.
+    Resizing is bilinear with antialiasing. A ``view`` other than the image as it is shows its
+    centre, or its mirror image, at the same size.
 
     Raises:
         UnreadableImage: no such file, or it does not decode to the end.
@@ -68,9 +74,12 @@ def read_image(
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image) if exif_orientation else image
             image = _to_rgb(image)
-            if size is not None and image.size != size:
-                image = image.resize(size, Image.Resampling.BILINEAR)
-            return np.asarray(image)
+            size = size or image.size
+            if image.size != size or view.zoom != 1:
+                part = view.part(image.size)
+                image = image.resize(size, Image.Resampling.BILINEAR, box=part)
+            pixels = np.asarray(image)
+            return np.ascontiguousarray(pixels[:, ::-1]) if view.flip else pixels
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -66,6 +66,8 @@ class Dataset:
         units: for each image the name of the unit it belongs to (TRECVID shots); None when an
             image is its own unit.
         domain: what the images show, for table t01.
+        boxes: image number to the box of the one instance it shows, where that is known beyond
+            the queries; used to judge localisation only.
         exif_orientation: turn images as their EXIF tag says (own photographs); benchmark boxes
             are in pixels of the stored image, so benchmarks leave it off.
     """
@@ -77,6 +79,7 @@ class Dataset:
     protocol: Protocol = Protocol()
     units: tuple[str, ...] | None = None
     domain: str = ""
+    boxes: dict[int, Box] = field(default_factory=dict, compare=False)
     exif_orientation: bool = False
     notes: str = field(default="", compare=False)
 
@@ -107,6 +110,13 @@ class Dataset:
         """Position of each path in ``all_images``."""
         return {path: i for i, path in enumerate(self.all_images)}
 
+    def of_query_images(self) -> Dataset:
+        """Return the query images as a database of their own, without queries."""
+        images = tuple(dict.fromkeys(query.image for query in self.queries))
+        return replace(
+            self, name=f"{self.name}-queries", images=images, queries=(), units=None, boxes={}
+        )
+
     @cached_property
     def manifest(self) -> str:
         """SHA-256 over the names and contents of every image: the identity of the pixels."""
@@ -123,8 +133,10 @@ class Dataset:
 
     @cached_property
     def ground_truth_digest(self) -> str:
-        """SHA-256 over queries, boxes, positives, junk and protocol."""
+        """SHA-256 over queries, known boxes, positives, junk and protocol."""
         whole = hashlib.sha256(repr((self.protocol, self.units)).encode())
+        if self.boxes:
+            whole.update(repr(sorted(self.boxes.items())).encode())
         for q in self.queries:
             mask = q.mask.read_bytes() if q.mask else b""
             truth = (q.id, q.image.name, q.box, q.positives, q.junk, q.instance)

@@ -6,7 +6,8 @@
      "queries": [{"id": "q1", "image": "queries/1.jpg",      relative to the set's folder
                   "bbox": [x1, y1, x2, y2] or null,          pixels of the stored image
                   "instance": "name",
-                  "positives": ["a.jpg", ...], "junk": []}]}
+                  "positives": ["a.jpg", ...], "junk": []}],
+     "boxes": {"a.jpg": [x1, y1, x2, y2]}}        optional: where images show their instance
 
 Other keys are ignored. A query that is a database image is its own junk unless it is listed as
 a positive.
@@ -15,6 +16,7 @@ a positive.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def load_groundtruth_json(root: Path | str, *, name: str, partial: bool = False)
     root = absolute_folder(root, name)
     names, queries = parse_groundtruth_json(root / FILE)
     database = set(names)
-    return join_files(
+    dataset = join_files(
         name,
         root,
         names,
@@ -53,6 +55,31 @@ def load_groundtruth_json(root: Path | str, *, name: str, partial: bool = False)
         ),
         partial=partial,
     )
+    boxes = parse_boxes(root / FILE, database)
+    numbers = {path.relative_to(root).as_posix(): i for i, path in enumerate(dataset.images)}
+    known = {numbers[image]: box for image, box in boxes.items() if image in numbers}
+    return replace(dataset, boxes=known)
+
+
+def parse_boxes(path: Path, database: set[str]) -> dict[str, Box]:
+    """Return the boxes of database images that a ``groundtruth.json`` gives, by relative name.
+
+    Raises:
+        StudyError: boxes of images that are not in the database, or malformed ones.
+    """
+    listed = json.loads(path.read_text(encoding="utf-8")).get("boxes", {})
+    if not isinstance(listed, dict):
+        raise StudyError(f"{path}: expected boxes as an object of file names: mend or remove it")
+    boxes = {}
+    for image, value in listed.items():
+        box = _box(value, path, f"box of {image}")
+        if f"images/{image}" not in database or box is None:
+            raise StudyError(
+                f"{path}: boxes: expected a name of the list images and a box, found {image}: "
+                f"{value!r}: mend the entry"
+            )
+        boxes[f"images/{image}"] = box
+    return boxes
 
 
 def parse_groundtruth_json(path: Path) -> tuple[tuple[str, ...], tuple[ParsedQuery, ...]]:
