@@ -18,6 +18,9 @@ from blcf_utils.whitening import Whitening
 
 STAGE_VERSION = 1
 
+# A histogram as (distinct words, int64; their weights, float32).
+Sparse = tuple[np.ndarray, np.ndarray]
+
 
 class AssignmentMaps:
     """The stored assignment maps of a dataset's images.
@@ -139,9 +142,7 @@ def histogram(words: np.ndarray, size: int, weights: np.ndarray | None = None) -
     return np.bincount(words.ravel(), flat, minlength=size).astype(np.float32)
 
 
-def sparse_histogram(
-    words: np.ndarray, weights: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def sparse_histogram(words: np.ndarray, weights: np.ndarray | None = None) -> Sparse:
     """Return the histogram of words as (distinct words, unit-length float32 values).
 
     Words whose weights sum to zero are left out; all of them, if all weights are zero.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blcf_utils.datasets.base import Dataset
+from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.errors import StudyError
 
 
@@ -108,11 +108,10 @@ def evaluate(dataset: Dataset, rankings: Mapping[str, np.ndarray]) -> Evaluation
             f"{dataset.name}: {len(missing)} of {len(dataset.queries)} queries have no ranking, "
             f"first {missing[0]}; rank every query"
         )
-    return Evaluation(
-        {
-            q.id: average_precision(
-                unit_ranking(dataset, rankings[q.id]), q.positives, q.junk, dataset.protocol.ap
-            )
-            for q in dataset.queries
-        }
-    )
+    return Evaluation({q.id: evaluate_query(dataset, q, rankings[q.id]) for q in dataset.queries})
+
+
+def evaluate_query(dataset: Dataset, query: Query, ranking: np.ndarray) -> float:
+    """Return the average precision of one ranking of database images by the dataset's protocol."""
+    units = unit_ranking(dataset, ranking)
+    return average_precision(units, query.positives, query.junk, dataset.protocol.ap)

@@ -148,3 +148,28 @@ def toy_stages(toy, tiny_network, tmp_path_factory):
         maps=maps,
         index=index,
     )
+
+
+@pytest.fixture(scope="session")
+def toy_searcher(toy, toy_stages, tiny_network):
+    """Runs search recipes on ``toy``; its query images also mirrored, zoomed, and both."""
+    from blcf_utils.bow import assignment_maps
+    from blcf_utils.config import (
+        AugmentationConfig,
+        EncodingConfig,
+        ExpansionConfig,
+        RerankingConfig,
+    )
+    from blcf_utils.features import extract_features
+    from blcf_utils.recipes import Searcher
+    from blcf_utils.search import QueryMaps, SearchBase
+    from blcf_utils.views import augmented_views
+
+    images, made = toy.of_query_images(), []
+    for view in augmented_views(AugmentationConfig()):
+        features = extract_features(images, tiny_network, toy_stages.store, view=view)
+        learned = (toy_stages.whitening, toy_stages.codebook)
+        maps = assignment_maps(features, *learned, EncodingConfig(), toy_stages.store)
+        made.append(QueryMaps(view, maps, images.image_index))
+    base = SearchBase(toy, toy_stages.maps, toy_stages.index, augmented=lambda: made)
+    return Searcher(base, RerankingConfig(), ExpansionConfig(images=3))
