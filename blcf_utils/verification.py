@@ -1,0 +1,236 @@
+"""Geometric verification: do two images show the same flat surface from two viewpoints?
+
+Descriptors that are each other's nearest, and clearly nearer than the second nearest (Lowe, IJCV
+2004), are matches; those that agree on one homography are inliers. Their number says how surely
+two images share something, and re-ranks the first images of a search (Philbin et al., CVPR 2007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from blcf_utils.boxes import Mode
+from blcf_utils.config import VerificationConfig
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.progress import progress
+from blcf_utils.search import Ranking
+from blcf_utils.sift import SiftFeatures, query_keypoints
+
+# A homography that enlarges or shrinks its inliers' surroundings more than this is an accident.
+MOST_AREA_RATIO = 16.0
+_CONFIDENCE, _TRIALS = 0.995, 2000
+
+
+@dataclass(frozen=True)
+class LocalFeatures:
+    """What verification needs of an image.
+
+    Attributes:
+        points: (m, 2) float32 x, y in pixels of the stored image.
+        descriptors: (m, 128) float32 of unit length.
+        shrunk: how many times longer the stored image is than the one SIFT saw.
+    """
+
+    points: np.ndarray
+    descriptors: np.ndarray
+    shrunk: float = 1.0
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched points of two images.
+
+    Attributes:
+        points_a: (m, 2) float32 in pixels of the first stored image.
+        points_b: (m, 2) float32 the same points in the second.
+        inliers: (m,) boolean, which agree on the homography; none if there is no good one.
+    """
+
+    points_a: np.ndarray
+    points_b: np.ndarray
+    inliers: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of inliers."""
+        return int(self.inliers.sum())
+
+
+def local_features(
+    features: SiftFeatures, image: int, inside: np.ndarray | None = None
+) -> LocalFeatures:
+    """Return an image's keypoints and descriptors, or those that ``inside`` (m,) selects."""
+    points, descriptors = features.keypoints(image)[:, :2], features.descriptors(image)
+    if inside is not None:
+        points, descriptors = points[inside], descriptors[inside]
+    return LocalFeatures(points, descriptors, float(features.shrunk[image]))
+
+
+def match_images(a: LocalFeatures, b: LocalFeatures, config: VerificationConfig) -> Matches:
+    """Match the keypoints of two images and fit a homography to the matches.
+
+    The homography is that of OpenCV's MAGSAC++ (Barath et al., CVPR 2020), whose fixed seed gives
+    equal output for equal input. Distances are in pixels of the second image as SIFT saw it. A
+    homography is refused, and nothing is an inlier, if fewer than ``config.least`` matches agree
+    on it, or if it takes the rectangle around its inliers in the first image to anything but a
+    convex, not mirrored quadrilateral of 1/16 to 16 times the rectangle's area.
+
+    Args:
+        a, b: the images.
+        config: ratio, pixels, least.
+    """
+    rows, columns = _mutual_matches(a, b, config.ratio)
+    points_a, points_b = a.points[rows], b.points[columns]
+    inliers = _inliers(points_a / a.shrunk, points_b / b.shrunk, config)
+    return Matches(points_a, points_b, inliers)
+
+
+def shared_matches(
+    features: SiftFeatures,
+    a: int,
+    b: int,
+    config: VerificationConfig,
+    inside: np.ndarray | None = None,
+) -> int:
+    """Return how many matches of two images of a dataset agree on a homography, 0 if too few.
+
+    Args:
+        features: of the dataset.
+        a, b: image numbers.
+        config: ratio, pixels, least.
+        inside: which keypoints of ``a`` to match, boolean (m,); all when None.
+    """
+    first, second = local_features(features, a, inside), local_features(features, b)
+    return match_images(first, second, config).count
+
+
+def verify_ranking(
+    query: LocalFeatures, ranking: Ranking, features: SiftFeatures, config: VerificationConfig
+) -> tuple[Ranking, dict[int, int]]:
+    """Re-rank the first ``config.images`` of a ranking, images with more inliers first.
+
+    Images of equally many inliers keep their order. The new scores are the number of inliers (0
+    for the images not verified) plus the first score brought to 0..1, so that they fall along the
+    ranking.
+
+    Args:
+        query: local features of the query image or of its box.
+        ranking: images best first.
+        features: of the database.
+        config: which matches count.
+
+    Returns:
+        The new ranking and the inliers of each verified image.
+    """
+    first = ranking.images[: config.images]
+    inliers = {
+        int(i): match_images(query, local_features(features, i), config).count for i in first
+    }
+    counts = np.zeros(len(ranking.images))
+    counts[: len(first)] = list(inliers.values())
+    scores = np.asarray(ranking.scores, np.float64)
+    span = np.ptp(scores) if len(scores) else 0.0
+    shares = (scores - scores.min()) / span if span > 0 else np.zeros(len(scores))
+    order = np.argsort(-counts, kind="stable")
+    return Ranking(ranking.images[order], (counts + shares)[order]), inliers
+
+
+def verify(
+    dataset: Dataset,
+    rankings: Mapping[str, Ranking],
+    features: SiftFeatures,
+    config: VerificationConfig,
+    mode: Mode,
+) -> tuple[dict[str, Ranking], dict[str, dict[int, int]]]:
+    """Re-rank the first ``config.images`` of every ranking (see :func:`verify_ranking`).
+
+    Args:
+        dataset: queries.
+        rankings: query id to ranking.
+        features: keypoints and descriptors of the dataset's images.
+        config: how many images, which matches count; 0 images change nothing.
+        mode: ``gs`` matches every keypoint of the query image, ``ls`` those in the mask or box.
+
+    Returns:
+        Query id to new ranking, and query id to the inliers of each verified image.
+    """
+    if config.images == 0:
+        return dict(rankings), {query: {} for query in rankings}
+    verified, inliers = {}, {}
+    queries = [query for query in dataset.queries if query.id in rankings]
+    for query in progress(queries, label=f"verification {mode}", unit="query"):
+        inside = query_keypoints(dataset, query, features, mode)
+        local = local_features(features, dataset.image_index[query.image], inside)
+        verified[query.id], inliers[query.id] = verify_ranking(
+            local, rankings[query.id], features, config
+        )
+    return verified, inliers
+
+
+def _mutual_matches(
+    a: LocalFeatures, b: LocalFeatures, ratio: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keypoint numbers of mutual nearest descriptors that pass the ratio test.
+
+    A place with several orientations has several keypoints: it is matched at most once. One
+    keypoint in ``b`` has no second nearest, so nothing matches.
+    """
+    if len(a.points) == 0 or len(b.points) < 2:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    similarity = a.descriptors @ b.descriptors.T
+    every = np.arange(len(similarity))
+    nearest = similarity.argmax(axis=1)
+    mutual = similarity.argmax(axis=0)[nearest] == every
+    best = similarity[every, nearest]
+    similarity[every, nearest] = -1
+    # Squared distances of unit vectors are 2 - 2 s.
+    clear = 1 - best < ratio**2 * (1 - similarity.max(axis=1))
+    rows = np.flatnonzero(mutual & clear)
+    rows = rows[np.argsort(-best[rows], kind="stable")]
+    for side in (lambda r: a.points[r], lambda r: b.points[nearest[r]]):
+        _, kept = np.unique(side(rows), axis=0, return_index=True)
+        rows = rows[np.sort(kept)]
+    return rows, nearest[rows]
+
+
+def _inliers(points_a: np.ndarray, points_b: np.ndarray, config: VerificationConfig) -> np.ndarray:
+    none = np.zeros(len(points_a), bool)
+    if len(points_a) < config.least:
+        return none
+    homography, mask = cv2.findHomography(
+        points_a,
+        points_b,
+        cv2.USAC_MAGSAC,
+        config.pixels,
+        maxIters=_TRIALS,
+        confidence=_CONFIDENCE,
+    )
+    if homography is None:
+        return none
+    inliers = mask.ravel().astype(bool)
+    if inliers.sum() < config.least or not is_plausible(homography, points_a[inliers]):
+        return none
+    return inliers
+
+
+def is_plausible(homography: np.ndarray, points: np.ndarray) -> bool:
+    """Return whether a homography could be a camera's, around ``points`` (m, 2).
+
+    It must take the rectangle around the points to a convex quadrilateral, not mirrored, of 1/16
+    to 16 times its area. It is convex exactly if no horizon runs through the rectangle, and of
+    negative area if mirrored.
+    """
+    (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
+    corners = np.array([(x1, y1, 1), (x2, y1, 1), (x2, y2, 1), (x1, y2, 1)], np.float64)
+    mapped = corners @ homography.T
+    depth = mapped[:, 2]
+    if not (depth > 0).all() and not (depth < 0).all():
+        return False
+    x, y = (mapped[:, :2] / depth[:, None]).T
+    area = (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
+    before = (x2 - x1) * (y2 - y1)
+    return bool(before > 0 and before <= MOST_AREA_RATIO * area <= MOST_AREA_RATIO**2 * before)
