@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -24,17 +25,21 @@ from blcf_utils.bow import (
 )
 from blcf_utils.boxes import Mode
 from blcf_utils.codebook import Codebook, learn_codebook
-from blcf_utils.config import BackboneConfig, Profile, digest_of, load_profile
+from blcf_utils.config import BackboneConfig, FeatureConfig, Profile, digest_of, load_profile
 from blcf_utils.datasets import load_dataset
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.checks import check_dataset
-from blcf_utils.errors import StudyError, known
-from blcf_utils.evaluation import Evaluation, evaluate, unit_ranking
+from blcf_utils.errors import known
+from blcf_utils.evaluation import Evaluation, evaluate
 from blcf_utils.features import Features, extract_features, resolve_device
 from blcf_utils.index import InvertedFile, build_index
 from blcf_utils.paths import results_dir
-from blcf_utils.pooling.sum_pooling import sum_pooled_vectors
-from blcf_utils.search import Ranking, dense_rankings, search_all
+from blcf_utils.pooling.sum_pooling import database_sums, query_sums, sum_pooled_vectors
+from blcf_utils.recipes import Found, Searcher
+from blcf_utils.search import QueryMaps, Ranking, SearchBase, dense_rankings
+from blcf_utils.study_queries import StudyQueries
+from blcf_utils.study_sift import StudySift
+from blcf_utils.views import augmented_views
 from blcf_utils.whitening import Whitening, learn_whitening
 
 
@@ -69,7 +74,24 @@ def _say_stages() -> None:
         log.addHandler(_Stdout())
 
 
-class Study:
+_CACHED = (
+    "dataset",
+    "features",
+    "whitening",
+    "codebook",
+    "maps",
+    "index",
+    "augmented_maps",
+    "searcher",
+    "database_sums",
+    "at_full_resolution",
+    "sift_words",
+    "sift_search",
+    "sift_verified",
+)
+
+
+class Study(StudyQueries, StudySift):
     """The stages of one profile.
 
     Attributes:
@@ -81,12 +103,14 @@ class Study:
     def __init__(self, profile: Profile, store: ArtefactStore | None = None, trial: str = ""):
         self.profile, self.store, self.trial = profile, store or ArtefactStore(), trial
         # One result per argument list, for as long as this object lives.
-        for stage in ("dataset", "features", "whitening", "codebook", "maps", "index", "pooled"):
+        for stage in _CACHED:
             setattr(self, stage, cache(getattr(self, stage)))
 
     def with_backbone(self, backbone: BackboneConfig) -> Study:
         """Return the same study on another backbone; datasets are shared, not read again."""
-        features = self.profile.features.model_copy(update={"backbone": backbone})
+        return self._with_features(self.profile.features.model_copy(update={"backbone": backbone}))
+
+    def _with_features(self, features: FeatureConfig) -> Study:
         profile = self.profile.model_copy(update={"features": features})
         other = Study(profile, self.store, self.trial)
         other.dataset = self.dataset
@@ -172,8 +196,11 @@ class Study:
 
     def maps(self, name: str) -> AssignmentMaps:
         """Return the assignment maps of a dataset's images."""
+        return self._assigned(self.features(name), name)
+
+    def _assigned(self, features: Features, name: str) -> AssignmentMaps:
         return assignment_maps(
-            self.features(name),
+            features,
             self.whitening(name),
             self.codebook(name),
             self.profile.encoding,
@@ -195,11 +222,54 @@ class Study:
         document = {"maps": maps.key, "idf": idf}
         return build_index(document, maps.artefact.label, self.store, build)
 
-    def search(self, name: str, mode: Mode) -> dict[str, Ranking]:
-        """Return BLCF rankings of the whole database for every query (``gs`` or ``ls``)."""
-        return search_all(
-            self.dataset(name), self.maps(name), self.index(name), mode, self.profile.encoding.box
+    def augmented_maps(self, name: str) -> tuple[QueryMaps, ...]:
+        """Return the query images' assignment maps in the views of query augmentation."""
+        config = self.profile.features
+        images = self.dataset(name).of_query_images()
+        made = []
+        for view in augmented_views(self.profile.augmentation):
+            features = extract_features(images, config, self.store, self.backbone, view)
+            maps = self._assigned(features, name)
+            made.append(QueryMaps(view, maps, images.image_index))
+        return tuple(made)
+
+    def searcher(self, name: str) -> Searcher:
+        """Return what runs search recipes on a dataset."""
+        base = SearchBase(
+            self.dataset(name),
+            self.maps(name),
+            self.index(name),
+            self.profile.encoding.box,
+            partial(self.augmented_maps, name),
         )
+        return Searcher(base, self.profile.reranking, self.profile.expansion)
+
+    def find(self, name: str, recipe: str, augment: bool = False) -> dict[str, Found]:
+        """Run a search recipe, such as ``LS + R + LQE``, for every query of a dataset.
+
+        Args:
+            name: the dataset.
+            recipe: steps joined by ``+`` (see ``blcf_utils.recipes``).
+            augment: whether mirrored and zoomed views of the query image join in.
+        """
+        return self.searcher(name).run_all(recipe, augment)
+
+    def search(self, name: str, recipe: str, augment: bool = False) -> dict[str, Ranking]:
+        """Return the rankings of the whole database that a recipe finds (see :meth:`find`)."""
+        found = self.find(name, recipe, augment)
+        return {query: one.ranking for query, one in found.items()}
+
+    def query_words(self, name: str, query: Query, recipe: str) -> np.ndarray:
+        """Return the distinct words with which a recipe (last) searches for a query."""
+        return self.searcher(name).run(recipe, query).histogram[0]
+
+    def at_full_resolution(self) -> Study:
+        """Return the same study on the last layer at full resolution ("as in [20]")."""
+        pooling, features = self.profile.sum_pooling, self.profile.features
+        layer = pooling.full_layer or features.backbone.layer
+        backbone = features.backbone.model_copy(update={"layer": layer})
+        changes = {"backbone": backbone, "longest_side": pooling.full_longest_side}
+        return self._with_features(features.model_copy(update=changes))
 
     def pooled(self, name: str, mode: Mode, whiten: bool | None = None):
         """Return sum-pooled unit vectors of the database and of the queries.
@@ -213,7 +283,12 @@ class Study:
         if whiten is not None:
             config = config.model_copy(update={"whiten": whiten})
         how = self.profile.encoding.box
-        return sum_pooled_vectors(self.dataset(name), self.features(name), config, mode, how)
+        queries = query_sums(self.dataset(name), self.features(name), mode, how)
+        return sum_pooled_vectors(self.database_sums(name), queries, config)
+
+    def database_sums(self, name: str) -> np.ndarray:
+        """Return the summed descriptors of every database image, (n, C)."""
+        return database_sums(self.features(name))
 
     def sum_pooling(self, name: str, mode: Mode, whiten: bool | None = None) -> dict[str, Ranking]:
         """Return sum-pooling rankings for every query (arguments as for :meth:`pooled`)."""
@@ -223,53 +298,6 @@ class Study:
         """Score rankings by the dataset's protocol."""
         images = {query: ranking.images for query, ranking in rankings.items()}
         return evaluate(self.dataset(name), images)
-
-    def varied_queries(self, name: str, count: int) -> list[Query]:
-        """Return queries of different instances, spread over the dataset."""
-        queries = self.dataset(name).queries
-        first = {query.instance or query.id: query for query in reversed(queries)}
-        queries = list(first.values())[::-1]
-        return queries[:: max(1, len(queries) // count)][:count]
-
-    def query(self, name: str, number: int) -> Query:
-        """Return a dataset's query by its number.
-
-        Raises:
-            StudyError: no such query.
-        """
-        queries = self.dataset(name).queries
-        if not 0 <= number < len(queries):
-            raise StudyError(
-                f"{name}: expected a query number from 0 to {len(queries) - 1}, found {number}"
-            )
-        return queries[number]
-
-    def positive_images(self, name: str, query: Query, count: int) -> list[int]:
-        """Return the numbers of some images that show the query's instance."""
-        dataset = self.dataset(name)
-        return [dataset.image_of(unit) for unit in query.positives[:count]]
-
-    def other_images(self, name: str, query: Query, count: int) -> list[int]:
-        """Return the numbers of some images, spread over the database, that do not show it."""
-        dataset = self.dataset(name)
-        known = {dataset.image_of(unit) for unit in (*query.positives, *query.junk)}
-        others = [i for i in range(len(dataset.images)) if i not in known]
-        return others[:: max(1, len(others) // count)][:count]
-
-    def best_images(self, name: str, query: Query, ranking: Ranking, count: int) -> list[int]:
-        """Return the first images of a ranking, without junk and the query's own image."""
-        dataset = self.dataset(name)
-        units = unit_ranking(dataset, ranking.images)
-        images = [dataset.image_of(unit) for unit in units if unit not in query.junk]
-        return [i for i in images if dataset.images[i] != query.image][:count]
-
-    def queries_by_gain(
-        self, name: str, better: Evaluation, than: Evaluation | None = None
-    ) -> list[Query]:
-        """Return a dataset's queries, largest AP (or AP gain over ``than``) first."""
-        base = than.per_query if than else dict.fromkeys(better.per_query, 0.0)
-        queries = self.dataset(name).queries
-        return sorted(queries, key=lambda q: base[q.id] - better.per_query[q.id])
 
     def describe(self) -> pd.DataFrame:
         """Return what this study runs on, one row per dataset, for the top of a notebook."""
@@ -295,10 +323,13 @@ class Study:
         settings = self.profile.document()
         for speed_only in ("batch_size", "device"):
             del settings["features"][speed_only]
-        used = ("features", "whitening", "codebook", "encoding", "sum_pooling", "seed")
+        used = set(settings) - {
+            "name", "description", "datasets", "learn_on", "dataset_options",
+            "compare_backbones", "notebooks", "parameters",
+        }  # fmt: skip
         return digest_of(
             {
-                **{key: settings[key] for key in used},
+                **{key: settings[key] for key in sorted(used)},
                 "teacher": self.profile.teacher_of(name),
                 "weights": self.backbone.weights_digest,
                 "images": dataset.manifest,

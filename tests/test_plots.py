@@ -12,15 +12,22 @@ from matplotlib.figure import Figure
 
 from blcf_utils import plots
 from blcf_utils.boxes import box_cells
+from blcf_utils.config import SiftConfig, VerificationConfig
 from blcf_utils.evaluation import evaluate
+from blcf_utils.localisation import localise
 from blcf_utils.plots.canvas import IGNORED, RELEVANT, WRONG
 from blcf_utils.plots.maps import common_words, word_colours
-from blcf_utils.search import search_all
+from blcf_utils.sift import extract_sift, query_keypoints
+from blcf_utils.verification import local_features, match_images
+from blcf_utils.windows import window_box, window_grid
 
 
 @pytest.fixture(scope="module")
-def rankings(toy, toy_stages):
-    return {m: search_all(toy, toy_stages.maps, toy_stages.index, m) for m in ("gs", "ls")}
+def rankings(toy_searcher):
+    return {
+        mode: {query: found.ranking for query, found in toy_searcher.run_all(mode).items()}
+        for mode in ("gs", "ls")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +122,7 @@ def test_rankings_frame_the_relevant_and_leave_junk_out(toy, rankings):
     assert colours == [RELEVANT if i in query.positives else WRONG for i in shown]
     assert IGNORED not in colours
     ap = evaluate(toy, {q: r.images for q, r in rankings["gs"].items()}).per_query[query.id]
-    assert titles(figure)[0] == f"GS AP {ap:.2f}"
+    assert titles(figure)[0] == f"GS\nAP {ap:.2f}"
 
 
 def test_feature_maps(toy, toy_stages):
@@ -179,3 +186,71 @@ def test_colours_of_words_are_distinct_and_steady():
     np.testing.assert_array_equal(word_colours(np.array([7], np.uint16))[0], colours[0, 7])
     assert colours.min() >= 0
     assert colours.max() <= 1
+
+
+def outlines(ax):
+    """The outer corners of the rectangles drawn on a picture, by edge colour."""
+    return [
+        (to_hex(patch.get_edgecolor()), (x, y, x + patch.get_width(), y + patch.get_height()))
+        for patch in ax.patches
+        for x, y in [patch.get_xy()]
+    ]
+
+
+def test_windows_of_every_size_are_counted(toy, toy_stages):
+    figure = plots.show_windows(toy, toy_stages.maps, 0)
+    drawn(figure)
+    shape = tuple(toy_stages.maps.shapes[0])
+    assert sum(int(t) for t in titles(figure)) == len(window_grid(shape, (1.0, 0.5, 0.25)))
+
+
+def test_found_windows_are_drawn_where_they_are(toy, toy_stages, toy_searcher):
+    query, maps = toy.queries[0], toy_stages.maps
+    found = toy_searcher.run("LS + R", query)
+    figure = plots.show_found(toy, maps, query, found, top=3)
+    drawn(figure)
+    shown = [i for i in found.ranking.images.tolist() if i not in query.junk][:3]
+    for ax, image in zip(figure.axes[1:], shown, strict=True):
+        size, shape = tuple(maps.sizes[image]), tuple(maps.shapes[image])
+        colour = RELEVANT if image in query.positives else WRONG
+        box = window_box(found.windows[image], shape, size)
+        assert (colour, pytest.approx(box)) in outlines(ax)
+
+
+def test_localisations_show_truth_and_window(toy, toy_searcher):
+    found = localise(toy_searcher, toy.queries[-1])
+    figure = plots.show_localisations(toy, found)
+    drawn(figure)
+    assert (RELEVANT, pytest.approx(found[0].truth)) in outlines(figure.axes[0])
+    assert (WRONG, pytest.approx(found[0].box)) in outlines(figure.axes[0])
+
+
+def test_views_show_the_box_in_each(toy, toy_searcher):
+    figure = plots.show_views(toy, toy.queries[0], toy_searcher.base.augmented())
+    drawn(figure)
+    assert titles(figure) == ["as it is", "mirrored", "zoom 1.5", "zoom 1.5 mirrored"]
+    mirrored = figure.axes[1].images[0].get_array()
+    np.testing.assert_array_equal(mirrored[:, ::-1], figure.axes[0].images[0].get_array())
+
+
+def test_keypoints_and_matches(toy, store):
+    features = extract_sift(toy, SiftConfig(keypoints=60, words=8), store)
+    query = toy.queries[-1]
+    figure = plots.show_keypoints(toy, features, [query])
+    drawn(figure)
+    inside = query_keypoints(toy, query, features, "ls")
+    assert titles(figure) == [f"{inside.sum()} of {len(inside)} keypoints"]
+    config = VerificationConfig(least=4)
+    figure = plots.show_matches(toy, features, query, [0], config)
+    drawn(figure)
+    asked = local_features(features, toy.image_index[query.image], inside)
+    matches = match_images(asked, local_features(features, 0), config)
+    assert titles(figure) == [f"{matches.count} of {len(matches.inliers)} matches agree"]
+
+
+def test_a_curve_is_named_by_its_series():
+    values = pd.Series([0.2, 0.4], index=pd.Index([0.0, 1.0], name="weight"), name="mAP")
+    figure = plots.plot_curve(values)
+    drawn(figure)
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("weight", "mAP")
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), values)

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from blcf_utils.boxes import box_cells
 from blcf_utils.config import SumPoolingConfig
-from blcf_utils.pooling.sum_pooling import sum_pool, sum_pooled_vectors
+from blcf_utils.pooling.sum_pooling import (
+    database_sums,
+    query_sums,
+    sum_pool,
+    sum_pooled_vectors,
+)
+
+
+def pooled(toy, features, config, mode):
+    sums = (database_sums(features), query_sums(toy, features, mode))
+    return sum_pooled_vectors(*sums, config)
 
 
 @given(st.integers(1, 5), st.integers(1, 8), st.integers(1, 8), st.integers(0, 999))
@@ -30,7 +40,7 @@ def test_pooling_sums_the_chosen_positions(channels, height, width, seed):
 @pytest.mark.parametrize("mode", ["gs", "ls"])
 def test_vectors_of_a_dataset(toy, toy_stages, mode):
     features = toy_stages.features
-    database, queries = sum_pooled_vectors(toy, features, SumPoolingConfig(), mode)
+    database, queries = pooled(toy, features, SumPoolingConfig(), mode)
     assert (database.shape, queries.shape) == ((18, 128), (5, 128))
     for vectors in (database, queries):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
@@ -46,8 +56,8 @@ def test_vectors_of_a_dataset(toy, toy_stages, mode):
 
 def test_whitened_vectors_have_no_common_direction(toy, toy_stages):
     config = SumPoolingConfig(whiten=True, dimensions=6)
-    plain, _ = sum_pooled_vectors(toy, toy_stages.features, SumPoolingConfig(), "gs")
-    database, queries = sum_pooled_vectors(toy, toy_stages.features, config, "gs")
+    plain, _ = pooled(toy, toy_stages.features, SumPoolingConfig(), "gs")
+    database, queries = pooled(toy, toy_stages.features, config, "gs")
     assert (database.shape, queries.shape) == ((18, 6), (5, 6))
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, rtol=1e-5)
     assert (plain @ plain.T).mean() > 0.5
@@ -59,5 +69,5 @@ def test_whitened_vectors_have_no_common_direction(toy, toy_stages):
 
 def test_a_small_database_is_whitened_to_fewer_directions(toy, toy_stages):
     config = SumPoolingConfig(whiten=True, dimensions=64)
-    database, _ = sum_pooled_vectors(toy, toy_stages.features, config, "gs")
+    database, _ = pooled(toy, toy_stages.features, config, "gs")
     assert database.shape == (18, 17)

@@ -29,6 +29,9 @@ PROFILE = """
       device: cpu
     whitening: {dimensions: 64}
     codebook: {words: 60, iterations: 6}
+    sift: {words: 16, keypoints: 80, iterations: 4}
+    expansion: {images: 2}
+    sum_pooling: {full_layer: conv1, full_longest_side: 128}
     compare_backbones:
       - {name: squeezenet1_1, layer: conv1, weights: random}
     seed: 1
@@ -73,7 +76,8 @@ def test_a_study_measures_its_tables(profile):
     assert (table.loc[table["column"] == "oxford5k", "measured"].isna()).all()
     pooled = experiments.pooling_table(study)
     rows = set(pooled.loc[(pooled["column"] == "toy") & (pooled["status"] == "measured"), "row"])
-    methods = ("Ours", "Sum pool (as ours)", "Sum pool (plain)")
+    pools = ("as ours", "plain", "as in [20]", "as in [20], plain")
+    methods = ("Ours", *(f"Sum pool ({how})" for how in pools))
     assert rows == {f"{method} {mode}" for method in methods for mode in ("GS", "LS")}
     counted = experiments.datasets_table(study)
     toy_rows = counted[counted["row"] == "toy"].set_index("column")["measured"]
@@ -84,7 +88,20 @@ def test_a_study_measures_its_tables(profile):
     values = efficiency[efficiency["column"] == "toy"].set_index("row")["measured"]
     index = study.index("toy")
     assert float(values["memory (MB)"]) == pytest.approx(index.nbytes / 1e6, rel=0.05)
-    assert float(values["words/image"]) == pytest.approx(len(index.images) / 18, rel=0.05)
+    assert float(values["words/image"]) == pytest.approx(index.entries / 18, rel=0.05)
+    assert values["re-ranking (s)"] > values["query/time (s)"] > 0
+    maps = study.maps("toy")
+    held = sum(len(np.unique(maps.map(i))) for i in range(18))
+    assert index.entries == held
+    localised = experiments.localisation_table(study).set_index(["row", "column"])["measured"]
+    found = {row: float(localised[row, "toy"]) for row in localised.index.get_level_values(0)}
+    assert 0 < found["re-ranking's window"] <= found["the best of all windows"] <= 1
+    fused = experiments.fusion_table(study)
+    assert (fused.loc[fused["column"] == "toy", "status"] == "measured").sum() == 6
+    merged = fused.set_index(["row", "column"]).loc[("merged", "toy"), "measured"]
+    assert float(merged) == pytest.approx(study.evaluate("toy", study.fused("toy")).mean, abs=1e-4)
+    curve = experiments.fusion_curve(study, "toy", steps=3)
+    assert curve[0.5] == pytest.approx(float(merged), abs=1e-4)
     networks = experiments.backbones_table(study)
     assert set(networks["row"]) == {
         "squeezenet1_1 fire3 (random)",
@@ -94,7 +111,7 @@ def test_a_study_measures_its_tables(profile):
     assert (networks["status"] == "measured").all()
     ids = experiments.complete_tables(study)
     assert {path.stem for path in (study.results / "tables").glob("t*.csv")} <= set(ids)
-    assert experiments.summary_table(study, ids).loc["t02_blcf_search", "measured cells"] == 2
+    assert experiments.summary_table(study, ids).loc["t02_blcf_search", "measured cells"] == 20
 
 
 def test_the_same_seed_gives_the_same_table_and_another_other_words(profile, tmp_path, monkeypatch):
@@ -201,7 +218,7 @@ def test_idf_weighs_words_on_both_sides(profile):
     plain, weighted = open_study(profile), open_study(profile, {"encoding.idf": True})
     index = weighted.index("toy")
     assert plain.index("toy").factors is None
-    holders = np.diff(plain.index("toy").offsets)
+    holders = plain.index("toy").list_lengths
     expected = np.where(holders > 0, np.log(18 / np.maximum(holders, 1)), 0)
     np.testing.assert_allclose(index.factors, expected, rtol=1e-5)
     query = weighted.dataset("toy").queries[0]
@@ -219,6 +236,8 @@ def test_idf_weighs_words_on_both_sides(profile):
         {"encoding.box": "mask"},
         {"features.backbone.layer": "fire2"},
         {"sum_pooling.whiten": True, "sum_pooling.dimensions": 5},
+        {"reranking.images": 3},
+        {"sift.keypoints": 50},
     ],
 )
 def test_settings_change_the_digest_and_still_measure(profile, setting):
@@ -245,7 +264,7 @@ def test_names_are_checked(profile):
     assert study.pick() == study.pick("toy") == "toy"
     with pytest.raises(StudyError, match="dataset of profile toy 'tom': expected one of toy"):
         study.pick("tom")
-    with pytest.raises(StudyError, match="unknown search mode"):
+    with pytest.raises(StudyError, match="step of recipe 'global' 'global': expected one of GQE"):
         study.search("toy", "global")
 
 
@@ -268,7 +287,7 @@ def test_a_damaged_set_can_be_searched_without_its_broken_image(damaged):
     study = open_study(damaged, {"features.on_corrupt": "skip"})
     assert study.features("toy").skipped == ("other_13.jpg",)
     table = experiments.search_table(study)
-    assert (table.loc[table["column"] == "toy", "status"] == "measured").sum() == 2
+    assert (table.loc[table["column"] == "toy", "status"] == "measured").sum() == 10
     for query, ranking in study.search("toy", "gs").items():
         assert sorted(ranking.images) == list(range(18)), query
         assert ranking.scores[ranking.images == 13] == 0

@@ -6,11 +6,19 @@ shows it once, and a script can save it.
 
 from blcf_utils.plots.curves import (
     plot_bars,
+    plot_curve,
     plot_kmeans,
     plot_paired_queries,
     plot_precision_recall,
     plot_variances,
     plot_word_frequencies,
+)
+from blcf_utils.plots.keypoints import show_keypoints, show_matches
+from blcf_utils.plots.localised import (
+    show_found,
+    show_localisations,
+    show_views,
+    show_windows,
 )
 from blcf_utils.plots.maps import (
     common_words,
@@ -27,6 +35,7 @@ from blcf_utils.plots.photographs import show_gallery, show_queries, show_rankin
 __all__ = [
     "common_words",
     "plot_bars",
+    "plot_curve",
     "plot_kmeans",
     "plot_paired_queries",
     "plot_precision_recall",
@@ -35,12 +44,18 @@ __all__ = [
     "show_assignment_maps",
     "show_box_words",
     "show_channels",
+    "show_found",
     "show_gallery",
     "show_interpolation",
+    "show_keypoints",
+    "show_localisations",
+    "show_matches",
     "show_matching_words",
     "show_queries",
     "show_ranking",
     "show_rankings",
     "show_similarity",
+    "show_views",
+    "show_windows",
     "show_word_patches",
 ]

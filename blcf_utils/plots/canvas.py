@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.images import read_image
 
 # Colour-blind safe (Okabe and Ito): green for relevant, vermilion for not, blue for the query.
 RELEVANT, WRONG, QUERY, IGNORED = "#009e73", "#d55e00", "#0072b2", "#888888"
@@ -59,6 +65,11 @@ def frame(ax, colour: str, width: float = 4) -> None:
         spine.set_visible(True)
         spine.set_color(colour)
         spine.set_linewidth(width)
+
+
+def photograph(dataset: Dataset, path: Path) -> np.ndarray:
+    """Return an image of a dataset as it is to be seen, RGB."""
+    return read_image(path, exif_orientation=dataset.exif_orientation)
 
 
 def draw_box(ax, box, colour: str = QUERY) -> None:

@@ -42,7 +42,7 @@ def plot_kmeans(codebook: Codebook) -> Figure:
 
 def plot_word_frequencies(index: InvertedFile) -> Figure:
     """Plot in how many images each word occurs, sorted: the lengths of the inverted lists."""
-    lengths = np.sort(np.diff(index.offsets))[::-1]
+    lengths = np.sort(index.list_lengths)[::-1]
     figure, axes = grid(1, 1, 4, 2.4)
     axes[0, 0].loglog(np.arange(1, len(lengths) + 1), np.maximum(lengths, 0.5), color=SERIES[0])
     axes[0, 0].set(xlabel="word, most frequent first", ylabel="images that hold it")
@@ -96,4 +96,12 @@ def plot_bars(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
     )
     axes[0, 0].set(ylabel=ylabel)
     axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return done(figure)
+
+
+def plot_curve(values: pd.Series) -> Figure:
+    """Plot a series against its index; both give the axes their names."""
+    figure, axes = grid(1, 1, 4, 2.6)
+    axes[0, 0].plot(values.index, values, "o-", color=SERIES[0])
+    axes[0, 0].set(xlabel=values.index.name, ylabel=values.name)
     return done(figure)

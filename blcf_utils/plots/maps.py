@@ -13,12 +13,11 @@ from blcf_utils.bow import AssignmentMaps, interpolate_map
 from blcf_utils.boxes import query_cells
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.features import Features, normalise_rows
-from blcf_utils.images import read_image
-from blcf_utils.plots.canvas import QUERY, done, draw_box, frame, grid, picture
+from blcf_utils.plots.canvas import QUERY, done, draw_box, frame, grid, photograph, picture
 
 
 def _read(dataset: Dataset, image: int) -> np.ndarray:
-    return read_image(dataset.all_images[image], exif_orientation=dataset.exif_orientation)
+    return photograph(dataset, dataset.all_images[image])
 
 
 def _over(ax, pixels: np.ndarray, values: np.ndarray, title: str, **options) -> None:

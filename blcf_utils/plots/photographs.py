@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.evaluation import average_precision, unit_ranking
-from blcf_utils.images import read_image
 from blcf_utils.plots.canvas import (
     IGNORED,
     QUERY,
@@ -19,13 +18,10 @@ from blcf_utils.plots.canvas import (
     draw_box,
     frame,
     grid,
+    photograph,
     picture,
 )
 from blcf_utils.search import Ranking
-
-
-def _read(dataset: Dataset, path):
-    return read_image(path, exif_orientation=dataset.exif_orientation)
 
 
 def show_gallery(dataset: Dataset, images: Sequence[int], columns: int = 6) -> Figure:
@@ -36,7 +32,7 @@ def show_gallery(dataset: Dataset, images: Sequence[int], columns: int = 6) -> F
         ax.axis("off")
     for ax, i in zip(axes.flat, images, strict=False):
         ax.axis("on")
-        picture(ax, _read(dataset, dataset.images[i]))
+        picture(ax, photograph(dataset, dataset.images[i]))
     return done(figure)
 
 
@@ -44,7 +40,7 @@ def show_queries(dataset: Dataset, queries: Sequence[Query], positives: int = 3)
     """Show each query with its box and, beside it, some images that should be found."""
     figure, axes = grid(len(queries), 1 + positives, 1.9, 1.6)
     for line, query in zip(axes, queries, strict=True):
-        picture(line[0], _read(dataset, query.image), query.id, QUERY)
+        picture(line[0], photograph(dataset, query.image), query.id, QUERY)
         draw_box(line[0], query.box)
         frame(line[0], QUERY, 2)
         shown = query.positives[:: max(1, len(query.positives) // positives)][:positives]
@@ -52,7 +48,7 @@ def show_queries(dataset: Dataset, queries: Sequence[Query], positives: int = 3)
             ax.axis("off")
         for ax, i in zip(line[1:], shown, strict=False):
             ax.axis("on")
-            picture(ax, _read(dataset, _unit_image(dataset, i)), "should be found", RELEVANT)
+            picture(ax, photograph(dataset, _unit_image(dataset, i)), "should be found", RELEVANT)
     return done(figure)
 
 
@@ -73,7 +69,7 @@ def show_rankings(
     for line, (method, ranking) in zip(axes, rankings.items(), strict=True):
         units = unit_ranking(dataset, ranking.images)
         ap = average_precision(units, query.positives, query.junk, dataset.protocol.ap)
-        picture(line[0], _read(dataset, query.image), f"{method} AP {ap:.2f}".strip(), QUERY)
+        picture(line[0], photograph(dataset, query.image), f"{method}\nAP {ap:.2f}".strip(), QUERY)
         draw_box(line[0], query.box)
         frame(line[0], QUERY, 2)
         shown = units[~np.isin(units, query.junk)][:top]
@@ -82,6 +78,6 @@ def show_rankings(
         for rank, (ax, unit) in enumerate(zip(line[1:], shown, strict=False), 1):
             ax.axis("on")
             good = unit in query.positives
-            picture(ax, _read(dataset, _unit_image(dataset, unit)), f"{rank}", IGNORED)
+            picture(ax, photograph(dataset, _unit_image(dataset, unit)), f"{rank}", IGNORED)
             frame(ax, RELEVANT if good else WRONG, 3)
     return done(figure)

@@ -26,28 +26,36 @@ def sum_pool(feature_map: np.ndarray, cells: np.ndarray | None = None) -> np.nda
     return np.tensordot(feature_map, cells.astype(feature_map.dtype), axes=2)
 
 
-def sum_pooled_vectors(
-    dataset: Dataset,
-    features: Features,
-    config: SumPoolingConfig,
-    mode: Mode,
-    how: Projection = "edges",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return unit vectors of the database (n, D) and of the queries (q, D), in query order.
+def database_sums(features: Features) -> np.ndarray:
+    """Return the summed descriptors of every database image, (n, C)."""
+    return np.stack([sum_pool(features.map(i)) for i in range(features.n_database)])
 
-    Local search pools the query's box only, cropped on the feature map. With ``config.whiten``
-    the vectors are PCA-whitened, learned on the database's own vectors. A whitening cannot have
-    as many directions as vectors taught it: a small database gets fewer, and a poor one, since
-    its last directions are mostly chance.
+
+def query_sums(
+    dataset: Dataset, features: Features, mode: Mode, how: Projection = "edges"
+) -> np.ndarray:
+    """Return the summed descriptors of every query, (q, C), in query order.
+
+    Local search pools the query's box only, cropped on the feature map.
     """
-    database = np.stack([sum_pool(features.map(i)) for i in range(features.n_database)])
-    queries = []
+    sums = []
     for query in dataset.queries:
         i = dataset.image_index[query.image]
         feature_map = features.map(i)
         cells = query_cells(query, features.sizes[i], feature_map.shape[1:], mode, how)
-        queries.append(sum_pool(feature_map, cells))
-    queries = np.stack(queries)
+        sums.append(sum_pool(feature_map, cells))
+    return np.stack(sums)
+
+
+def sum_pooled_vectors(
+    database: np.ndarray, queries: np.ndarray, config: SumPoolingConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return unit vectors of the database (n, D) and of the queries (q, D), from their sums.
+
+    With ``config.whiten`` the vectors are PCA-whitened, learned on the database's own vectors. A
+    whitening cannot have as many directions as vectors taught it: a small database gets fewer,
+    and a poor one, since its last directions are mostly chance.
+    """
     if not config.whiten:
         return normalise_rows(database), normalise_rows(queries)
     dimensions = min(config.dimensions, database.shape[1], len(database) - 1)

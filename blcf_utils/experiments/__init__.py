@@ -1,0 +1,28 @@
+"""The experiments behind the tables: each function measures, writes its table and returns it.
+
+A cell is measured by the run that writes it or says why it was not run. Tables stand in
+``results/<profile>/tables``, APs of every query in ``per_query``.
+"""
+
+from blcf_utils.experiments.backbones import backbones_table
+from blcf_utils.experiments.datasets import datasets_table
+from blcf_utils.experiments.efficiency import efficiency_table
+from blcf_utils.experiments.fusion import fusion_curve, fusion_table
+from blcf_utils.experiments.localisation import localisation_table
+from blcf_utils.experiments.overview import claims_table, complete_tables, summary_table
+from blcf_utils.experiments.pooling import pooling_table
+from blcf_utils.experiments.search import search_table
+
+__all__ = [
+    "backbones_table",
+    "claims_table",
+    "complete_tables",
+    "datasets_table",
+    "efficiency_table",
+    "fusion_curve",
+    "fusion_table",
+    "localisation_table",
+    "pooling_table",
+    "search_table",
+    "summary_table",
+]

@@ -1,0 +1,65 @@
+"""What every experiment shares: timing and scoring one cell, and saying why one was not run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from blcf_utils.published import dataset_of, load_published
+from blcf_utils.search import Ranking
+from blcf_utils.study import Study
+from blcf_utils.tables import Measurement
+
+MODES = ("gs", "ls")
+NOT_BUILT = {
+    "t06_finetune_oxford": "fine-tuning is not in this version",
+    "t07_finetune_instre": "fine-tuning is not in this version",
+    "t08_saliency_sum_pooling": "saliency weighting is not in this version",
+    "t09_saliency_blcf": "saliency weighting is not in this version",
+    "t10_comparison": "the compared methods are not in this version",
+    "t11_comparison_expansion": "the compared methods are not in this version",
+    "t12_blcf_finetuned": "fine-tuning is not in this version",
+    "t13_state_of_the_art": "the compared methods are not in this version",
+}
+
+
+def elsewhere(study: Study, table_id: str) -> dict[str, str]:
+    """Why the slides' own columns are empty: their datasets are not in this profile."""
+    columns = {dataset_of(name) for name in published_columns(table_id)}
+    return {
+        column: f"{column} is not in profile {study.profile.name}"
+        for column in columns
+        if column not in study.datasets
+    }
+
+
+def published_columns(table_id: str) -> list[str]:
+    """Return the columns of a published table, in order."""
+    return load_published(table_id)["column"].unique().tolist()
+
+
+def published_rows(table_id: str) -> list[str]:
+    """Return the rows of a published table, in order."""
+    return load_published(table_id)["row"].unique().tolist()
+
+
+def measure(
+    study: Study, row: str, column: str, name: str, rank: Callable[[], dict[str, Ranking]]
+) -> Measurement:
+    """Score one method; ``seconds`` is the time to rank the database for every query once.
+
+    What the ranking needs (features, words, index, pooled vectors) must be there already.
+    """
+    started = time.perf_counter()
+    rankings = rank()
+    seconds = round(time.perf_counter() - started, 4)
+    evaluation = study.evaluate(name, rankings)
+    return Measurement(
+        row,
+        column,
+        evaluation.mean,
+        "measured",
+        seconds,
+        study.config_digest(name),
+        evaluation.per_query,
+    )

@@ -1,0 +1,95 @@
+"""Where re-ranking found the query: its windows, and boxes that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from blcf_utils.bow import AssignmentMaps
+from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.images import read_image
+from blcf_utils.localisation import Localisation
+from blcf_utils.plots.canvas import (
+    IGNORED,
+    QUERY,
+    RELEVANT,
+    WRONG,
+    done,
+    draw_box,
+    frame,
+    grid,
+    photograph,
+    picture,
+)
+from blcf_utils.recipes import Found
+from blcf_utils.search import QueryMaps
+from blcf_utils.windows import window_box, window_grid
+
+
+def show_windows(dataset: Dataset, maps: AssignmentMaps, image: int) -> Figure:
+    """Show the windows of re-ranking on an image, one panel for each of their sizes."""
+    shape, size = tuple(maps.shapes[image]), tuple(maps.sizes[image])
+    windows = window_grid(shape, (1.0, 0.5, 0.25))
+    sides = np.stack([windows[:, 1] - windows[:, 0], windows[:, 3] - windows[:, 2]], axis=1)
+    shares = np.round(sides / shape * 4).astype(int)
+    kinds = sorted({tuple(share) for share in shares.tolist()}, reverse=True)
+    figure, axes = grid(1, len(kinds), 1.25, 1.2)
+    pixels = photograph(dataset, dataset.all_images[image])
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        chosen = windows[(shares == kind).all(axis=1)]
+        picture(ax, pixels, f"{len(chosen)}", IGNORED)
+        for window in chosen:
+            x1, y1, x2, y2 = window_box(window, shape, size)
+            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=QUERY, lw=0.6))
+        draw_box(ax, window_box(chosen[0], shape, size))
+    return done(figure)
+
+
+def show_found(
+    dataset: Dataset, maps: AssignmentMaps, query: Query, found: Found, top: int = 7
+) -> Figure:
+    """Show the first images of a re-ranked ranking with the window in which each was matched."""
+    figure, axes = grid(1, top + 1, 1.6, 1.5)
+    picture(axes[0, 0], photograph(dataset, query.image), "query", QUERY)
+    draw_box(axes[0, 0], query.box)
+    frame(axes[0, 0], QUERY, 2)
+    junk = {dataset.image_of(unit) for unit in query.junk}
+    relevant = {dataset.image_of(unit) for unit in query.positives}
+    shown = [i for i in found.ranking.images.tolist() if i not in junk][:top]
+    for rank, (ax, image) in enumerate(zip(axes[0, 1:], shown, strict=False), 1):
+        picture(ax, photograph(dataset, dataset.images[image]), f"{rank}", IGNORED)
+        colour = RELEVANT if image in relevant else WRONG
+        if image in found.windows:
+            shape, size = tuple(maps.shapes[image]), tuple(maps.sizes[image])
+            draw_box(ax, window_box(found.windows[image], shape, size), colour)
+        frame(ax, colour, 3)
+    return done(figure)
+
+
+def show_localisations(dataset: Dataset, localisations: Sequence[Localisation]) -> Figure:
+    """Show windows (orange) beside the boxes that are known (green), with their overlap."""
+    figure, axes = grid(1, len(localisations), 2.0, 1.7)
+    for ax, one in zip(axes[0], localisations, strict=True):
+        title = f"overlap {one.overlap:.2f} of {one.possible:.2f}"
+        picture(ax, photograph(dataset, dataset.images[one.image]), title, IGNORED)
+        draw_box(ax, one.truth, RELEVANT)
+        draw_box(ax, one.box, WRONG)
+    return done(figure)
+
+
+def show_views(dataset: Dataset, query: Query, views: Sequence[QueryMaps]) -> Figure:
+    """Show the query as it is and in the views of query augmentation, with its box in each."""
+    figure, axes = grid(1, len(views) + 1, 2.0, 1.7)
+    pixels = photograph(dataset, query.image)
+    picture(axes[0, 0], pixels, "as it is", QUERY)
+    draw_box(axes[0, 0], query.box)
+    size = (pixels.shape[1], pixels.shape[0])
+    for ax, one in zip(axes[0, 1:], views, strict=True):
+        seen = read_image(query.image, exif_orientation=dataset.exif_orientation, view=one.view)
+        picture(ax, seen, one.view.name, QUERY)
+        if one.view.sees(query.box, size):
+            draw_box(ax, one.view.box(query.box, size))
+    return done(figure)

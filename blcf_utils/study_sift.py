@@ -1,0 +1,60 @@
+"""SIFT bags of words and their fusion with convolutional words, as stages of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from blcf_utils.artefacts import ArtefactStore
+from blcf_utils.boxes import Mode
+from blcf_utils.config import Profile
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.fusion import fuse_all
+from blcf_utils.search import Ranking
+from blcf_utils.sift import extract_sift
+from blcf_utils.sift_words import (
+    SiftWords,
+    assign_sift_words,
+    learn_sift_codebook,
+    search_sift,
+    sift_index,
+)
+from blcf_utils.verification import verify
+
+
+class StudySift:
+    """The part of a study that searches with SIFT words."""
+
+    profile: Profile
+    store: ArtefactStore
+    dataset: Callable[[str], Dataset]
+    search: Callable[..., dict[str, Ranking]]
+
+    def sift_words(self, name: str) -> SiftWords:
+        """Return the SIFT words of a dataset's images; the codebook is its teacher's."""
+        config, teacher = self.profile.sift, self.profile.teacher_of(name)
+        codebook = learn_sift_codebook(
+            extract_sift(self.dataset(teacher), config, self.store),
+            config,
+            self.store,
+            seed=self.profile.seed,
+        )
+        return assign_sift_words(
+            extract_sift(self.dataset(name), config, self.store), codebook, self.store
+        )
+
+    def sift_search(self, name: str, mode: Mode) -> dict[str, Ranking]:
+        """Return SIFT bag-of-words rankings of the whole database for every query."""
+        config, words = self.profile.sift, self.sift_words(name)
+        index = sift_index(words, config, self.store)
+        return search_sift(self.dataset(name), words, index, mode, config.burstiness)
+
+    def sift_verified(self, name: str, mode: Mode) -> dict[str, Ranking]:
+        """Return SIFT rankings whose first images are ordered by their verified matches."""
+        rankings, config = self.sift_search(name, mode), self.profile.sift.verification
+        features = self.sift_words(name).features
+        return verify(self.dataset(name), rankings, features, config, mode)[0]
+
+    def fused(self, name: str) -> dict[str, Ranking]:
+        """Return the late fusion of convolutional and SIFT words for every query."""
+        config = self.profile.fusion
+        return fuse_all(self.search(name, config.recipe), self.sift_search(name, "ls"), config)
