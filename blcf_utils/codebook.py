@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
 
-from blcf_utils.artefacts import ArtefactStore, atomic_path
+from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.config import CodebookConfig
 from blcf_utils.errors import StudyError
 from blcf_utils.features import Features, sample_rows
@@ -176,30 +177,39 @@ def learn_codebook(
         for chunk in features.stream(rows):
             data[filled : filled + len(chunk)] = whitening.apply(chunk)
             filled += len(chunk)
-        bar = progress(label=f"k-means K={config.words}", total=config.iterations, unit="iteration")
-        saved = folder / "iterations.npz"
-
-        def save(centroids, objective):
-            with atomic_path(saved) as temporary:
-                np.savez(temporary, centroids=centroids, objective=objective)
-            bar.update(1)
-
-        start = None
-        if saved.exists():
-            with np.load(saved) as state:
-                start = state["centroids"], state["objective"].tolist()
-            bar.update(len(start[1]))
-        with bar:
-            centroids, objective = fit_kmeans(
-                data, config.words, config.iterations, seed=seed, start=start, on_iteration=save
-            )
-        np.save(folder / "centroids.npy", centroids)
-        np.save(folder / "objective.npy", objective)
-        np.save(folder / "n_descriptors.npy", np.array(len(rows)))
-        saved.unlink(missing_ok=True)
+        train_words(folder, data, config.words, config.iterations, seed)
 
     label = f"{features.artefact.label}-K{config.words}"
     artefact = store.get_or_make("codebook", label, document, make)
+    return read_codebook(artefact)
+
+
+def train_words(folder: Path, data: np.ndarray, words: int, iterations: int, seed: int) -> None:
+    """Run :func:`fit_kmeans` into a folder; killed, it goes on from the last finished iteration."""
+    bar = progress(label=f"k-means K={words}", total=iterations, unit="iteration")
+    saved, start = folder / "iterations.npz", None
+
+    def save(centroids, objective):
+        with atomic_path(saved) as temporary:
+            np.savez(temporary, centroids=centroids, objective=objective)
+        bar.update(1)
+
+    if saved.exists():
+        with np.load(saved) as state:
+            start = state["centroids"], state["objective"].tolist()
+        bar.update(len(start[1]))
+    with bar:
+        centroids, objective = fit_kmeans(
+            data, words, iterations, seed=seed, start=start, on_iteration=save
+        )
+    np.save(folder / "centroids.npy", centroids)
+    np.save(folder / "objective.npy", objective)
+    np.save(folder / "n_descriptors.npy", np.array(len(data)))
+    saved.unlink(missing_ok=True)
+
+
+def read_codebook(artefact: Artefact) -> Codebook:
+    """Read what :func:`train_words` left in an artefact."""
     return Codebook(
         np.load(artefact / "centroids.npy"),
         np.load(artefact / "objective.npy"),

@@ -175,15 +175,20 @@ class SiftConfig(Config):
 
 
 class FusionConfig(Config):
-    """Late fusion of two rankings."""
+    """Late fusion of convolutional and SIFT words.
 
-    kind: Literal["score", "rank"] = "score"
-    normalise: Literal["max", "minmax", "zscore", "none"] = Field(
-        "max", description="of the scores of one ranking, before they are added"
-    )
-    weight: float = Field(0.5, ge=0, le=1, description="of the first ranking")
-    rank_constant: float = Field(60.0, gt=0, description="k of 1 / (k + rank), kind: rank only")
+    The defaults are the fusion that the slides' numbers imply: "a score larger than 15 (sharing 30
+    local SIFT matches)" is half of a cosine and half of the number of verified matches.
+    """
+
     recipe: str = Field("LS + R + LQE", description="search of convolutional words that is fused")
+    verified: bool = Field(True, description="SIFT with verified matches, or its words only")
+    kind: Literal["score", "rank"] = "score"
+    normalise: Literal["none", "max", "minmax", "zscore"] = Field(
+        "none", description="of the scores of one ranking, before they are added"
+    )
+    weight: float = Field(0.5, ge=0, le=1, description="of the convolutional words")
+    rank_constant: float = Field(60.0, gt=0, description="k of 1 / (k + rank), kind: rank only")
 
 
 class SumPoolingConfig(Config):

@@ -12,10 +12,10 @@ import os
 import numpy as np
 from scipy import sparse
 
-from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.artefacts import Artefact, ArtefactStore
 from blcf_utils.bow import Sparse, inverse_document_frequency, scale_words
 from blcf_utils.boxes import Mode
-from blcf_utils.codebook import MIN_GAIN, Codebook, fit_kmeans
+from blcf_utils.codebook import MIN_GAIN, Codebook, read_codebook, train_words
 from blcf_utils.config import SiftConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.errors import StudyError
@@ -92,34 +92,9 @@ def learn_sift_codebook(
         data = np.empty((len(rows), DIMENSIONS), np.float32)
         for start in range(0, len(rows), _CHUNK):
             data[start : start + _CHUNK] = features.rows(rows[start : start + _CHUNK])
-        bar = progress(label=f"k-means K={config.words}", total=config.iterations, unit="iteration")
-        saved, start = folder / "iterations.npz", None
-        if saved.exists():
-            with np.load(saved) as state:
-                start = state["centroids"], state["objective"].tolist()
-            bar.update(len(start[1]))
+        train_words(folder, data, config.words, config.iterations, seed)
 
-        def save(centroids, objective):
-            with atomic_path(saved) as temporary:
-                np.savez(temporary, centroids=centroids, objective=objective)
-            bar.update(1)
-
-        with bar:
-            centroids, objective = fit_kmeans(
-                data, config.words, config.iterations, seed=seed, start=start, on_iteration=save
-            )
-        np.save(folder / "centroids.npy", centroids)
-        np.save(folder / "objective.npy", objective)
-        np.save(folder / "n_descriptors.npy", np.array(len(rows)))
-        saved.unlink(missing_ok=True)
-
-    artefact = store.get_or_make("sift_codebook", label, document, make)
-    return Codebook(
-        np.load(artefact / "centroids.npy"),
-        np.load(artefact / "objective.npy"),
-        int(np.load(artefact / "n_descriptors.npy")),
-        artefact.key,
-    )
+    return read_codebook(store.get_or_make("sift_codebook", label, document, make))
 
 
 def assign_sift_words(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.boxes import Mode
@@ -50,11 +51,32 @@ class StudySift:
 
     def sift_verified(self, name: str, mode: Mode) -> dict[str, Ranking]:
         """Return SIFT rankings whose first images are ordered by their verified matches."""
-        rankings, config = self.sift_search(name, mode), self.profile.sift.verification
-        features = self.sift_words(name).features
-        return verify(self.dataset(name), rankings, features, config, mode)[0]
+        dataset, words = self.dataset(name), self.sift_words(name)
+        rankings, config = self.sift_search(name, mode), self.profile.sift
+        made_of = {
+            "version": 1,
+            "sift_words": words.key,
+            "queries": dataset.ground_truth_digest,
+            "mode": mode,
+            "idf": config.idf,
+            "burstiness": config.burstiness,
+            "verification": config.verification.document(),
+        }
+
+        def verified(folder: Path):
+            kept = folder / "inliers.bin"
+            found = verify(dataset, rankings, words.features, config.verification, mode, kept)
+            return found[0]
+
+        artefact = self.store.get_or_make("verification", words.artefact.label, made_of, verified)
+        return verified(artefact.folder)
+
+    def sift_partner(self, name: str) -> dict[str, Ranking]:
+        """Return the SIFT rankings that fusion merges, verified or not, as the profile says."""
+        verified = self.profile.fusion.verified
+        return (self.sift_verified if verified else self.sift_search)(name, "ls")
 
     def fused(self, name: str) -> dict[str, Ranking]:
         """Return the late fusion of convolutional and SIFT words for every query."""
         config = self.profile.fusion
-        return fuse_all(self.search(name, config.recipe), self.sift_search(name, "ls"), config)
+        return fuse_all(self.search(name, config.recipe), self.sift_partner(name), config)

@@ -7,8 +7,10 @@ two images share something, and re-ranks the first images of a search (Philbin e
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -113,10 +115,6 @@ def verify_ranking(
 ) -> tuple[Ranking, dict[int, int]]:
     """Re-rank the first ``config.images`` of a ranking, images with more inliers first.
 
-    Images of equally many inliers keep their order. The new scores are the number of inliers (0
-    for the images not verified) plus the first score brought to 0..1, so that they fall along the
-    ranking.
-
     Args:
         query: local features of the query image or of its box.
         ranking: images best first.
@@ -124,19 +122,30 @@ def verify_ranking(
         config: which matches count.
 
     Returns:
-        The new ranking and the inliers of each verified image.
+        The new ranking (see :func:`order_by_inliers`) and the inliers of each verified image.
     """
-    first = ranking.images[: config.images]
-    inliers = {
-        int(i): match_images(query, local_features(features, i), config).count for i in first
-    }
-    counts = np.zeros(len(ranking.images))
-    counts[: len(first)] = list(inliers.values())
+    counts = _count(query, ranking, features, config)
+    return order_by_inliers(ranking, counts), _named(ranking, counts)
+
+
+def order_by_inliers(ranking: Ranking, counts: np.ndarray) -> Ranking:
+    """Order a ranking by the inliers of its first images.
+
+    Images of equally many inliers keep their order. The new scores are the number of inliers (0
+    for the images not verified) plus the first score brought to 0..1, so that they fall along the
+    ranking.
+
+    Args:
+        ranking: (n,) images best first.
+        counts: (m,) inliers of its first m images.
+    """
+    inliers = np.zeros(len(ranking.images))
+    inliers[: len(counts)] = counts
     scores = np.asarray(ranking.scores, np.float64)
     span = np.ptp(scores) if len(scores) else 0.0
     shares = (scores - scores.min()) / span if span > 0 else np.zeros(len(scores))
-    order = np.argsort(-counts, kind="stable")
-    return Ranking(ranking.images[order], (counts + shares)[order]), inliers
+    order = np.argsort(-inliers, kind="stable")
+    return Ranking(ranking.images[order], (inliers + shares)[order])
 
 
 def verify(
@@ -145,30 +154,62 @@ def verify(
     features: SiftFeatures,
     config: VerificationConfig,
     mode: Mode,
+    kept: Path | None = None,
 ) -> tuple[dict[str, Ranking], dict[str, dict[int, int]]]:
     """Re-rank the first ``config.images`` of every ranking (see :func:`verify_ranking`).
 
     Args:
         dataset: queries.
-        rankings: query id to ranking.
+        rankings: query id to ranking, all of one length.
         features: keypoints and descriptors of the dataset's images.
         config: how many images, which matches count; 0 images change nothing.
         mode: ``gs`` matches every keypoint of the query image, ``ls`` those in the mask or box.
+        kept: a file that keeps the counts of every finished query: killed, it goes on from there,
+            and a second time it only reads.
 
     Returns:
         Query id to new ranking, and query id to the inliers of each verified image.
     """
-    if config.images == 0:
-        return dict(rankings), {query: {} for query in rankings}
-    verified, inliers = {}, {}
     queries = [query for query in dataset.queries if query.id in rankings]
-    for query in progress(queries, label=f"verification {mode}", unit="query"):
+    if config.images == 0 or not queries:
+        return dict(rankings), {query: {} for query in rankings}
+    width = min(config.images, *(len(rankings[query.id].images) for query in queries))
+    counts = _read_counts(kept, width)[: len(queries)]
+    todo = queries[len(counts) :]
+    for query in progress(todo, label=f"verification {mode}", unit="query") if todo else ():
         inside = query_keypoints(dataset, query, features, mode)
         local = local_features(features, dataset.image_index[query.image], inside)
-        verified[query.id], inliers[query.id] = verify_ranking(
-            local, rankings[query.id], features, config
-        )
-    return verified, inliers
+        counts.append(_count(local, rankings[query.id], features, config))
+        if kept is not None:
+            with open(kept, "ab") as file:
+                file.write(counts[-1].tobytes())
+    pairs = {query.id: (rankings[query.id], c) for query, c in zip(queries, counts, strict=True)}
+    return (
+        {query: order_by_inliers(*pair) for query, pair in pairs.items()},
+        {query: _named(*pair) for query, pair in pairs.items()},
+    )
+
+
+def _count(query: LocalFeatures, ranking: Ranking, features: SiftFeatures, config) -> np.ndarray:
+    """Return the inliers of the first images of a ranking, (m,) int32."""
+    images = ranking.images[: config.images]
+    counts = [match_images(query, local_features(features, i), config).count for i in images]
+    return np.array(counts, np.int32)
+
+
+def _named(ranking: Ranking, counts: np.ndarray) -> dict[int, int]:
+    return {int(i): int(c) for i, c in zip(ranking.images, counts, strict=False)}
+
+
+def _read_counts(kept: Path | None, width: int) -> list[np.ndarray]:
+    """Return the counts of every query that was written whole, and cut a started one off."""
+    if kept is None or not kept.exists() or width == 0:
+        return []
+    counts = np.fromfile(kept, np.int32)
+    whole = len(counts) // width
+    if counts.nbytes != kept.stat().st_size or len(counts) != whole * width:
+        os.truncate(kept, whole * width * counts.itemsize)
+    return list(counts[: whole * width].reshape(whole, width))
 
 
 def _mutual_matches(

@@ -248,9 +248,11 @@ def test_keypoints_and_matches(toy, store):
     assert titles(figure) == [f"{matches.count} of {len(matches.inliers)} matches agree"]
 
 
-def test_a_curve_is_named_by_its_series():
-    values = pd.Series([0.2, 0.4], index=pd.Index([0.0, 1.0], name="weight"), name="mAP")
-    figure = plots.plot_curve(values)
+def test_curves_are_named_by_their_table():
+    index = pd.Index([0.0, 1.0], name="weight")
+    table = pd.DataFrame({"a": [0.2, 0.4], "b": [0.3, 0.1]}, index=index)
+    figure = plots.plot_curves(table)
     drawn(figure)
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("weight", "mAP")
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), values)
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["a", "b"]
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), table["b"])

@@ -29,7 +29,7 @@ PROFILE = """
       device: cpu
     whitening: {dimensions: 64}
     codebook: {words: 60, iterations: 6}
-    sift: {words: 16, keypoints: 80, iterations: 4}
+    sift: {words: 16, keypoints: 80, iterations: 4, verification: {images: 6, least: 4}}
     expansion: {images: 2}
     sum_pooling: {full_layer: conv1, full_longest_side: 128}
     compare_backbones:
@@ -97,11 +97,11 @@ def test_a_study_measures_its_tables(profile):
     found = {row: float(localised[row, "toy"]) for row in localised.index.get_level_values(0)}
     assert 0 < found["re-ranking's window"] <= found["the best of all windows"] <= 1
     fused = experiments.fusion_table(study)
-    assert (fused.loc[fused["column"] == "toy", "status"] == "measured").sum() == 6
+    assert (fused.loc[fused["column"] == "toy", "status"] == "measured").sum() == 8
     merged = fused.set_index(["row", "column"]).loc[("merged", "toy"), "measured"]
     assert float(merged) == pytest.approx(study.evaluate("toy", study.fused("toy")).mean, abs=1e-4)
     curve = experiments.fusion_curve(study, "toy", steps=3)
-    assert curve[0.5] == pytest.approx(float(merged), abs=1e-4)
+    assert curve.loc[0.5, "verified matches"] == pytest.approx(float(merged), abs=1e-4)
     networks = experiments.backbones_table(study)
     assert set(networks["row"]) == {
         "squeezenet1_1 fire3 (random)",

@@ -289,6 +289,22 @@ def test_nothing_to_verify_changes_nothing(scenes):
     assert inliers == {"whole": {}}
 
 
+def test_counts_are_kept_and_a_cut_file_is_mended(scenes, tmp_path, monkeypatch):
+    dataset, features = scenes
+    first = Ranking(np.arange(8), np.linspace(1, 0, 8))
+    rankings = {query.id: first for query in dataset.queries}
+    config, kept = VerificationConfig(images=5), tmp_path / "inliers.bin"
+    expected = verify(dataset, rankings, features, config, "ls")
+    assert repr(verify(dataset, rankings, features, config, "ls", kept)) == repr(expected)
+    whole = kept.read_bytes()
+    assert len(whole) == len(rankings) * 5 * 4
+    kept.write_bytes(whole[: 5 * 4 + 3])  # killed within the second query
+    assert repr(verify(dataset, rankings, features, config, "ls", kept)) == repr(expected)
+    assert kept.read_bytes() == whole
+    monkeypatch.setattr("blcf_utils.verification.match_images", None)  # read, not counted again
+    assert repr(verify(dataset, rankings, features, config, "ls", kept)) == repr(expected)
+
+
 def test_equal_first_scores_keep_their_order(scenes):
     dataset, features = scenes
     query = local_features(features, dataset.image_index[dataset.queries[0].image])

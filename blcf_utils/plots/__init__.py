@@ -6,7 +6,7 @@ shows it once, and a script can save it.
 
 from blcf_utils.plots.curves import (
     plot_bars,
-    plot_curve,
+    plot_curves,
     plot_kmeans,
     plot_paired_queries,
     plot_precision_recall,
@@ -35,7 +35,7 @@ from blcf_utils.plots.photographs import show_gallery, show_queries, show_rankin
 __all__ = [
     "common_words",
     "plot_bars",
-    "plot_curve",
+    "plot_curves",
     "plot_kmeans",
     "plot_paired_queries",
     "plot_precision_recall",

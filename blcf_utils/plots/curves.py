@@ -99,9 +99,11 @@ def plot_bars(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
     return done(figure)
 
 
-def plot_curve(values: pd.Series) -> Figure:
-    """Plot a series against its index; both give the axes their names."""
+def plot_curves(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
+    """Plot the columns of a table against its index, which names the x axis."""
     figure, axes = grid(1, 1, 4, 2.6)
-    axes[0, 0].plot(values.index, values, "o-", color=SERIES[0])
-    axes[0, 0].set(xlabel=values.index.name, ylabel=values.name)
+    for (label, values), colour in zip(table.items(), cycle(SERIES), strict=False):
+        axes[0, 0].plot(table.index, values, "o-", label=label, color=colour)
+    axes[0, 0].set(xlabel=table.index.name, ylabel=ylabel)
+    axes[0, 0].legend()
     return done(figure)
