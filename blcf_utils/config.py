@@ -34,7 +34,7 @@ def digest_of(value: Any) -> str:
 class Config(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def document(self) -> dict:
         """Return the settings as plain JSON values."""
@@ -107,7 +107,7 @@ class RerankingConfig(Config):
     """Spatial re-ranking (R): windows of the assignment map against the query."""
 
     images: int = Field(100, ge=1, description="how many of the first images are re-ranked")
-    sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+    sizes: tuple[Annotated[float, Field(ge=0.05, le=1)], ...] = Field(
         (1.0, 0.5, 0.25), min_length=1, description="window sides, as shares of the map's sides"
     )
     aspect: float = Field(

@@ -86,8 +86,7 @@ def unit_ranking(dataset: Dataset, ranking: np.ndarray) -> np.ndarray:
     """Turn a ranking of images into one of units: each unit at its best image (TRECVID shots)."""
     if dataset.units is None:
         return ranking
-    number = {name: i for i, name in enumerate(dataset.unit_names)}
-    units = np.array([number[name] for name in dataset.units])[ranking]
+    units = dataset.unit_numbers[ranking]
     _, first = np.unique(units, return_index=True)
     return units[np.sort(first)]
 

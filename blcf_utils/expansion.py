@@ -21,11 +21,13 @@ def expand_query(
     Args:
         query: (words, unit-length weights) of the query.
         found: the same of the best images, best first; the first ``config.images`` are used.
-        scores: their scores, which weigh them with ``config.alpha``; a score below 0 counts 0.
+        scores: their scores, which weigh them with ``config.alpha``; an image whose score is not
+            above 0 has nothing of the query and does not join.
         config: N, alpha, weight of the query.
 
     Returns:
-        (words, weights): the query itself when N is 0 or nothing was found.
+        (words, weights): the query itself when N is 0 or nothing was found. Histograms are averaged
+        before idf, which the index puts on the result.
 
     Source: Chum et al., ICCV 2007 (average query expansion); Mohedano et al., ICMR 2016 (N = 10,
     local expansion); Radenovic et al., TPAMI 2019 (alpha-QE).
@@ -33,14 +35,15 @@ def expand_query(
     used = list(found)[: config.images]
     if not used:
         return query
-    gains = np.maximum(np.asarray(scores[: len(used)], np.float64), 0) ** config.alpha
+    positive = np.maximum(np.asarray(scores[: len(used)], np.float64), 0)
+    gains = np.where(positive > 0, positive**config.alpha, 0)
+    if not gains.any():
+        return query
     parts = [(query, config.query_weight), *zip(used, gains, strict=True)]
     words = np.concatenate([words for (words, _), _ in parts])
     values = np.concatenate([values * float(gain) for (_, values), gain in parts])
     distinct, inverse = np.unique(words, return_inverse=True)
     sums = np.bincount(inverse, values, minlength=len(distinct))
     norm = np.sqrt((sums * sums).sum())
-    if norm == 0:  # every image scored 0 under alpha-QE and the query weighs nothing
-        return query
     kept = sums > 0
     return distinct[kept].astype(np.int64), (sums[kept] / norm).astype(np.float32)

@@ -59,7 +59,8 @@ def known_boxes(dataset: Dataset, query: Query) -> dict[int, Box]:
         if other.box is not None and other.instance and other.instance == query.instance
     }
     boxes = {**dataset.boxes, **drawn}
-    return {i: boxes[i] for i in query.positives if i in boxes}
+    own = dataset.image_index[query.image]  # where it is, is given, not found
+    return {i: boxes[i] for i in query.positives if i in boxes and i != own}
 
 
 def localise(searcher: Searcher, query: Query) -> list[Localisation]:
@@ -77,12 +78,13 @@ def localise(searcher: Searcher, query: Query) -> list[Localisation]:
     images = np.array(sorted(truths))
     first = Found(Ranking(images, np.ones(len(images), np.float32)), None, "ls", {}, 0.0)
     found = searcher.rerank(query, first, images=len(images))
-    return [_localised(base, query, i, found.windows[i], truths[i]) for i in images.tolist()]
+    return [_localised(searcher, query, i, found.windows[i], truths[i]) for i in images.tolist()]
 
 
-def _localised(base, query: Query, image: int, window, truth: Box) -> Localisation:
+def _localised(searcher: Searcher, query: Query, image: int, window, truth: Box) -> Localisation:
+    base = searcher.base
     shape, size = tuple(base.maps.shapes[image]), tuple(base.maps.sizes[image])
-    windows = window_grid(shape, (1.0, 0.5, 0.25))
+    windows = window_grid(shape, tuple(searcher.reranking.sizes))
     overlaps = [intersection_over_union(window_box(w, shape, size), truth) for w in windows]
     box = window_box(window, shape, size)
     whole = intersection_over_union((0, 0, *size), truth)

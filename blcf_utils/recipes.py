@@ -84,8 +84,12 @@ def parse_recipe(text: str) -> tuple[Step, ...]:
     """
     parts = [part.strip() for part in re.split(r"\+(?![^(]*\))", text)]
     steps = tuple(_parse_step(part, text) for part in parts)
+    return _checked(steps, text)
+
+
+def _checked(steps: tuple[Step, ...], text: str) -> tuple[Step, ...]:
     searches = [step.name in ("GS", "LS") for step in steps]
-    if not searches[0] or any(searches[1:]):
+    if not any(searches[:1]) or any(searches[1:]):
         raise StudyError(
             f"recipe {text!r}: expected GS or LS first and only there, then any of R, GQE and LQE"
         )
@@ -96,14 +100,20 @@ def _parse_step(part: str, text: str) -> Step:
     match = re.fullmatch(r"(\w+)\s*(?:\((.*)\))?", part)
     if not match or match[1].upper() not in STEPS:
         raise known(f"step of recipe {text!r}", part, STEPS)
+    misread = StudyError(
+        f"recipe {text!r}: expected settings as in R(images=50, aspect=0.4), found {part!r}"
+    )
     try:
         settings = yaml.safe_load("{" + (match[2] or "").replace("=", ": ") + "}")
     except yaml.YAMLError:
-        raise StudyError(
-            f"recipe {text!r}: expected settings as in R(images=50, aspect=0.4), found {part!r}"
-        ) from None
+        raise misread from None
     # Steps are keys of what was found: what can be hashed only.
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    simple = [v if isinstance(v, tuple) else (v,) for v in frozen.values()]
+    if not all(isinstance(k, str) for k in frozen) or any(
+        isinstance(part, list | dict) for value in simple for part in value
+    ):
+        raise misread
     return Step(match[1].upper(), tuple(frozen.items()))
 
 
@@ -113,6 +123,11 @@ def _configured(config: Config, step: Step) -> Config:
         return type(config)(**{**config.model_dump(), **dict(step.settings)})
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "extra_forbidden" and not config.model_dump():
+            raise StudyError(
+                f"{step.name}: expected no settings, found {first['loc'][0]}; give them to R, GQE "
+                "or LQE"
+            ) from None
         if first["type"] == "extra_forbidden":
             raise known(f"setting of {step.name}", first["loc"][0], config.model_dump()) from None
         raise StudyError(f"{step.name}: {first['loc'][0]}: {first['msg'].lower()}") from None
@@ -148,7 +163,8 @@ class Searcher:
         Raises:
             StudyError: a recipe that cannot be read, or a query whose image was left out.
         """
-        steps = parse_recipe(recipe) if isinstance(recipe, str) else tuple(recipe)
+        named = isinstance(recipe, str)
+        steps = parse_recipe(recipe) if named else _checked(tuple(recipe), str(recipe))
         done = {} if done is None else done
         found = None
         for end, step in enumerate(steps, 1):

@@ -4,9 +4,11 @@ Every window of an image's assignment map is compared with the query: the cosine
 histograms, and that of each quarter of the window with the same quarter of the query (Mohedano
 et al., ICMR 2016, sections 4 and 5.2).
 
-What the paper leaves open is decided here as follows, with the first two as options: the four
-cosines of the quarters are averaged, the whole counts 1/2 and the quarters 1, each region is
-L2-normalised on its own, and a query is split at the middle of the rectangle around its cells.
+What the paper leaves open is decided here as follows, with the first three as options: windows are
+compared with the query's box, also after a global search (only so does re-ranking lift it as
+published); the four cosines of the quarters are averaged; the whole counts 1/2 and the quarters 1.
+Each region is L2-normalised on its own, and a query is split at the middle of the rectangle
+around its cells.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from blcf_utils.features import Features, extract_features, resolve_device
 from blcf_utils.index import InvertedFile, build_index
 from blcf_utils.paths import results_dir
 from blcf_utils.pooling.sum_pooling import database_sums, query_sums, sum_pooled_vectors
-from blcf_utils.recipes import Found, Searcher
+from blcf_utils.recipes import Found, Searcher, parse_recipe
 from blcf_utils.search import QueryMaps, Ranking, SearchBase, dense_rankings
 from blcf_utils.study_queries import StudyQueries
 from blcf_utils.study_sift import StudySift
@@ -85,9 +85,9 @@ _CACHED = (
     "searcher",
     "database_sums",
     "at_full_resolution",
+    "sift_features",
     "sift_words",
-    "sift_search",
-    "sift_verified",
+    "_verification",
 )
 
 
@@ -101,6 +101,7 @@ class Study(StudyQueries, StudySift):
     """
 
     def __init__(self, profile: Profile, store: ArtefactStore | None = None, trial: str = ""):
+        parse_recipe(profile.fusion.recipe)  # said now, not after an hour
         self.profile, self.store, self.trial = profile, store or ArtefactStore(), trial
         # One result per argument list, for as long as this object lives.
         for stage in _CACHED:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.errors import StudyError
-from blcf_utils.evaluation import Evaluation, unit_ranking
+from blcf_utils.evaluation import Evaluation
 from blcf_utils.localisation import Localisation, localise
 from blcf_utils.recipes import Searcher
 from blcf_utils.search import Ranking
@@ -46,16 +46,23 @@ class StudyQueries:
     def other_images(self, name: str, query: Query, count: int) -> list[int]:
         """Return the numbers of some images, spread over the database, that do not show it."""
         dataset = self.dataset(name)
-        known = {dataset.image_of(unit) for unit in (*query.positives, *query.junk)}
-        others = [i for i in range(len(dataset.images)) if i not in known]
+        known = {*query.positives, *query.junk}
+        others = [i for i in range(len(dataset.images)) if dataset.unit_of(i) not in known]
         return others[:: max(1, len(others) // count)][:count]
 
     def best_images(self, name: str, query: Query, ranking: Ranking, count: int) -> list[int]:
-        """Return the first images of a ranking, without junk and the query's own image."""
-        dataset = self.dataset(name)
-        units = unit_ranking(dataset, ranking.images)
-        images = [dataset.image_of(unit) for unit in units if unit not in query.junk]
-        return [i for i in images if dataset.images[i] != query.image][:count]
+        """Return the first images of a ranking, without junk and the query's own image.
+
+        Of images that form one unit (TRECVID shots) only the first in the ranking is taken.
+        """
+        dataset, first = self.dataset(name), {}
+        for image in ranking.images.tolist():
+            unit = dataset.unit_of(image)
+            if unit not in query.junk and dataset.images[image] != query.image:
+                first.setdefault(unit, image)
+            if len(first) == count:
+                break
+        return list(first.values())
 
     def queries_by_gain(
         self, name: str, better: Evaluation, than: Evaluation | None = None

@@ -11,7 +11,7 @@ from blcf_utils.config import Profile
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.fusion import fuse_all
 from blcf_utils.search import Ranking
-from blcf_utils.sift import extract_sift
+from blcf_utils.sift import SiftFeatures, extract_sift
 from blcf_utils.sift_words import (
     SiftWords,
     assign_sift_words,
@@ -30,18 +30,21 @@ class StudySift:
     dataset: Callable[[str], Dataset]
     search: Callable[..., dict[str, Ranking]]
 
+    def sift_features(self, name: str) -> SiftFeatures:
+        """Return the SIFT keypoints and descriptors of a dataset's images."""
+        on_corrupt = self.profile.features.on_corrupt
+        return extract_sift(self.dataset(name), self.profile.sift, self.store, on_corrupt)
+
     def sift_words(self, name: str) -> SiftWords:
         """Return the SIFT words of a dataset's images; the codebook is its teacher's."""
         config, teacher = self.profile.sift, self.profile.teacher_of(name)
         codebook = learn_sift_codebook(
-            extract_sift(self.dataset(teacher), config, self.store),
+            self.sift_features(teacher),
             config,
             self.store,
             seed=self.profile.seed,
         )
-        return assign_sift_words(
-            extract_sift(self.dataset(name), config, self.store), codebook, self.store
-        )
+        return assign_sift_words(self.sift_features(name), codebook, self.store)
 
     def sift_search(self, name: str, mode: Mode) -> dict[str, Ranking]:
         """Return SIFT bag-of-words rankings of the whole database for every query."""
@@ -51,6 +54,13 @@ class StudySift:
 
     def sift_verified(self, name: str, mode: Mode) -> dict[str, Ranking]:
         """Return SIFT rankings whose first images are ordered by their verified matches."""
+        return self._verification(name, mode)[0]
+
+    def verification_seconds(self, name: str, mode: Mode) -> float:
+        """Return how long the verification took, in the run that made it."""
+        return self._verification(name, mode)[1]
+
+    def _verification(self, name: str, mode: Mode) -> tuple[dict[str, Ranking], float]:
         dataset, words = self.dataset(name), self.sift_words(name)
         rankings, config = self.sift_search(name, mode), self.profile.sift
         made_of = {
@@ -63,13 +73,13 @@ class StudySift:
             "verification": config.verification.document(),
         }
 
-        def verified(folder: Path):
+        def verified(folder: Path) -> dict[str, Ranking]:
             kept = folder / "inliers.bin"
             found = verify(dataset, rankings, words.features, config.verification, mode, kept)
             return found[0]
 
         artefact = self.store.get_or_make("verification", words.artefact.label, made_of, verified)
-        return verified(artefact.folder)
+        return verified(artefact.folder), artefact.seconds
 
     def sift_partner(self, name: str) -> dict[str, Ranking]:
         """Return the SIFT rankings that fusion merges, verified or not, as the profile says."""

@@ -56,5 +56,13 @@ def test_the_order_of_what_was_found_does_not_matter_without_alpha():
 def test_nothing_found_and_nothing_weighed_leave_the_query_as_it_is():
     query, other = some_histograms(1, 2)
     assert expand_query(query, [], [], ExpansionConfig()) is query
-    nothing = ExpansionConfig(alpha=2, query_weight=0)
-    assert expand_query(query, [other], [-0.2], nothing) is query
+    for alpha in (0, 2):
+        nothing = ExpansionConfig(alpha=alpha, query_weight=0)
+        assert expand_query(query, [other, other], [0, -0.2], nothing) is query
+
+
+def test_images_without_a_score_do_not_join():
+    query, one, other = some_histograms(4, 3)
+    plain = expand_query(query, [one], [0.3], ExpansionConfig())
+    joined = expand_query(query, [one, other], [0.3, 0.0], ExpansionConfig())
+    np.testing.assert_allclose(dense(joined), dense(plain), atol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 
 from blcf_utils.errors import StudyError
 from blcf_utils.localisation import intersection_over_union, known_boxes, localise
+from blcf_utils.recipes import Searcher
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,9 @@ def test_boxes_come_from_other_queries_of_the_instance_and_from_the_dataset(toy)
     boxed = replace(toy, boxes={1: (1, 2, 30, 40), 9: (5, 5, 9, 9)})
     assert known_boxes(boxed, first) == {1: (1, 2, 30, 40)}
     assert known_boxes(replace(boxed, units=tuple("abc" * 6)), first) == {}
+    # Where it is in the query's own image is given, not found, also where that is a positive.
+    counted = replace(first, positives=(0, 1, 2))
+    assert known_boxes(replace(boxed, queries=(counted,)), counted) == {1: (1, 2, 30, 40)}
 
 
 def test_a_query_is_localised_in_its_relevant_images(toy, toy_searcher):
@@ -40,6 +44,15 @@ def test_a_query_is_localised_in_its_relevant_images(toy, toy_searcher):
     assert one.overlap == pytest.approx(intersection_over_union(one.box, one.truth))
     assert 0 <= one.overlap <= one.possible <= 1
     assert one.whole == pytest.approx(intersection_over_union((0, 0, 96, 64), one.truth))
+
+
+def test_the_best_window_is_sought_among_those_of_the_settings(toy, toy_searcher):
+    for sizes in ((1.0,), (0.9, 0.8, 0.7), (0.3,)):
+        config = toy_searcher.reranking.model_copy(update={"sizes": sizes})
+        searcher = Searcher(toy_searcher.base, config, toy_searcher.expansion)
+        (one,) = localise(searcher, toy.queries[-1])
+        assert one.overlap <= one.possible
+        assert (one.possible == one.whole) == (sizes == (1.0,))
 
 
 def test_nothing_is_localised_without_known_boxes_and_refused_without_a_box(toy, toy_searcher):

@@ -1,5 +1,6 @@
 """Pictures: each function draws what it was given and leaves no open figure behind."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -202,6 +203,10 @@ def test_windows_of_every_size_are_counted(toy, toy_stages):
     drawn(figure)
     shape = tuple(toy_stages.maps.shapes[0])
     assert sum(int(t) for t in titles(figure)) == len(window_grid(shape, (1.0, 0.5, 0.25)))
+    figure = plots.show_windows(toy, toy_stages.maps, 0, (0.9, 0.3))
+    drawn(figure)
+    assert len(figure.axes) == 4
+    assert sum(int(t) for t in titles(figure)) == len(window_grid(shape, (0.9, 0.3)))
 
 
 def test_found_windows_are_drawn_where_they_are(toy, toy_stages, toy_searcher):
@@ -223,6 +228,24 @@ def test_localisations_show_truth_and_window(toy, toy_searcher):
     drawn(figure)
     assert (RELEVANT, pytest.approx(found[0].truth)) in outlines(figure.axes[0])
     assert (WRONG, pytest.approx(found[0].box)) in outlines(figure.axes[0])
+
+
+def test_without_known_boxes_that_is_said(toy):
+    figure = plots.show_localisations(toy, [])
+    assert figure.axes[0].texts[0].get_text() == "no box of a relevant image is known"
+
+
+def test_a_frame_of_a_relevant_shot_is_right_whichever_it_is(toy, toy_stages, toy_searcher):
+    found = toy_searcher.run("LS + R", toy.queries[0])
+    # Shots of two frames; the shot of the first found image is the only relevant one.
+    shots = replace(toy, units=tuple(f"shot {i // 2}" for i in range(18)))
+    shot = shots.unit_of(int(found.ranking.images[0]))
+    query = replace(toy.queries[0], positives=(shot,), junk=())
+    figure = plots.show_found(shots, toy_stages.maps, query, found, top=6)
+    drawn(figure)
+    colours = [to_hex(a.spines["left"].get_edgecolor()) for a in figure.axes[1:]]
+    images = found.ranking.images[:6]
+    assert colours == [RELEVANT if i // 2 == shot else WRONG for i in images]
 
 
 def test_views_show_the_box_in_each(toy, toy_searcher):

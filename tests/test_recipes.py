@@ -45,7 +45,13 @@ def test_a_recipe_is_read_as_it_is_written():
         ("GS + R(images=[)", "expected settings as in R"),
         ("GS + R(best=5)", "unknown setting of R 'best': expected one of aggregation, aspect"),
         ("GS + R(images=0)", "R: images: input should be greater than or equal to 1"),
-        ("GS(images=5)", "unknown setting of GS"),
+        ("GS(images=5)", "GS: expected no settings, found images"),
+        ("GS + R(1)", "expected settings as in R"),
+        ("GS + R(sizes=[[1]])", "expected settings as in R"),
+        ("GS + R(sizes={a: 1})", "expected settings as in R"),
+        ("GS + R(sizes=[0.00001])", "R: sizes: input should be greater than or equal to 0.05"),
+        ("GS + GQE(query_weight=.inf)", "GQE: query_weight: input should be a finite number"),
+        ((), "expected GS or LS first"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_says_why(toy, toy_searcher, recipe, message):
@@ -130,8 +136,13 @@ def test_idf_counts_in_windows_and_in_the_query(toy, toy_stages):
     base = SearchBase(toy, toy_stages.maps, index)
     searcher = Searcher(base, RerankingConfig(), ExpansionConfig(images=3))
     for query in toy.queries:
-        one = searcher.run("LS + R(sizes=[1.0], pyramid=false, aspect=0)", query)
-        same(one, searcher.run("LS", query))
+        local = searcher.run("LS", query)
+        same(searcher.run("LS + R(sizes=[1.0], pyramid=false, aspect=0)", query), local)
+        # Histograms are averaged before idf, which the index puts on the result.
+        joined = [base.histogram(i) for i in local.ranking.images[:3]]
+        expected = expand_query(local.histogram, joined, [1, 1, 1], ExpansionConfig(images=3))
+        expanded = searcher.run("LS + GQE", query).ranking
+        np.testing.assert_allclose(expanded.scores, index.search(*expected)[1], atol=1e-6)
 
 
 def test_weights_of_the_database_count_in_windows(toy, toy_stages):
@@ -148,6 +159,11 @@ def test_weights_of_the_database_count_in_windows(toy, toy_stages):
         local = searcher.run("LS", query)
         np.testing.assert_array_equal(one.ranking.images, local.ranking.images)
         np.testing.assert_allclose(one.ranking.scores, local.ranking.scores, atol=1e-5)
+        first = local.ranking.images[0]
+        words, values = base.histogram(first, (0, 3, 0, 3))
+        seen = np.bincount(maps.map(first)[:3, :3].ravel(), weights[first][:3, :3].ravel())
+        np.testing.assert_allclose(values, seen[words] / np.linalg.norm(seen), atol=1e-6)
+        assert sorted(searcher.run("LS + R + LQE", query).ranking.images) == list(range(18))
 
 
 def test_the_order_of_the_database_does_not_matter(toy, toy_stages, toy_searcher):
@@ -197,7 +213,7 @@ def test_a_query_without_a_known_word_scores_nothing(toy, toy_stages):
     base = SearchBase(toy, maps, index)
     searcher = Searcher(base, RerankingConfig(), ExpansionConfig(images=3))
     query = toy.queries[-1]  # its image is not in the database
-    for recipe in ("GS", "LS", "LS + R"):
+    for recipe in RECIPES:  # nor does an image that scores nothing join the query
         found = searcher.run(recipe, query)
         np.testing.assert_array_equal(found.ranking.scores, 0)
         assert found.ranking.images.tolist() == list(range(18))

@@ -98,6 +98,9 @@ def test_a_study_measures_its_tables(profile):
     assert 0 < found["re-ranking's window"] <= found["the best of all windows"] <= 1
     fused = experiments.fusion_table(study)
     assert (fused.loc[fused["column"] == "toy", "status"] == "measured").sum() == 8
+    seconds = fused[fused["column"] == "toy"].set_index("row")["seconds"].astype(float)
+    assert (seconds > 0).all()
+    assert seconds["merged"] >= seconds["BLCF"] + seconds["SIFT-BoW"] - 1e-3
     merged = fused.set_index(["row", "column"]).loc[("merged", "toy"), "measured"]
     assert float(merged) == pytest.approx(study.evaluate("toy", study.fused("toy")).mean, abs=1e-4)
     curve = experiments.fusion_curve(study, "toy", steps=3)
@@ -268,6 +271,26 @@ def test_names_are_checked(profile):
         study.search("toy", "global")
 
 
+def test_a_wrong_recipe_of_the_fusion_is_said_at_once(profile):
+    with pytest.raises(StudyError, match="step of recipe 'LS \\+ X' 'X'"):
+        open_study(profile, {"fusion.recipe": "LS + X"})
+
+
+def test_encoding_augmented_queries_is_not_timed(profile, monkeypatch):
+    study = open_study(profile)
+    encode, slow = study.augmented_maps, []
+
+    def slowly(name):
+        if not slow:
+            slow.append(time.sleep(0.5))
+        return encode(name)
+
+    monkeypatch.setattr(study, "augmented_maps", slowly)
+    table = experiments.search_table(study, ("GS",))
+    assert slow
+    assert float(table.loc[table["column"] == "toy+qaug", "seconds"].iloc[0]) < 0.5
+
+
 @pytest.fixture
 def damaged(toy_root, tmp_path, monkeypatch, profile):
     """The toy set with one distractor that does not decode."""
@@ -288,6 +311,8 @@ def test_a_damaged_set_can_be_searched_without_its_broken_image(damaged):
     assert study.features("toy").skipped == ("other_13.jpg",)
     table = experiments.search_table(study)
     assert (table.loc[table["column"] == "toy", "status"] == "measured").sum() == 10
+    fused = experiments.fusion_table(study)
+    assert (fused.loc[fused["column"] == "toy", "status"] == "measured").all()
     for query, ranking in study.search("toy", "gs").items():
         assert sorted(ranking.images) == list(range(18)), query
         assert ranking.scores[ranking.images == 13] == 0

@@ -261,7 +261,7 @@ def test_verified_images_come_first_and_scores_fall(scenes):
         order = sorted(used, key=lambda i: -expected[i])  # stable: ties as they came
         assert found.images.tolist() == order + first.images[images:].tolist()
         assert (np.diff(found.scores) <= 0).all()
-        shares = dict(zip(first.images, np.linspace(1, 0, 8), strict=True))
+        shares = dict(zip(first.images, np.linspace(0.001, 0, 8), strict=True))
         scores = [inliers.get(i, 0) + shares[i] for i in found.images]
         np.testing.assert_allclose(found.scores, scores)
 

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from blcf_utils.errors import StudyError
 
 Box = tuple[float, float, float, float]
@@ -93,6 +95,16 @@ class Dataset:
     def image_of(self, unit: int) -> int:
         """Return the number of a unit's first image (the unit itself when images are units)."""
         return unit if self.units is None else self.units.index(self.unit_names[unit])
+
+    @cached_property
+    def unit_numbers(self) -> np.ndarray:
+        """The number of the unit that each database image belongs to, (n,)."""
+        number = {name: i for i, name in enumerate(self.unit_names)}
+        return np.array([number[name] for name in self.units or self.unit_names])
+
+    def unit_of(self, image: int) -> int:
+        """Return the number of the unit that a database image belongs to."""
+        return image if self.units is None else int(self.unit_numbers[image])
 
     @cached_property
     def extra_images(self) -> tuple[Path, ...]:

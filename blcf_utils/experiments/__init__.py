@@ -9,7 +9,12 @@ from blcf_utils.experiments.datasets import datasets_table
 from blcf_utils.experiments.efficiency import efficiency_table
 from blcf_utils.experiments.fusion import fusion_curve, fusion_table
 from blcf_utils.experiments.localisation import localisation_table
-from blcf_utils.experiments.overview import claims_table, complete_tables, summary_table
+from blcf_utils.experiments.overview import (
+    claims_table,
+    complete_tables,
+    intervals_table,
+    summary_table,
+)
 from blcf_utils.experiments.pooling import pooling_table
 from blcf_utils.experiments.search import search_table
 
@@ -21,6 +26,7 @@ __all__ = [
     "efficiency_table",
     "fusion_curve",
     "fusion_table",
+    "intervals_table",
     "localisation_table",
     "pooling_table",
     "search_table",

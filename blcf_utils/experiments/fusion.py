@@ -6,7 +6,8 @@ from functools import partial
 
 import pandas as pd
 
-from blcf_utils.experiments.measuring import elsewhere, measure
+from blcf_utils.config import FusionConfig
+from blcf_utils.experiments.measuring import elsewhere, scored, timed
 from blcf_utils.fusion import fuse_all
 from blcf_utils.progress import progress
 from blcf_utils.study import Study
@@ -20,7 +21,8 @@ def fusion_table(study: Study) -> pd.DataFrame:
 
     BLCF is the profile's ``fusion.recipe``, SIFT-BoW a local search (with verified matches, unless
     the profile says otherwise), merged by the profile's ``fusion``. Beside them stand local search
-    alone as the first partner, SIFT words alone as the second, and fusion by rank.
+    alone as the first partner, SIFT words alone as the second, and fusion by rank. ``seconds`` of a
+    merged row are those of both partners and of merging.
     """
     cells = [
         cell
@@ -34,20 +36,30 @@ def fusion_table(study: Study) -> pd.DataFrame:
 def _fusion_cells(study: Study, name: str) -> list[Measurement]:
     config = study.profile.fusion
     other = config.model_copy(update={"kind": "rank" if config.kind == "score" else "score"})
-    local = study.search(name, "LS")
-    full, partner = study.search(name, config.recipe), study.sift_partner(name)
-    words = study.sift_search(name, "ls")
+    study.searcher(name)
+    study.sift_words(name)
+    local, full = (timed(partial(study.search, name, one)) for one in ("LS", config.recipe))
+    words = timed(partial(study.sift_search, name, "ls"))
+    partner = words
+    if config.verified:
+        verified = study.sift_verified(name, "ls")
+        partner = verified, words[1] + study.verification_seconds(name, "ls")
+
+    def merged(first, second, how: FusionConfig):
+        rankings, seconds = timed(partial(fuse_all, first[0], second[0], how))
+        return rankings, seconds + first[1] + second[1]
+
     rows = {
-        BLCF: partial(study.search, name, config.recipe),
-        SIFT: partial(study.sift_partner, name),
-        MERGED: partial(fuse_all, full, partner, config),
-        f"{MERGED} by {other.kind}": partial(fuse_all, full, partner, other),
-        f"{BLCF}, LS only": partial(study.search, name, "LS"),
-        f"{MERGED}, LS only": partial(fuse_all, local, partner, config),
-        f"{SIFT}, words only": partial(study.sift_search, name, "ls"),
-        f"{MERGED}, LS and SIFT words only": partial(fuse_all, local, words, config),
+        BLCF: full,
+        SIFT: partner,
+        MERGED: merged(full, partner, config),
+        f"{MERGED} by {other.kind}": merged(full, partner, other),
+        f"{BLCF}, LS only": local,
+        f"{MERGED}, LS only": merged(local, partner, config),
+        f"{SIFT}, words only": words,
+        f"{MERGED}, LS and SIFT words only": merged(local, words, config),
     }
-    return [measure(study, row, name, name, rank) for row, rank in rows.items()]
+    return [scored(study, row, name, name, *found) for row, found in rows.items()]
 
 
 def fusion_curve(study: Study, name: str, steps: int = 11) -> pd.DataFrame:

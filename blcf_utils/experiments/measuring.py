@@ -50,16 +50,28 @@ def measure(
 
     What the ranking needs (features, words, index, pooled vectors) must be there already.
     """
+    rankings, seconds = timed(rank)
+    return scored(study, row, column, name, rankings, seconds)
+
+
+def timed(rank: Callable[[], dict[str, Ranking]]) -> tuple[dict[str, Ranking], float]:
+    """Return rankings and the wall time of making them."""
     started = time.perf_counter()
     rankings = rank()
-    seconds = round(time.perf_counter() - started, 4)
+    return rankings, time.perf_counter() - started
+
+
+def scored(
+    study: Study, row: str, column: str, name: str, rankings: dict[str, Ranking], seconds: float
+) -> Measurement:
+    """Score rankings that took so many seconds."""
     evaluation = study.evaluate(name, rankings)
     return Measurement(
         row,
         column,
         evaluation.mean,
         "measured",
-        seconds,
+        round(seconds, 4),
         study.config_digest(name),
         evaluation.per_query,
     )

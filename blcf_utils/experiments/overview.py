@@ -6,6 +6,7 @@ import pandas as pd
 
 from blcf_utils.claims import write_claims
 from blcf_utils.experiments.measuring import NOT_BUILT, published_columns
+from blcf_utils.intervals import write_intervals
 from blcf_utils.published import published_ids, table_info
 from blcf_utils.study import Study
 from blcf_utils.tables import read_table, verdicts, write_table
@@ -23,7 +24,12 @@ def complete_tables(study: Study) -> list[str]:
             why = NOT_BUILT.get(table_id, "the notebook that measures it has not run")
             reasons = dict.fromkeys(published_columns(table_id), why)
             write_table(table_id, [], study.results, not_run=reasons)
-    own = {path.stem for path in folder.glob("*.csv")} - {"claims", "verdicts", "summary"}
+    own = {path.stem for path in folder.glob("*.csv")} - {
+        "claims",
+        "verdicts",
+        "summary",
+        "intervals",
+    }
     return [*published_ids(), *sorted(own - set(published_ids()))]
 
 
@@ -44,6 +50,11 @@ def summary_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines).set_index("table")
+
+
+def intervals_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
+    """Write the bootstrap intervals of every mean over queries (intervals.csv)."""
+    return write_intervals(study.results, table_ids)
 
 
 def claims_table(study: Study) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from blcf_utils.bow import AssignmentMaps
+from blcf_utils.config import RerankingConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.images import read_image
 from blcf_utils.localisation import Localisation
@@ -29,12 +30,18 @@ from blcf_utils.search import QueryMaps
 from blcf_utils.windows import window_box, window_grid
 
 
-def show_windows(dataset: Dataset, maps: AssignmentMaps, image: int) -> Figure:
+def show_windows(
+    dataset: Dataset,
+    maps: AssignmentMaps,
+    image: int,
+    sizes: Sequence[float] = RerankingConfig().sizes,
+) -> Figure:
     """Show the windows of re-ranking on an image, one panel for each of their sizes."""
     shape, size = tuple(maps.shapes[image]), tuple(maps.sizes[image])
-    windows = window_grid(shape, (1.0, 0.5, 0.25))
+    windows = window_grid(shape, tuple(sizes))
     sides = np.stack([windows[:, 1] - windows[:, 0], windows[:, 3] - windows[:, 2]], axis=1)
-    shares = np.round(sides / shape * 4).astype(int)
+    # The size a window was meant to have, before its edges were rounded to cells.
+    shares = np.abs((sides / shape)[..., None] - np.array(sizes)).argmin(axis=2) * -1
     kinds = sorted({tuple(share) for share in shares.tolist()}, reverse=True)
     figure, axes = grid(1, len(kinds), 1.25, 1.2)
     pixels = photograph(dataset, dataset.all_images[image])
@@ -56,12 +63,10 @@ def show_found(
     picture(axes[0, 0], photograph(dataset, query.image), "query", QUERY)
     draw_box(axes[0, 0], query.box)
     frame(axes[0, 0], QUERY, 2)
-    junk = {dataset.image_of(unit) for unit in query.junk}
-    relevant = {dataset.image_of(unit) for unit in query.positives}
-    shown = [i for i in found.ranking.images.tolist() if i not in junk][:top]
-    for rank, (ax, image) in enumerate(zip(axes[0, 1:], shown, strict=False), 1):
+    shown = [i for i in found.ranking.images.tolist() if dataset.unit_of(i) not in query.junk]
+    for rank, (ax, image) in enumerate(zip(axes[0, 1:], shown[:top], strict=False), 1):
         picture(ax, photograph(dataset, dataset.images[image]), f"{rank}", IGNORED)
-        colour = RELEVANT if image in relevant else WRONG
+        colour = RELEVANT if dataset.unit_of(image) in query.positives else WRONG
         if image in found.windows:
             shape, size = tuple(maps.shapes[image]), tuple(maps.sizes[image])
             draw_box(ax, window_box(found.windows[image], shape, size), colour)
@@ -71,6 +76,11 @@ def show_found(
 
 def show_localisations(dataset: Dataset, localisations: Sequence[Localisation]) -> Figure:
     """Show windows (orange) beside the boxes that are known (green), with their overlap."""
+    if not localisations:
+        figure, axes = grid(1, 1, 4.5, 0.5)
+        axes[0, 0].axis("off")
+        axes[0, 0].text(0, 0.5, "no box of a relevant image is known", va="center")
+        return done(figure)
     figure, axes = grid(1, len(localisations), 2.0, 1.7)
     for ax, one in zip(axes[0], localisations, strict=True):
         title = f"overlap {one.overlap:.2f} of {one.possible:.2f}"
