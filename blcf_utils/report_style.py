@@ -34,6 +34,7 @@ caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
+tbody th { min-width: 9.5em; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.published, th.published { color: var(--soft); }
 th button { all: unset; cursor: pointer; font-weight: 650; }

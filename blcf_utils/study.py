@@ -87,6 +87,7 @@ _CACHED = (
     "at_full_resolution",
     "sift_features",
     "sift_words",
+    "sift_index",
     "_verification",
 )
 

@@ -10,6 +10,7 @@ from blcf_utils.boxes import Mode
 from blcf_utils.config import Profile
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.fusion import fuse_all
+from blcf_utils.index import InvertedFile
 from blcf_utils.search import Ranking
 from blcf_utils.sift import SiftFeatures, extract_sift
 from blcf_utils.sift_words import (
@@ -46,10 +47,14 @@ class StudySift:
         )
         return assign_sift_words(self.sift_features(name), codebook, self.store)
 
+    def sift_index(self, name: str) -> InvertedFile:
+        """Return the inverted file of a dataset's SIFT words."""
+        return sift_index(self.sift_words(name), self.profile.sift, self.store)
+
     def sift_search(self, name: str, mode: Mode) -> dict[str, Ranking]:
         """Return SIFT bag-of-words rankings of the whole database for every query."""
         config, words = self.profile.sift, self.sift_words(name)
-        index = sift_index(words, config, self.store)
+        index = self.sift_index(name)
         return search_sift(self.dataset(name), words, index, mode, config.burstiness)
 
     def sift_verified(self, name: str, mode: Mode) -> dict[str, Ranking]:

@@ -37,7 +37,7 @@ def _fusion_cells(study: Study, name: str) -> list[Measurement]:
     config = study.profile.fusion
     other = config.model_copy(update={"kind": "rank" if config.kind == "score" else "score"})
     study.searcher(name)
-    study.sift_words(name)
+    study.sift_index(name)
     local, full = (timed(partial(study.search, name, one)) for one in ("LS", config.recipe))
     words = timed(partial(study.sift_search, name, "ls"))
     partner = words
