@@ -15,6 +15,12 @@ from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import published_dir
 
 COLUMNS = ("row", "column", "value", "note")
+# Tables of the study that the thesis does not have.
+OWN_TITLES = {
+    "x01_backbones": "BLCF and sum pooling on other backbones (mAP)",
+    "x02_localisation": "Overlap of localised windows with known boxes "
+    "(mean IoU; /half: share of at least 0.5)",
+}
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 
 
@@ -72,7 +78,8 @@ def table_info(table_id: str) -> TableInfo:
     if table_id in infos:
         return infos[table_id]
     if OWN_TABLE.fullmatch(table_id):
-        return TableInfo(title=table_id.partition("_")[2].replace("_", " ").capitalize())
+        plain = table_id.partition("_")[2].replace("_", " ").capitalize()
+        return TableInfo(title=OWN_TITLES.get(table_id, plain))
     raise known("table", table_id, [*infos, "x01_name (a table of your own)"])
 
 

@@ -29,6 +29,11 @@ from blcf_utils.tables import LONG
 
 CLAIMS = "claims"
 DATA = "data"
+PLAIN_INTRODUCTIONS = {
+    "intervals": "<p>Every mean over queries with its 95 % bootstrap interval (low to high), and "
+    "its gain over the first row of its table in the same column, with the interval of the paired "
+    "difference: one that holds 0 cannot tell the two rows apart.</p>",
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def _table_page(path: Path, folder: Path, record: dict) -> Page:
     elif name == CLAIMS:
         title, summary, body = "Claims of the slides", claims_summary(path), claims_to_html(path)
     else:
-        body = plain_table_to_html(path)
+        body = PLAIN_INTRODUCTIONS.get(name, "") + plain_table_to_html(path)
     link = f'<p>The same as data: <a href="{DATA}/{path.name}" download>{path.name}</a></p>'
     heading = f"<h1>{html.escape(title)}</h1>"
     group = "claims" if name == CLAIMS else "table"

@@ -19,7 +19,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from blcf_utils.published import table_info
-from blcf_utils.tables import NOT_RUN, read_table, verdicts
+from blcf_utils.tables import NOT_RUN, read_table, shown_number, verdicts
 
 # Nothing that needs a script: a widget shows its text, which names what it is.
 SHOWN_TYPES = [
@@ -261,8 +261,7 @@ def _number(value: object, decimals: int, *, sign: bool = False, css: str = "") 
     if isinstance(value, float):
         if pd.isna(value):
             return Cell("–", css=f"n {css}".strip())
-        whole = value.is_integer() and abs(value) > 1
-        shown = str(int(value)) if whole else f"{value:{'+' if sign else ''}.{decimals}f}"
+        shown = ("+" if sign and value >= 0 else "") + shown_number(value, decimals)
         return Cell(shown, key=repr(value), css=f"n {css}".strip())
     return Cell(html.escape(str(value)), css=css)
 

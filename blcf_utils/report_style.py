@@ -35,6 +35,7 @@ th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 tbody th { min-width: 9.5em; }
+.output_html thead th { text-align: left; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.published, th.published { color: var(--soft); }
 th button { all: unset; cursor: pointer; font-weight: 650; }

@@ -26,6 +26,7 @@ __all__ = [
     "paired_bootstrap",
     "read_per_query",
     "read_table",
+    "shown_number",
     "verdicts",
     "wide",
     "write_table",
@@ -251,14 +252,22 @@ def wide(table: pd.DataFrame, what: str = "measured") -> pd.DataFrame:
     return spread
 
 
-def _shown(value: object, decimals: int) -> str:
-    if isinstance(value, float) and math.isnan(value):
-        return "–"
-    if isinstance(value, float) and 0 < abs(value) < 10**-decimals:
+def shown_number(value: float, decimals: int) -> str:
+    """Return a number for reading: so many decimals, but never 0.000 for what is not zero.
+
+    Whole numbers above 1 stay whole; from 10 on four digits are enough.
+    """
+    if value.is_integer() and abs(value) > 1:
+        return str(int(value))
+    if 0 < abs(value) < 10**-decimals:
         return f"{value:.2g}"
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{decimals}f}"
-    return str(value)
+    return f"{value:.4g}" if abs(value) >= 10 else f"{value:.{decimals}f}"
+
+
+def _shown(value: object, decimals: int) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "–" if math.isnan(value) else shown_number(value, decimals)
 
 
 def _printed(value: object) -> str:

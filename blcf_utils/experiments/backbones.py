@@ -26,5 +26,4 @@ def backbones_table(study: Study) -> pd.DataFrame:
             cells += search_cells(one, name, (row, row), (f"{name}/gs", f"{name}/ls"))
             columns = (f"{name}/sum-gs", f"{name}/sum-ls")
             cells += pooling_cells(one, name, (row, row), columns, whiten=False)
-    title = "BLCF and sum pooling on other backbones (mAP)"
-    return write_table("x01_backbones", cells, study.results, title=title)
+    return write_table("x01_backbones", cells, study.results)

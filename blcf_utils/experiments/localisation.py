@@ -43,5 +43,4 @@ def localisation_table(study: Study) -> pd.DataFrame:
                 cells.append(
                     Measurement(row, column, value, config_digest=digest, per_query=values)
                 )
-    title = "Overlap of localised windows with known boxes (mean IoU; share of at least 0.5)"
-    return write_table("x02_localisation", cells, study.results, title=title)
+    return write_table("x02_localisation", cells, study.results)
