@@ -13,6 +13,7 @@ from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.codebook import Codebook
 from blcf_utils.config import EncodingConfig
 from blcf_utils.features import Features
+from blcf_utils.index import InvertedFile
 from blcf_utils.progress import progress
 from blcf_utils.whitening import Whitening
 
@@ -195,3 +196,11 @@ def scale_words(histograms: sparse.csr_array, factors: np.ndarray) -> sparse.csr
     repeated = np.repeat(np.maximum(norms, 1e-12), np.diff(histograms.indptr))
     scaled.data = (values / repeated).astype(np.float32)
     return scaled
+
+
+def invert(histograms: sparse.csr_array, idf: bool) -> InvertedFile:
+    """Return the inverted file of histograms (n, K), words weighted by rarity with ``idf``."""
+    if not idf:
+        return InvertedFile.from_histograms(histograms)
+    factors = inverse_document_frequency(histograms)
+    return InvertedFile.from_histograms(scale_words(histograms, factors), factors)

@@ -78,7 +78,9 @@ def localise(searcher: Searcher, query: Query) -> list[Localisation]:
     images = np.array(sorted(truths))
     first = Found(Ranking(images, np.ones(len(images), np.float32)), None, "ls", {}, 0.0)
     found = searcher.rerank(query, first, images=len(images))
-    return [_localised(searcher, query, i, found.windows[i], truths[i]) for i in images.tolist()]
+    # An image that was left out as unreadable has no window.
+    placed = [(i, found.windows[i]) for i in images.tolist() if i in found.windows]
+    return [_localised(searcher, query, i, window, truths[i]) for i, window in placed]
 
 
 def _localised(searcher: Searcher, query: Query, image: int, window, truth: Box) -> Localisation:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from blcf_utils.artefacts import Artefact, ArtefactStore
-from blcf_utils.bow import Sparse, inverse_document_frequency, scale_words
+from blcf_utils.bow import Sparse, invert
 from blcf_utils.boxes import Mode
 from blcf_utils.codebook import MIN_GAIN, Codebook, read_codebook, train_words
 from blcf_utils.config import SiftConfig
@@ -147,11 +147,7 @@ def sift_index(words: SiftWords, config: SiftConfig, store: ArtefactStore) -> In
     """Return the inverted file of the database, weighted as ``config`` says."""
 
     def build() -> InvertedFile:
-        histograms = sift_histograms(words, config.burstiness)
-        if not config.idf:
-            return InvertedFile.from_histograms(histograms)
-        factors = inverse_document_frequency(histograms)
-        return InvertedFile.from_histograms(scale_words(histograms, factors), factors)
+        return invert(sift_histograms(words, config.burstiness), config.idf)
 
     document = {"sift_words": words.key, "burstiness": config.burstiness, "idf": config.idf}
     return build_index(document, words.artefact.label, store, build)

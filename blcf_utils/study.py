@@ -20,8 +20,7 @@ from blcf_utils.bow import (
     AssignmentMaps,
     assignment_maps,
     database_histograms,
-    inverse_document_frequency,
-    scale_words,
+    invert,
 )
 from blcf_utils.boxes import Mode
 from blcf_utils.codebook import Codebook, learn_codebook
@@ -215,11 +214,7 @@ class Study(StudyQueries, StudySift):
         maps, idf = self.maps(name), self.profile.encoding.idf
 
         def build() -> InvertedFile:
-            histograms = database_histograms(maps)
-            if not idf:
-                return InvertedFile.from_histograms(histograms)
-            factors = inverse_document_frequency(histograms)
-            return InvertedFile.from_histograms(scale_words(histograms, factors), factors)
+            return invert(database_histograms(maps), idf)
 
         document = {"maps": maps.key, "idf": idf}
         return build_index(document, maps.artefact.label, self.store, build)
