@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from blcf_utils.config import digest_of
+from blcf_utils.config_base import digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import cache_dir
 

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
 
+from blcf_utils.config_base import Config, canonical_json, digest_of  # noqa: F401
+from blcf_utils.config_saliency import SaliencyConfig
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root
-
-
-def canonical_json(value: Any) -> str:
-    """Return ``value`` as JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def digest_of(value: Any) -> str:
-    """Return the first 16 hex digits of the SHA-256 of ``value`` as canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
-
-
-class Config(BaseModel):
-    """A frozen group of settings; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    def document(self) -> dict:
-        """Return the settings as plain JSON values."""
-        return self.model_dump(mode="json")
-
-    def digest(self) -> str:
-        """Return a short hash of every setting."""
-        return digest_of(self.document())
 
 
 class BackboneConfig(Config):
@@ -204,6 +173,26 @@ class SumPoolingConfig(Config):
     full_longest_side: int = Field(1024, ge=32, description="pixels, of the same rows")
 
 
+class WeightingConfig(Config):
+    """Spatial weighting of database images (tables t08 and t09)."""
+
+    search: str = Field(
+        "None", description="the weighting of every search of the study, a row of table t09"
+    )
+    gaussian: Literal["minmax", "plain", "linear", "inverse"] = Field(
+        "minmax", description="formula of the centre prior"
+    )
+    sigma: float = Field(
+        1 / 3, gt=0, description="of the centre prior, as a share of the map's shorter side"
+    )
+    rmac_levels: int = Field(3, ge=1, le=6, description="scales of R-MAC's regions")
+    folders: dict[str, str] = Field(
+        default_factory=dict,
+        description="row name to a folder of precomputed saliency maps; {dataset} in it is the "
+        "dataset's name",
+    )
+
+
 class Profile(Config):
     """One complete configuration of the study (``data/profiles/<name>.yaml``)."""
 
@@ -224,6 +213,8 @@ class Profile(Config):
     sift: SiftConfig = SiftConfig()
     fusion: FusionConfig = FusionConfig()
     sum_pooling: SumPoolingConfig = SumPoolingConfig()
+    weighting: WeightingConfig = WeightingConfig()
+    saliency: SaliencyConfig = SaliencyConfig()
     compare_backbones: tuple[BackboneConfig, ...] = Field(
         (), description="further backbones for table x01"
     )

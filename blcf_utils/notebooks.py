@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from blcf_utils.config import digest_of
+from blcf_utils.config_base import digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import project_root
 

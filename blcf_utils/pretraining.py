@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from blcf_utils.artefacts import atomic_path, write_json
-from blcf_utils.config import Config, canonical_json
+from blcf_utils.config_base import Config, canonical_json
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import cache_dir
 from blcf_utils.pretraining_batches import augment, load_step

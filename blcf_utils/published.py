@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
 
-from blcf_utils.config import Config
+from blcf_utils.config_base import Config
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import published_dir
 
@@ -20,6 +20,8 @@ OWN_TITLES = {
     "x01_backbones": "BLCF and sum pooling on other backbones (mAP)",
     "x02_localisation": "Overlap of localised windows with known boxes "
     "(mean IoU; /half: share of at least 0.5)",
+    "x03_saliency_quality": "Saliency models judged by where the instance is (no mAP; KL: lower "
+    "is better)",
 }
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 

@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from blcf_utils.bow import Sparse
 from blcf_utils.boxes import Mode
-from blcf_utils.config import Config, ExpansionConfig, RerankingConfig
+from blcf_utils.config import ExpansionConfig, RerankingConfig
+from blcf_utils.config_base import Config
 from blcf_utils.datasets.base import Query
 from blcf_utils.errors import StudyError, known
 from blcf_utils.expansion import expand_query

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from blcf_utils.config import Profile, digest_of
+from blcf_utils.config import Profile
+from blcf_utils.config_base import digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.notebooks import NotebookSource
 from blcf_utils.paths import published_dir, results_dir

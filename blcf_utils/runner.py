@@ -25,7 +25,8 @@ from typing import Any, TextIO
 import yaml
 
 from blcf_utils.artefacts import write_json
-from blcf_utils.config import Profile, digest_of, load_profile
+from blcf_utils.config import Profile, load_profile
+from blcf_utils.config_base import digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.notebooks import (
     NotebookSource,

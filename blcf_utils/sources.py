@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from blcf_utils.config import Config
+from blcf_utils.config_base import Config
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import datasets_dir, project_root
 
