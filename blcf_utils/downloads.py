@@ -35,6 +35,7 @@ BACKOFF_SECONDS = 1.0  # doubled after each of them
 TIMEOUT_SECONDS = 30.0
 CHUNK = 2**16  # what a broken connection may lose
 RECORD = "checksums.json"
+MEND = "delete it, or put the right file there, and run again"
 USER_AGENT = "blcf-study (research; instance search benchmarks)"
 
 pooch.get_logger().setLevel("WARNING")
@@ -60,13 +61,25 @@ class ResumingDownloader:
     Args:
         part: where unfinished bytes are kept.
         expected_bytes: the published size, checked before and after the transfer.
+        plausible: smallest and largest believable size where none is published, checked too.
         progress: show a progress bar.
+        variable: the environment variable that moves the folder, for messages.
     """
 
-    def __init__(self, part: Path, *, expected_bytes: int | None = None, progress: bool = True):
+    def __init__(
+        self,
+        part: Path,
+        *,
+        expected_bytes: int | None = None,
+        plausible: tuple[int, int] | None = None,
+        progress: bool = True,
+        variable: str = "BLCF_DATA",
+    ):
         self.part = part
         self.expected_bytes = expected_bytes
+        self.plausible = plausible
         self.progress = progress
+        self.variable = variable
         self._memory = part.with_name(part.name + ".json")
 
     def __call__(self, url: str, output_file, pooch=None, check_only: bool = False):
@@ -92,9 +105,9 @@ class ResumingDownloader:
                         raise _MirrorError(f"{error}{kept}") from None
                     time.sleep(BACKOFF_SECONDS * 2 ** max(failures - 1, 0))
         size = self._held()
-        if self.expected_bytes is not None and size != self.expected_bytes:
+        if misfit := _misfit(size, self.expected_bytes, self.plausible):
             self.discard()
-            raise _MirrorError(f"has {size:,} bytes, expected {self.expected_bytes:,}")
+            raise _MirrorError(f"has {size:,} bytes, expected {misfit}")
         os.replace(self.part, output_file)
         self.discard()
 
@@ -200,11 +213,10 @@ class ResumingDownloader:
 
     def _begin(self, offset: int, whole: int | None, validator: str | None) -> None:
         """Check size and free space, then remember what the server said."""
-        expected = self.expected_bytes
-        if None not in (expected, whole) and whole != expected:
+        if whole is not None and (misfit := _misfit(whole, self.expected_bytes, self.plausible)):
             self.discard()
-            raise _MirrorError(f"announces {whole:,} bytes, expected {expected:,}")
-        wanted = whole if whole is not None else expected
+            raise _MirrorError(f"announces {whole:,} bytes, expected {misfit}")
+        wanted = whole if whole is not None else self.expected_bytes
         free = shutil.disk_usage(self.part.parent).free
         # What a restarted transfer overwrites becomes free again.
         free += self._held() - offset
@@ -246,8 +258,8 @@ class ResumingDownloader:
             else f"the disk of {folder} is full ({free:,} bytes free)"
         )
         return StudyError(
-            f"{name}: {short}; free some space there or set BLCF_DATA to another disk and run "
-            f"again, the {self._held():,} bytes already downloaded are kept"
+            f"{name}: {short}; free some space there or set {self.variable} to another disk and "
+            f"run again, the {self._held():,} bytes already downloaded are kept"
         )
 
 
@@ -255,6 +267,15 @@ def _short(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     cause = re.search(r"\[Errno [^\]]*\] ([^'\")]+)", text)
     return cause.group(1) if cause else text[:120]
+
+
+def _misfit(size: int, exact: int | None, plausible: tuple[int, int] | None) -> str:
+    """Return in words the size that was expected, or nothing where ``size`` fits."""
+    if exact is not None:
+        return "" if size == exact else f"{exact:,}"
+    if plausible is None or plausible[0] <= size <= plausible[1]:
+        return ""
+    return f"{plausible[0]:,} to {plausible[1]:,}"
 
 
 def _size(text: str | None) -> int | None:
@@ -328,25 +349,33 @@ def _settle(source: FileSource, target: Path, url: str | None) -> Path:
     return target
 
 
-def _check_present(source: FileSource, target: Path) -> None:
-    size = target.stat().st_size
-    mend = "delete it, or put the right file there, and run again"
-    if source.bytes is not None and size != source.bytes:
-        raise StudyError(f"{target}: has {size:,} bytes, expected {source.bytes:,}; {mend}")
+def check_size(source: FileSource, path: Path, plausible: tuple[int, int] | None = None) -> None:
+    """Refuse a file in place whose size is not the published one, or not a believable one.
+
+    Raises:
+        StudyError: it has another size.
+    """
+    size = path.stat().st_size
+    if misfit := _misfit(size, source.bytes, plausible):
+        raise StudyError(f"{path}: has {size:,} bytes, expected {misfit}; {MEND}")
+
+
+def _check_present(source: FileSource, target: Path, plausible: tuple[int, int] | None) -> None:
+    check_size(source, target, plausible)
     expected, origin = _known_hash(source, target.parent)
     if expected:
         algorithm, digest = expected.split(":")
         found = pooch.file_hash(str(target), alg=algorithm)
         if found != digest:
             raise StudyError(
-                f"{target}: has {algorithm} {found}, expected {digest} ({origin}); {mend}"
+                f"{target}: has {algorithm} {found}, expected {digest} ({origin}); {MEND}"
             )
 
 
-def _try_mirror(source: FileSource, url: str, target: Path, progress: bool) -> None:
+def _try_mirror(source: FileSource, url: str, target: Path, **transfer) -> None:
     part = target.with_name(f"{target.name}.part-{hashlib.sha256(url.encode()).hexdigest()[:8]}")
     expected, origin = _known_hash(source, target.parent)
-    downloader = ResumingDownloader(part, expected_bytes=source.bytes, progress=progress)
+    downloader = ResumingDownloader(part, expected_bytes=source.bytes, **transfer)
     try:
         pooch.retrieve(
             url, known_hash=expected, fname=target.name, path=target.parent, downloader=downloader
@@ -361,7 +390,13 @@ def _try_mirror(source: FileSource, url: str, target: Path, progress: bool) -> N
 
 
 def fetch_file(
-    source: FileSource, folder: Path, *, mirrors: Sequence[str] = (), progress: bool = True
+    source: FileSource,
+    folder: Path,
+    *,
+    mirrors: Sequence[str] = (),
+    progress: bool = True,
+    plausible: tuple[int, int] | None = None,
+    variable: str = "BLCF_DATA",
 ) -> Path:
     """Return a verified local copy of one file, downloading what is missing of it.
 
@@ -374,6 +409,8 @@ def fetch_file(
         folder: where the file goes.
         mirrors: base addresses tried before the source's own.
         progress: show a progress bar.
+        plausible: smallest and largest believable size, for files of which none is published.
+        variable: the environment variable that moves ``folder``, for messages.
 
     Returns:
         ``folder / source.name``.
@@ -384,23 +421,25 @@ def fetch_file(
     """
     target = Path(folder) / source.name
     try:
-        return _fetch(source, target, mirrors, progress)
+        return _fetch(
+            source, target, mirrors, progress=progress, plausible=plausible, variable=variable
+        )
     except OSError as error:
         raise StudyError(
             f"{target}: cannot be written ({error.strerror or error}); expected a folder of yours "
-            "with free space, so mend it or set BLCF_DATA to another one"
+            f"with free space, so mend it or set {variable} to another one"
         ) from None
 
 
-def _fetch(source: FileSource, target: Path, mirrors: Sequence[str], progress: bool) -> Path:
+def _fetch(source: FileSource, target: Path, mirrors: Sequence[str], **transfer) -> Path:
     if target.is_file():
-        _check_present(source, target)
+        _check_present(source, target, transfer["plausible"])
         return _settle(source, target, None)
     target.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
     for url in [*(f"{mirror.rstrip('/')}/{source.name}" for mirror in mirrors), *source.urls]:
         try:
-            _try_mirror(source, url, target, progress)
+            _try_mirror(source, url, target, **transfer)
         except _MirrorError as error:
             reasons.append(f"{url}: {error}")
             continue

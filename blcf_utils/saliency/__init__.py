@@ -1,0 +1,1 @@
+"""Saliency models: from a photograph to a map of where people look. One model a file."""
