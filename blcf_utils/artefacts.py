@@ -105,7 +105,12 @@ class ArtefactStore:
         self.root = Path(root) if root else cache_dir()
 
     def get_or_make(
-        self, stage: str, label: str, document: dict, make: Callable[[Path], None]
+        self,
+        stage: str,
+        label: str,
+        document: dict,
+        make: Callable[[Path], None],
+        quiet: bool = False,
     ) -> Artefact:
         """Return the artefact of ``document``, calling ``make(folder)`` if it does not exist.
 
@@ -118,6 +123,7 @@ class ArtefactStore:
             label: for people; part of the folder's name.
             document: JSON values that determine the artefact, the stage's version among them.
             make: writes the files.
+            quiet: say nothing to the reader; for many small artefacts that take no time.
 
         Raises:
             StudyError: a finished artefact whose files are missing or cut short, or whose
@@ -136,7 +142,7 @@ class ArtefactStore:
                     self._make(folder, document, make)
         made = json.loads((folder / MADE).read_text(encoding="utf-8"))
         artefact = Artefact(stage, label, key, folder, reused, made["seconds"])
-        log.info("%s", artefact)
+        log.log(logging.DEBUG if quiet else logging.INFO, "%s", artefact)
         log_event(
             {
                 "stage": stage,

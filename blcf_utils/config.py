@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
 
-from blcf_utils.config_base import Config, canonical_json, digest_of  # noqa: F401
+from blcf_utils.config_base import Config
 from blcf_utils.config_saliency import SaliencyConfig
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root

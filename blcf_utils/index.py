@@ -268,7 +268,11 @@ def _levels(starts, words, weights, n, factors):
 
 
 def build_index(
-    document: dict, label: str, store: ArtefactStore, build: Callable[[], InvertedFile]
+    document: dict,
+    label: str,
+    store: ArtefactStore,
+    build: Callable[[], InvertedFile],
+    quiet: bool = False,
 ) -> InvertedFile:
     """Store the inverted file that ``build`` returns and open it memory-mapped.
 
@@ -277,10 +281,12 @@ def build_index(
         label: for people.
         store: where artefacts live.
         build: called only when no such index is stored.
+        quiet: say nothing to the reader.
     """
     document = {"version": 2, **document}
 
     def make(folder):
         build().save(folder)
 
-    return InvertedFile.open(store.get_or_make("index", label, document, make).folder)
+    artefact = store.get_or_make("index", label, document, make, quiet)
+    return InvertedFile.open(artefact.folder)

@@ -24,7 +24,8 @@ from blcf_utils.bow import (
 )
 from blcf_utils.boxes import Mode
 from blcf_utils.codebook import Codebook, learn_codebook
-from blcf_utils.config import BackboneConfig, FeatureConfig, Profile, digest_of, load_profile
+from blcf_utils.config import BackboneConfig, FeatureConfig, Profile, load_profile
+from blcf_utils.config_base import digest_of
 from blcf_utils.datasets import load_dataset
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.checks import check_dataset
@@ -33,12 +34,20 @@ from blcf_utils.evaluation import Evaluation, evaluate
 from blcf_utils.features import Features, extract_features, resolve_device
 from blcf_utils.index import InvertedFile, build_index
 from blcf_utils.paths import results_dir
-from blcf_utils.pooling.sum_pooling import database_sums, query_sums, sum_pooled_vectors
+from blcf_utils.pooling.crow import crow_pool
+from blcf_utils.pooling.sum_pooling import (
+    database_sums,
+    query_sums,
+    sum_pool,
+    sum_pooled_vectors,
+)
 from blcf_utils.recipes import Found, Searcher, parse_recipe
 from blcf_utils.search import QueryMaps, Ranking, SearchBase, dense_rankings
 from blcf_utils.study_queries import StudyQueries
 from blcf_utils.study_sift import StudySift
+from blcf_utils.study_weighting import StudyWeighting
 from blcf_utils.views import augmented_views
+from blcf_utils.weighting import NONE
 from blcf_utils.whitening import Whitening, learn_whitening
 
 
@@ -83,6 +92,9 @@ _CACHED = (
     "augmented_maps",
     "searcher",
     "database_sums",
+    "saliency_model",
+    "_saliency",
+    "weights",
     "at_full_resolution",
     "sift_features",
     "sift_words",
@@ -91,7 +103,10 @@ _CACHED = (
 )
 
 
-class Study(StudyQueries, StudySift):
+POOLINGS = {"sum": sum_pool, "crow": crow_pool}
+
+
+class Study(StudyQueries, StudySift, StudyWeighting):
     """The stages of one profile.
 
     Attributes:
@@ -209,15 +224,25 @@ class Study(StudyQueries, StudySift):
             resolve_device(self.profile.features.device).type,
         )
 
-    def index(self, name: str) -> InvertedFile:
-        """Return the inverted file of a dataset's database images."""
+    def index(self, name: str, weighting: str | None = None) -> InvertedFile:
+        """Return the inverted file of a dataset's database images.
+
+        Args:
+            name: the dataset.
+            weighting: how much each position counts, a row of table t09; as the profile's
+                ``weighting.search`` says when None.
+        """
         maps, idf = self.maps(name), self.profile.encoding.idf
+        weighting = self.weighting_name(weighting)
+        weights = self.weights(name, weighting)
 
         def build() -> InvertedFile:
-            return invert(database_histograms(maps), idf)
+            return invert(database_histograms(maps, weights), idf)
 
-        document = {"maps": maps.key, "idf": idf}
-        return build_index(document, maps.artefact.label, self.store, build)
+        document, label = {"maps": maps.key, "idf": idf}, maps.artefact.label
+        if weights is not None:
+            document, label = {**document, "weights": weights.key}, f"{label}-{weighting}"
+        return build_index(document, label, self.store, build, quiet=weights is not None)
 
     def augmented_maps(self, name: str) -> tuple[QueryMaps, ...]:
         """Return the query images' assignment maps in the views of query augmentation."""
@@ -230,30 +255,36 @@ class Study(StudyQueries, StudySift):
             made.append(QueryMaps(view, maps, images.image_index))
         return tuple(made)
 
-    def searcher(self, name: str) -> Searcher:
-        """Return what runs search recipes on a dataset."""
+    def searcher(self, name: str, weighting: str | None = None) -> Searcher:
+        """Return what runs search recipes on a dataset (weighting as for :meth:`index`)."""
         base = SearchBase(
             self.dataset(name),
             self.maps(name),
-            self.index(name),
+            self.index(name, weighting),
             self.profile.encoding.box,
             partial(self.augmented_maps, name),
+            self.weights(name, self.weighting_name(weighting)),
         )
         return Searcher(base, self.profile.reranking, self.profile.expansion)
 
-    def find(self, name: str, recipe: str, augment: bool = False) -> dict[str, Found]:
+    def find(
+        self, name: str, recipe: str, augment: bool = False, weighting: str | None = None
+    ) -> dict[str, Found]:
         """Run a search recipe, such as ``LS + R + LQE``, for every query of a dataset.
 
         Args:
             name: the dataset.
             recipe: steps joined by ``+`` (see ``blcf_utils.recipes``).
             augment: whether mirrored and zoomed views of the query image join in.
+            weighting: how much each position of a database image counts (see :meth:`index`).
         """
-        return self.searcher(name).run_all(recipe, augment)
+        return self.searcher(name, weighting).run_all(recipe, augment)
 
-    def search(self, name: str, recipe: str, augment: bool = False) -> dict[str, Ranking]:
+    def search(
+        self, name: str, recipe: str, augment: bool = False, weighting: str | None = None
+    ) -> dict[str, Ranking]:
         """Return the rankings of the whole database that a recipe finds (see :meth:`find`)."""
-        found = self.find(name, recipe, augment)
+        found = self.find(name, recipe, augment, weighting)
         return {query: one.ranking for query, one in found.items()}
 
     def query_words(self, name: str, query: Query, recipe: str) -> np.ndarray:
@@ -268,28 +299,49 @@ class Study(StudyQueries, StudySift):
         changes = {"backbone": backbone, "longest_side": pooling.full_longest_side}
         return self._with_features(features.model_copy(update=changes))
 
-    def pooled(self, name: str, mode: Mode, whiten: bool | None = None):
-        """Return sum-pooled unit vectors of the database and of the queries.
+    def pooled(
+        self,
+        name: str,
+        mode: Mode,
+        whiten: bool | None = None,
+        weighting: str = NONE,
+        pooling: str = "sum",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return pooled unit vectors of the database and of the queries.
 
         Args:
             name: the dataset.
             mode: ``gs`` or ``ls``.
             whiten: whether to PCA-whiten them; as the profile says when None.
+            weighting: how much each position of a database image counts, a row of table t08.
+            pooling: ``sum`` or ``crow``.
         """
         config = self.profile.sum_pooling
         if whiten is not None:
             config = config.model_copy(update={"whiten": whiten})
-        how = self.profile.encoding.box
-        queries = query_sums(self.dataset(name), self.features(name), mode, how)
-        return sum_pooled_vectors(self.database_sums(name), queries, config)
+        database = self.database_sums(name, weighting, pooling)  # says if a name is unknown
+        how, pool = self.profile.encoding.box, POOLINGS[pooling]
+        queries = query_sums(self.dataset(name), self.features(name), mode, how, pool)
+        return sum_pooled_vectors(database, queries, config)
 
-    def database_sums(self, name: str) -> np.ndarray:
-        """Return the summed descriptors of every database image, (n, C)."""
-        return database_sums(self.features(name))
+    def database_sums(self, name: str, weighting: str = NONE, pooling: str = "sum") -> np.ndarray:
+        """Return the pooled descriptors of every database image, (n, C), before normalisation."""
+        if pooling not in POOLINGS:
+            raise known("pooling", pooling, POOLINGS)
+        weights = self.weights(name, self.weighting_name(weighting), 1)
+        return database_sums(self.features(name), weights, POOLINGS[pooling])
 
-    def sum_pooling(self, name: str, mode: Mode, whiten: bool | None = None) -> dict[str, Ranking]:
-        """Return sum-pooling rankings for every query (arguments as for :meth:`pooled`)."""
-        return dense_rankings(self.dataset(name), *self.pooled(name, mode, whiten))
+    def sum_pooling(
+        self,
+        name: str,
+        mode: Mode,
+        whiten: bool | None = None,
+        weighting: str = NONE,
+        pooling: str = "sum",
+    ) -> dict[str, Ranking]:
+        """Return pooled rankings for every query (arguments as for :meth:`pooled`)."""
+        vectors = self.pooled(name, mode, whiten, weighting, pooling)
+        return dense_rankings(self.dataset(name), *vectors)
 
     def evaluate(self, name: str, rankings: dict[str, Ranking]) -> Evaluation:
         """Score rankings by the dataset's protocol."""

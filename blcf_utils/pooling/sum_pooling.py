@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from blcf_utils.boxes import Mode, Projection, query_cells
@@ -9,6 +11,9 @@ from blcf_utils.config import SumPoolingConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.features import Features, normalise_rows
 from blcf_utils.whitening import fit_whitening
+
+# A feature map (C, h, w) and its cells' weights (h, w), or None, to a vector (C,).
+Pool = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
 def sum_pool(feature_map: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
@@ -26,13 +31,28 @@ def sum_pool(feature_map: np.ndarray, cells: np.ndarray | None = None) -> np.nda
     return np.tensordot(feature_map, cells.astype(feature_map.dtype), axes=2)
 
 
-def database_sums(features: Features) -> np.ndarray:
-    """Return the summed descriptors of every database image, (n, C)."""
-    return np.stack([sum_pool(features.map(i)) for i in range(features.n_database)])
+def database_sums(
+    features: Features,
+    weights: Callable[[int], np.ndarray] | None = None,
+    pool: Pool = sum_pool,
+) -> np.ndarray:
+    """Return the summed descriptors of every database image, (n, C).
+
+    Args:
+        features: feature maps.
+        weights: image number to the weights (h, w) of its positions; 1 each when None.
+        pool: how a map becomes a vector.
+    """
+    images = range(features.n_database)
+    return np.stack([pool(features.map(i), weights and weights(i)) for i in images])
 
 
 def query_sums(
-    dataset: Dataset, features: Features, mode: Mode, how: Projection = "edges"
+    dataset: Dataset,
+    features: Features,
+    mode: Mode,
+    how: Projection = "edges",
+    pool: Pool = sum_pool,
 ) -> np.ndarray:
     """Return the summed descriptors of every query, (q, C), in query order.
 
@@ -43,7 +63,7 @@ def query_sums(
         i = dataset.image_index[query.image]
         feature_map = features.map(i)
         cells = query_cells(query, features.sizes[i], feature_map.shape[1:], mode, how)
-        sums.append(sum_pool(feature_map, cells))
+        sums.append(pool(feature_map, cells))
     return np.stack(sums)
 
 

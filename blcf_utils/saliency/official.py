@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from blcf_utils.config import Config
+from blcf_utils.config_base import Config
 from blcf_utils.downloads import check_size, fetch_file
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root, weights_path

@@ -1,0 +1,105 @@
+"""Saliency maps of a dataset's images, computed once and stored as PNG, as the authors do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.errors import StudyError
+from blcf_utils.images import UnreadableImage, read_image
+from blcf_utils.progress import progress
+from blcf_utils.saliency.base import SaliencyModel
+
+STAGE_VERSION = 1
+
+
+class SaliencyMaps:
+    """The stored saliency maps of a dataset's database images.
+
+    Calling it with an image's number gives its map (H, W) uint8, as large as the image.
+    """
+
+    def __init__(self, artefact: Artefact):
+        self.artefact, self.key = artefact, artefact.key
+
+    def __call__(self, image: int) -> np.ndarray:
+        path = _file(self.artefact.folder, image)
+        saliency = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if saliency is None:
+            raise StudyError(
+                f"{path}: expected a saliency map (PNG) that decodes; delete {path.parent}"
+            )
+        return saliency
+
+
+def _file(folder: Path, image: int) -> Path:
+    return folder / f"{image:06d}.png"
+
+
+def saliency_maps(
+    dataset: Dataset, model: SaliencyModel, store: ArtefactStore, on_corrupt: str = "error"
+) -> SaliencyMaps:
+    """Compute the saliency map of every database image, several at a time; resumable per image.
+
+    Args:
+        dataset: the images.
+        model: the saliency model.
+        store: where the maps are kept.
+        on_corrupt: ``error``, or ``skip`` to give an unreadable image a map without saliency.
+
+    Raises:
+        UnreadableImage: an image does not decode and ``on_corrupt`` is ``error``.
+    """
+    document = {
+        "version": STAGE_VERSION,
+        "model": model.document,
+        "images": dataset.manifest,
+        "exif_orientation": dataset.exif_orientation,
+        "on_corrupt": on_corrupt,
+    }
+
+    def make(folder: Path) -> None:
+        def look(i: int) -> None:
+            if _file(folder, i).exists():
+                return
+            try:
+                pixels = read_image(dataset.images[i], exif_orientation=dataset.exif_orientation)
+                saliency = model.predict(pixels)
+            except UnreadableImage:
+                if on_corrupt != "skip":
+                    raise
+                saliency = np.zeros((1, 1), np.uint8)
+            with atomic_path(_file(folder, i)) as path:
+                if not cv2.imwrite(str(path), saliency):
+                    raise StudyError(f"{path}: could not be written; is the disk full?")
+
+        images = range(len(dataset.images))
+        with one_thread_each(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            done = pool.map(look, images)
+            for _ in progress(done, label=f"{model.name} maps", total=len(images), unit="image"):
+                pass
+
+    artefact = store.get_or_make("saliency", f"{dataset.name}-{model.name}", document, make)
+    return SaliencyMaps(artefact)
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let torch and OpenCV compute with one thread: images, not operations, run in parallel."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

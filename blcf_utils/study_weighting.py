@@ -1,0 +1,124 @@
+"""Spatial weighting and saliency maps, as stages of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from blcf_utils.artefacts import ArtefactStore
+from blcf_utils.config import Profile
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.errors import StudyError, known
+from blcf_utils.features import Features, resolve_device
+from blcf_utils.saliency.base import SaliencyModel
+from blcf_utils.saliency.maps import saliency_maps
+from blcf_utils.saliency.models import (
+    EMBEDDED,
+    HAND_MADE,
+    MODELS,
+    OFFICIAL,
+    load_model,
+    missing_weights,
+)
+from blcf_utils.saliency.precomputed import PrecomputedMaps
+from blcf_utils.weight_maps import StoredWeights, weight_maps
+from blcf_utils.weighting import NONE, Weighting, by_saliency, gaussian, l2_norm, rmac_coverage
+
+WITHOUT_SALIENCY = ("Gaussian", "L2-norm", "R-MAC")
+
+SaliencyOf = Callable[[int], np.ndarray]
+
+
+class StudyWeighting:
+    """The part of a study that weighs the positions of database images."""
+
+    profile: Profile
+    store: ArtefactStore
+    dataset: Callable[[str], Dataset]
+    features: Callable[[str], Features]
+
+    def weightings(self) -> dict[str, str]:
+        """Return every weighting by its row name, and why it cannot run here ("" if it can).
+
+        Those of the thesis first, in its order; then the embedded networks, R-MAC's coverage and
+        the profile's own folders of maps.
+        """
+        names = (NONE, *WITHOUT_SALIENCY[:2], *HAND_MADE, *OFFICIAL, *EMBEDDED, "R-MAC")
+        config = self.profile
+        reasons = {name: missing_weights(name, config.saliency) for name in names}
+        return {**reasons, **dict.fromkeys(config.weighting.folders, "")}
+
+    def saliency_names(self) -> list[str]:
+        """Return the weightings that can run here and come from a saliency map."""
+        every = self.weightings().items()
+        return [n for n, why in every if not why and n not in (NONE, *WITHOUT_SALIENCY)]
+
+    def weighting_name(self, name: str | None) -> str:
+        """Return ``name`` if there is such a weighting; the profile's own when None."""
+        name = self.profile.weighting.search if name is None else name
+        every = self.weightings()
+        if name not in every:
+            raise known("weighting", name, every)
+        if every[name]:
+            raise StudyError(f"weighting {name}: {every[name]}")
+        return name
+
+    def saliency_model(self, name: str) -> SaliencyModel:
+        """Return a saliency model, ready to run on any image."""
+        device = resolve_device(self.profile.features.device).type
+        return load_model(name, self.profile.saliency, device)
+
+    def saliency(self, dataset: str, name: str) -> SaliencyOf:
+        """Return what gives the saliency map (H, W) uint8 of a database image by its number."""
+        return self._saliency(dataset, name)[0]
+
+    def looks(self, dataset: str, name: str) -> SaliencyOf:
+        """Return where a weighting looks: its saliency maps, or its weights if it has none."""
+        if name in self.saliency_names():
+            return self.saliency(dataset, name)
+        weights = self.weights(dataset, self.weighting_name(name))
+        if weights is None:
+            raise StudyError(f"weighting {name}: looks everywhere; name another one")
+        return weights
+
+    def _saliency(self, dataset: str, name: str) -> tuple[SaliencyOf, dict]:
+        folders = self.profile.weighting.folders
+        if name not in folders and name not in MODELS:
+            raise known("saliency model", name, (*MODELS, *folders))
+        images = self.dataset(dataset)
+        if name in folders:
+            folder = Path(folders[name].replace("{dataset}", dataset)).expanduser()
+            maps = PrecomputedMaps(folder, images)
+            maps.require()  # said now, not after half of them
+            return maps, {"folder": maps.digest()}
+        on_corrupt = self.profile.features.on_corrupt
+        maps = saliency_maps(images, self.saliency_model(name), self.store, on_corrupt)
+        return maps, {"saliency": maps.key}
+
+    def weighting(self, dataset: str, name: str) -> Weighting:
+        """Return a weighting of a dataset's images; its saliency maps are made on the way."""
+        config = self.profile.weighting
+        if name == "Gaussian":
+            return gaussian(config)
+        if name == "L2-norm":
+            return l2_norm()
+        if name == "R-MAC":
+            return rmac_coverage(config)
+        return by_saliency(name, *self._saliency(dataset, name))
+
+    def weights(self, dataset: str, name: str, factor: int | None = None) -> StoredWeights | None:
+        """Return the weights of a dataset's database images; None where every position counts 1.
+
+        Args:
+            dataset: name of the dataset.
+            name: the weighting.
+            factor: cells per position of a feature map and side; those of the assignment maps
+                when None.
+        """
+        if name == NONE:
+            return None
+        factor = factor or self.profile.encoding.interpolate
+        made = self.weighting(dataset, name)
+        return weight_maps(made, self.features(dataset), factor, self.store)
