@@ -30,7 +30,7 @@ RELATIONS: dict[str, Callable[[float, float], bool]] = {
     "<=": lambda difference, threshold: difference <= threshold,
     "within": lambda difference, threshold: abs(difference) <= threshold,
 }
-RULES = ("all", "any", "mean")
+RULES = ("all", "any", "mean", "differ")
 UNTESTABLE = "not testable by a table: "
 NOT_RUN = "not run: "
 DATASET = "{d}"
@@ -233,6 +233,8 @@ def _bound(claim) -> float:
 
 def _holds(claim, found: list[Comparison]) -> bool:
     relation, bound = RELATIONS[claim.relation], _bound(claim)
+    if claim.rule == "differ":  # the row that is best is not the same everywhere
+        return len({c.left[0] for c in found}) > 1
     if claim.rule == "mean":
         mean = sum(c.difference for c in found) / len(found)
         return relation(round(mean, 12), bound)
@@ -262,6 +264,9 @@ def _evidence(claim, found: list[Comparison]) -> str:
     for c in found:
         best = f" ({c.left_of})" if c.left_of else ""
         left = f"{c.left[1]}: {c.left[0]}{best} {_digits(c.left_value)}"
+        if claim.rule == "differ":
+            parts.append(left)
+            continue
         if c.right is None:
             parts.append(f"{left} (threshold {c.right_value:g})")
             continue
@@ -346,6 +351,8 @@ def measured_evidence(claim, folder: Path) -> tuple[str, str, str]:
         where = f" on {claim.datasets.replace(' ; ', ', ')}" if claim.datasets else ""
         right_name = f" and {claim.right_row}" if claim.right_row else ""
         return "", f"{NOT_RUN}{claim.table} has no measured {claim.left_row}{right_name}{where}", ""
+    if claim.rule == "differ" and len(found) < 2:
+        return "", f"{NOT_RUN}one dataset cannot differ", ""
     if claim.rule == "mean":  # a mean over some of its rows is another claim
         missing = [row for row in _entries(claim.left_row) if row not in {c.left[0] for c in found}]
         if missing:

@@ -38,9 +38,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="List, download and check datasets.", no_args_is_help=True)
+weights_app = typer.Typer(
+    help="List and download the official weights of saliency models.", no_args_is_help=True
+)
 train_app = typer.Typer(help="Train the networks that the study ships.", no_args_is_help=True)
 profile_app = typer.Typer(help="Look at profiles.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 app.add_typer(train_app, name="train")
 app.add_typer(profile_app, name="profile")
 
@@ -50,6 +54,18 @@ ProfileOption = Annotated[
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change the profile; repeatable."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where the weights go: a folder of the cache, if none; data/embedded, to replace "
+        "those the study uses.",
+    ),
+]
+TrainingOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change the training; repeatable."),
 ]
 ResultsOption = Annotated[
     Path | None,
@@ -205,38 +221,85 @@ def data_check(
     )
 
 
-@train_app.command("vgg-mini")
-def train_vgg_mini(
-    out: Annotated[
+@weights_app.command("list")
+def weights_list() -> None:
+    """List the official weights that can be downloaded and which are here already."""
+    import pandas as pd
+
+    from blcf_utils.saliency.official import describe_weights
+    from blcf_utils.tables import markdown
+
+    typer.echo(markdown(pd.DataFrame(describe_weights()), index=False).rstrip())
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    names: Annotated[list[str], typer.Argument(help="Models, as blcf weights list names them.")],
+    to: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where the weights go: a folder of the cache, if none; data/embedded, to "
-            "replace those the study uses.",
-        ),
+        typer.Option(metavar="DIR", help="Where they go: BLCF_WEIGHTS or data/weights, if none."),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change the training; repeatable."),
+    mirror: Annotated[
+        list[str] | None, typer.Option(help="A base address tried first; repeatable.")
     ] = None,
 ) -> None:
+    """Download official weights; what is there already is kept."""
+    from blcf_utils.saliency.official import fetch_weights
+
+    for name in names:
+        typer.echo(_shown(fetch_weights(name, to, mirrors=mirror or ())))
+
+
+@train_app.command("vgg-mini")
+def train_vgg_mini(out: OutOption = None, settings: TrainingOption = None) -> None:
     """Train the embedded backbone on rendered images of instances the study does not use."""
+    from blcf_utils import pretraining
+
+    config = _training(pretraining.PretrainingConfig, settings)
+    folder = _training_folder(out, "vgg-mini", config)
+    _say_trained(Path(pretraining.train_vgg_mini(config, folder)))
+
+
+@train_app.command("saliency")
+def train_saliency(
+    name: Annotated[
+        str, typer.Argument(help="salnet, salgan, sam-vgg or sam-resnet; its mini version.")
+    ],
+    out: OutOption = None,
+    settings: TrainingOption = None,
+) -> None:
+    """Train an embedded saliency network on rendered scenes that the study does not use."""
+    from blcf_utils.saliency import training
+
+    config = _training(training.SaliencyTrainingConfig, settings)
+    folder = _training_folder(out, f"{name}-mini", config)
+    _say_trained(Path(training.train_saliency(name, config, folder)))
+
+
+def _training(kind, settings: list[str] | None):
+    """Return the settings of a training."""
     from pydantic import ValidationError
 
-    from blcf_utils import pretraining
-    from blcf_utils.paths import cache_dir, embedded_dir
-
     try:
-        config = pretraining.PretrainingConfig(**_pairs(settings, "--set"))
+        return kind(**_pairs(settings, "--set"))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise StudyError(f"--set {key}: {first['msg'].lower()}") from None
+
+
+def _training_folder(out: Path | None, name: str, config) -> Path:
+    from blcf_utils.paths import cache_dir
+
+    return out or cache_dir() / "training" / f"{name}-{config.digest()}"
+
+
+def _say_trained(weights: Path) -> None:
+    from blcf_utils.paths import embedded_dir
+
     in_use = embedded_dir()
-    folder = out or cache_dir() / "training" / f"vgg-mini-{config.digest()}"
-    weights = Path(pretraining.train_vgg_mini(config, folder))
     typer.echo(_shown(weights))
-    if folder.resolve() != in_use.resolve():
+    if weights.parent.resolve() != in_use.resolve():
         paths = (weights, weights.with_suffix(".json"), in_use)
         typer.echo(f"to use them in the study: {shlex.join(['cp', *map(_shown, paths)])}")
 

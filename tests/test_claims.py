@@ -205,7 +205,7 @@ def test_a_broken_claims_file_is_named(tmp_path, monkeypatch):
     (published / "tables.yaml").write_text(info, encoding="utf-8")
     monkeypatch.setenv("BLCF_HOME", str(tmp_path))
     for column, value, message in (
-        ("rule", "most", "expected rule to be one of all, any, mean, found 'most'"),
+        ("rule", "most", "expected rule to be one of all, any, mean, differ, found 'most'"),
         ("relation", "=", "expected relation to be one of"),
         ("threshold", "", "expected a number as threshold"),
         ("table", "t77_nothing", "unknown table 't77_nothing'"),
@@ -217,3 +217,16 @@ def test_a_broken_claims_file_is_named(tmp_path, monkeypatch):
     real.rename(columns={"rule": "rules"}).to_csv(published / "claims.csv", index=False)
     with pytest.raises(StudyError, match="expected the header " + ",".join(HEADER)[:20]):
         load_claims()
+
+
+def test_the_best_row_differs_or_not(tmp_path):
+    table, claim = "t09_saliency_blcf", "best_weighting_differs_blcf"
+    one = {("None", "a-mini/ls"): 0.5, ("BMS", "a-mini/ls"): 0.6}
+    measure(tmp_path, table, one)
+    assert verdict(tmp_path, claim)["measured"] == "not run: one dataset cannot differ"
+    measure(tmp_path, table, {**one, ("None", "b-mini/ls"): 0.3, ("BMS", "b-mini/ls"): 0.4})
+    found = verdict(tmp_path, claim)
+    assert found["measured"] == "does not hold"
+    assert found["measured_evidence"] == "a-mini/ls: BMS 0.600; b-mini/ls: BMS 0.400"
+    measure(tmp_path, table, {**one, ("None", "b-mini/ls"): 0.5, ("BMS", "b-mini/ls"): 0.4})
+    assert verdict(tmp_path, claim)["measured"] == "holds"

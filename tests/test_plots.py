@@ -279,3 +279,79 @@ def test_curves_are_named_by_their_table():
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("weight", "mAP")
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["a", "b"]
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), table["b"])
+
+
+def test_saliency_over_images_and_as_weights(toy, toy_stages):
+    maps = toy_stages.maps
+    rng = np.random.default_rng(0)
+    look = {i: rng.integers(0, 256, (40, 60)).astype(np.uint8) for i in range(18)}.__getitem__
+
+    def weights(image):
+        return np.linspace(0, 1, maps.map(image).size).reshape(maps.map(image).shape)
+
+    figure = plots.show_saliency(toy, [0, 5], {"noise": look, "ramp": weights}, columns=2)
+    drawn(figure)
+    assert titles(figure) == [
+        toy.images[0].stem,
+        "noise",
+        "ramp",
+        toy.images[5].stem,
+        "noise",
+        "ramp",
+    ]
+    figure = plots.show_conspicuity(toy, 2)
+    drawn(figure)
+    assert titles(figure) == [toy.images[2].stem, "intensity", "colour", "orientation", "their sum"]
+    figure = plots.show_weighted_words(toy, maps, 3, look, weights)
+    drawn(figure)
+    heights = [bar.get_height() for bar in figure.axes[3].patches]
+    counts = np.sort(np.bincount(maps.map(3).ravel(), minlength=maps.words))[::-1][:25]
+    np.testing.assert_array_equal(heights[:25], counts)
+    assert sum(heights[25:]) <= weights(3).sum() + 1e-9
+
+
+def test_weighted_results_are_framed_by_relevance(toy, rankings):
+    query = toy.queries[0]
+    ranking = rankings["gs"][query.id]
+
+    def flat(image):
+        return np.ones((3, 4))
+
+    def corner(image):
+        return np.eye(1, 12).reshape(3, 4)
+
+    figure = plots.show_weighted_results(
+        toy, query, {"None": ranking, "flat": ranking}, {"flat": flat}, top=3
+    )
+    drawn(figure)
+    edges = [to_hex(ax.spines["top"].get_edgecolor()) for ax in figure.axes[1:4]]
+    shown = [i for i in ranking.images.tolist() if i not in query.junk][:3]
+    assert edges == [RELEVANT if i in query.positives else WRONG for i in shown]
+    plain, dimmed = (figure.axes[place].images[0].get_array() for place in (1, 5))
+    np.testing.assert_array_equal(plain, dimmed)  # full weight everywhere: nothing is dark
+    dark = plots.show_weighted_results(toy, query, {"x": ranking}, {"x": corner}, top=1)
+    drawn(dark)
+    seen = dark.axes[1].images[0].get_array()
+    assert seen[0, 0].mean() == pytest.approx(plain[0, 0].mean(), abs=1)
+    assert seen[-1, -1].mean() == pytest.approx(0.2 * plain[-1, -1].mean(), abs=1)
+
+
+def test_gains_and_quality(toy):
+    index = pd.MultiIndex.from_tuples([("a", "BMS"), ("a", "SalGAN"), ("b", "BMS")])
+    gains = pd.DataFrame(
+        {"gain": [0.1, -0.2, 0.0], "low": [0, -0.3, -0.1], "high": [0.2, -0.1, 0.1]}, index
+    )
+    figure = plots.plot_gains(gains, "words")
+    drawn(figure)
+    assert titles(figure) == ["words: a", "words: b"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["SalGAN", "BMS"]
+    figure = plots.plot_query_gains({"a": {"q": 0.2, "r": -0.1, "s": 0.0}}, "gain")
+    drawn(figure)
+    assert titles(figure) == ["a: 1 better, 1 worse"]
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [0.2, 0.0, -0.1]
+    index = pd.MultiIndex.from_tuples([("a", w) for w in "rstu"])
+    table = pd.DataFrame({"CC": [0.1, 0.2, 0.3, 0.4], "words": [0.5, 0.6, 0.7, 0.9]}, index)
+    figure = plots.plot_quality(table)
+    drawn(figure)
+    assert titles(figure) == ["a: rank correlation +1.00"]
+    assert {t.get_text() for t in figure.axes[0].texts} == set("rstu")

@@ -16,7 +16,14 @@ from blcf_utils.experiments.overview import (
     summary_table,
 )
 from blcf_utils.experiments.pooling import pooling_table
+from blcf_utils.experiments.saliency import quality_against_map, saliency_table
 from blcf_utils.experiments.search import search_table
+from blcf_utils.experiments.weighting import (
+    query_gains,
+    weighted_sum_pooling_table,
+    weighted_words_table,
+    weighting_gains,
+)
 
 __all__ = [
     "backbones_table",
@@ -29,6 +36,12 @@ __all__ = [
     "intervals_table",
     "localisation_table",
     "pooling_table",
+    "quality_against_map",
+    "query_gains",
+    "saliency_table",
     "search_table",
     "summary_table",
+    "weighted_sum_pooling_table",
+    "weighted_words_table",
+    "weighting_gains",
 ]

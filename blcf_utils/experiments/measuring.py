@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from blcf_utils.config_base import digest_of
 from blcf_utils.published import dataset_of, load_published
 from blcf_utils.search import Ranking
 from blcf_utils.study import Study
@@ -14,8 +15,6 @@ MODES = ("gs", "ls")
 NOT_BUILT = {
     "t06_finetune_oxford": "fine-tuning is not in this version",
     "t07_finetune_instre": "fine-tuning is not in this version",
-    "t08_saliency_sum_pooling": "saliency weighting is not in this version",
-    "t09_saliency_blcf": "saliency weighting is not in this version",
     "t10_comparison": "the compared methods are not in this version",
     "t11_comparison_expansion": "the compared methods are not in this version",
     "t12_blcf_finetuned": "fine-tuning is not in this version",
@@ -62,16 +61,25 @@ def timed(rank: Callable[[], dict[str, Ranking]]) -> tuple[dict[str, Ranking], f
 
 
 def scored(
-    study: Study, row: str, column: str, name: str, rankings: dict[str, Ranking], seconds: float
+    study: Study,
+    row: str,
+    column: str,
+    name: str,
+    rankings: dict[str, Ranking],
+    seconds: float,
+    besides: str = "",
 ) -> Measurement:
-    """Score rankings that took so many seconds."""
-    evaluation = study.evaluate(name, rankings)
+    """Score rankings that took so many seconds.
+
+    ``besides`` is a digest of what determines them beside the profile's settings.
+    """
+    evaluation, digest = study.evaluate(name, rankings), study.config_digest(name)
     return Measurement(
         row,
         column,
         evaluation.mean,
         "measured",
         round(seconds, 4),
-        study.config_digest(name),
+        digest_of([digest, besides]) if besides else digest,
         evaluation.per_query,
     )

@@ -31,19 +31,32 @@ from blcf_utils.plots.maps import (
     show_word_patches,
 )
 from blcf_utils.plots.photographs import show_gallery, show_queries, show_ranking, show_rankings
+from blcf_utils.plots.saliency import (
+    plot_gains,
+    plot_quality,
+    plot_query_gains,
+    show_conspicuity,
+    show_saliency,
+    show_weighted_results,
+    show_weighted_words,
+)
 
 __all__ = [
     "common_words",
     "plot_bars",
     "plot_curves",
+    "plot_gains",
     "plot_kmeans",
     "plot_paired_queries",
     "plot_precision_recall",
+    "plot_quality",
+    "plot_query_gains",
     "plot_variances",
     "plot_word_frequencies",
     "show_assignment_maps",
     "show_box_words",
     "show_channels",
+    "show_conspicuity",
     "show_found",
     "show_gallery",
     "show_interpolation",
@@ -54,8 +67,11 @@ __all__ = [
     "show_queries",
     "show_ranking",
     "show_rankings",
+    "show_saliency",
     "show_similarity",
     "show_views",
+    "show_weighted_results",
+    "show_weighted_words",
     "show_windows",
     "show_word_patches",
 ]

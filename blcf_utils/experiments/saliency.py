@@ -1,0 +1,134 @@
+"""Table x03: how good the saliency models are as such, and what they cost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from blcf_utils.config_base import digest_of
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.images import read_image
+from blcf_utils.progress import progress
+from blcf_utils.saliency.maps import one_thread_each
+from blcf_utils.saliency.object_masks import object_masks
+from blcf_utils.saliency.quality import judge
+from blcf_utils.study import Study
+from blcf_utils.tables import Measurement, read_table, write_table
+from blcf_utils.weighting import NONE
+
+TABLE = "x03_saliency_quality"
+TIMED_IMAGES = 5
+JUDGED_IMAGES = 300
+# Saliency is blurred by nature: nothing is lost at this size, and all is judged ten times faster.
+JUDGED_SIDE = 160
+MaskOf = Callable[[], np.ndarray]
+MEASURES = ("CC", "SIM", "KL", "NSS", "AUC-Judd")
+
+
+def saliency_table(study: Study) -> pd.DataFrame:
+    """Judge every weighting as a prediction of where the instance is (table x03).
+
+    The visible part of the instance stands in for where people look: its blurred mask for the
+    density of fixations, points drawn from it for the fixations (rendered sets have exact masks, of
+    photographs the known boxes are taken). A mean over those images, at most 300 of a dataset and
+    160 pixels long, with each measure of :func:`~blcf_utils.saliency.quality.judge`; ``seconds per
+    image`` is the median of a few images on one thread, with nothing stored.
+    """
+    cells = []
+    for name in study.datasets:
+        masks = object_masks(study.dataset(name))
+        for row, why in study.weightings().items():
+            if row == NONE:
+                continue
+            status = f"not run: {why}"
+            if not why and not masks:
+                status = "not run: no mask or box of a database image is known"
+            if why or not masks:
+                cells += [Measurement(row, f"{name}/{m}", None, status) for m in MEASURES]
+            else:
+                cells += _quality(study, name, row, masks)
+            if not why and row in study.saliency_names():
+                cells += _seconds(study, name, row)
+    return write_table(TABLE, cells, study.results)
+
+
+def _quality(study: Study, name: str, row: str, masks: dict[int, MaskOf]) -> list[Measurement]:
+    dataset, look, key = study.dataset(name), study.looks(name, row), study.weights(name, row).key
+
+    def judged(image: int) -> dict[str, float]:
+        mask = _small(masks[image]().astype(np.float32)) > 0.5
+        size = mask.shape[::-1]
+        saliency = cv2.resize(look(image), size, interpolation=cv2.INTER_AREA)
+        return judge(saliency, mask, seed=image)
+
+    images = list(masks)[:: -(-len(masks) // JUDGED_IMAGES)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = progress(pool.map(judged, images), label=f"judging {row}", total=len(images))
+        scores = dict(zip([dataset.images[i].name for i in images], found, strict=True))
+    digest = digest_of([study.config_digest(name), key])
+    cells = []
+    for measure in MEASURES:
+        values = {image: float(of_image[measure]) for image, of_image in scores.items()}
+        mean = float(np.mean(list(values.values())))
+        cells.append(
+            Measurement(row, f"{name}/{measure}", mean, config_digest=digest, per_query=values)
+        )
+    return cells
+
+
+def _small(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape
+    scale = min(1, JUDGED_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _seconds(study: Study, name: str, row: str) -> list[Measurement]:
+    if row in study.profile.weighting.folders:
+        return []
+    model, dataset = study.saliency_model(row), study.dataset(name)
+    images = [_read(dataset, i) for i in range(min(TIMED_IMAGES, len(dataset.images)))]
+    seconds = []
+    with one_thread_each():
+        model.predict(images[0])  # compiles, warms up
+        for image in images:
+            started = time.perf_counter()
+            model.predict(image)
+            seconds.append(time.perf_counter() - started)
+    digest = digest_of([study.config_digest(name), model.document])
+    value = float(np.median(seconds))
+    return [Measurement(row, f"{name}/seconds per image", value, config_digest=digest)]
+
+
+def _read(dataset: Dataset, image: int) -> np.ndarray:
+    return read_image(dataset.images[image], exif_orientation=dataset.exif_orientation)
+
+
+def quality_against_map(study: Study, measure: str = "CC", mode: str = "gs") -> pd.DataFrame:
+    """Return saliency quality beside the mAP it gives, one line per dataset and weighting.
+
+    Args:
+        study: a study whose tables x03, t08 and t09 are written.
+        measure: one of table x03.
+        mode: ``gs`` or ``ls``.
+    """
+    tables = {}
+    for label, table_id, suffix in (
+        (measure, TABLE, measure),
+        ("sum pooling", "t08_saliency_sum_pooling", mode),
+        ("words", "t09_saliency_blcf", mode),
+    ):
+        table = read_table(table_id, study.results)
+        ran = table[(table["status"] == "measured") & table["column"].str.endswith(f"/{suffix}")]
+        keys = [ran["column"].str.removesuffix(f"/{suffix}"), ran["row"]]
+        tables[label] = pd.Series(ran["measured"].astype(float).to_numpy(), index=keys)
+    joined = pd.DataFrame(tables).dropna(subset=[measure])
+    joined.index.names = ("dataset", "weighting")
+    order = [(d, r) for d in study.datasets for r in study.weightings() if (d, r) in joined.index]
+    return joined.loc[order]

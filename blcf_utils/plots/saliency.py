@@ -1,0 +1,191 @@
+"""Where models look, what that weighs, and whether it helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import cv2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from blcf_utils.bow import AssignmentMaps
+from blcf_utils.config_saliency import IttiKochConfig
+from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.plots.canvas import (
+    RELEVANT,
+    SERIES,
+    WRONG,
+    done,
+    draw_box,
+    frame,
+    grid,
+    photograph,
+    picture,
+)
+from blcf_utils.saliency.itti_koch import itti_koch, itti_koch_parts
+from blcf_utils.search import Ranking
+
+MapOf = Callable[[int], np.ndarray]
+
+
+def _heat(ax, pixels: np.ndarray, weights: np.ndarray, title: str) -> None:
+    """Draw a weight map of any size over a greyed image: bright counts, dark does not."""
+    picture(ax, pixels.mean(axis=2), title)
+    ax.images[0].set_cmap("gray")
+    most = max(float(weights.max(initial=0)), 1e-12)
+    extent = (0, pixels.shape[1], pixels.shape[0], 0)
+    ax.imshow(weights / most, extent=extent, cmap="magma", alpha=0.7, vmin=0, vmax=1)
+
+
+def _dimmed(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, 3) whose brightness follows its weights; a fifth is always left."""
+    size = pixels.shape[1::-1]
+    light = cv2.resize(weights.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    return (pixels * (0.2 + 0.8 * light[..., None] / max(light.max(), 1e-12))).astype(np.uint8)
+
+
+def show_saliency(
+    dataset: Dataset, images: Sequence[int], maps: Mapping[str, MapOf], columns: int = 5
+) -> Figure:
+    """Show images and, beside each, what every model or weighting makes of it.
+
+    Args:
+        dataset: the images.
+        images: their numbers; each starts a new row.
+        maps: name to what gives an image's map, of any size.
+        columns: panels in a row.
+    """
+    lines = -(-(len(maps) + 1) // columns)
+    figure, axes = grid(len(images) * lines, columns, 1.75, 1.5)
+    for ax in axes.flat:
+        ax.axis("off")
+    for k, image in enumerate(images):
+        panels = axes[k * lines : (k + 1) * lines].ravel()
+        pixels = photograph(dataset, dataset.images[image])
+        picture(panels[0], pixels, dataset.images[image].stem)
+        for ax, (name, look) in zip(panels[1:], maps.items(), strict=False):
+            _heat(ax, pixels, look(image), name)
+    return done(figure)
+
+
+def show_conspicuity(dataset: Dataset, image: int, config: IttiKochConfig | None = None) -> Figure:
+    """Show what Itti-Koch's three channels find conspicuous, and their sum."""
+    pixels = photograph(dataset, dataset.images[image])
+    config = config or IttiKochConfig()
+    parts = {**itti_koch_parts(pixels, config), "their sum": itti_koch(pixels, config)}
+    figure, axes = grid(1, len(parts) + 1, 1.9, 1.7)
+    picture(axes[0, 0], pixels, dataset.images[image].stem)
+    for ax, (name, values) in zip(axes[0, 1:], parts.items(), strict=True):
+        _heat(ax, pixels, values, name)
+    return done(figure)
+
+
+def show_weighted_words(
+    dataset: Dataset, maps: AssignmentMaps, image: int, saliency: MapOf, weights: MapOf
+) -> Figure:
+    """Show the way from a saliency map to a weighted histogram, step by step."""
+    pixels, cells, words = (
+        photograph(dataset, dataset.images[image]),
+        weights(image),
+        maps.map(image),
+    )
+    figure, axes = grid(1, 4, 2.1, 1.9)
+    picture(axes[0, 0], pixels, "the image")
+    _heat(axes[0, 1], pixels, saliency(image), "its saliency map")
+    height, width = cells.shape
+    _heat(axes[0, 2], pixels, cells, f"a weight for {width} x {height} words")
+    counts = np.bincount(words.ravel(), minlength=maps.words).astype(float)
+    weighted = np.bincount(words.ravel(), cells.ravel().astype(float), minlength=maps.words)
+    order = np.argsort(-counts, kind="stable")[:25]
+    axes[0, 3].bar(range(len(order)), counts[order], color="0.8", label="counted")
+    axes[0, 3].bar(range(len(order)), weighted[order], color=SERIES[0], label="weighted")
+    axes[0, 3].set(xlabel="its most frequent words", title="the histogram")
+    axes[0, 3].legend()
+    return done(figure)
+
+
+def show_weighted_results(
+    dataset: Dataset,
+    query: Query,
+    rankings: Mapping[str, Ranking],
+    weights: Mapping[str, MapOf],
+    top: int = 6,
+) -> Figure:
+    """Show the first images by several weightings; what weighs little is dark; junk left out."""
+    figure, axes = grid(len(rankings), top + 1, 1.5, 1.35)
+    for line, (name, ranking) in zip(axes, rankings.items(), strict=True):
+        picture(line[0], photograph(dataset, query.image), name)
+        draw_box(line[0], query.box)
+        units = dataset.unit_numbers[ranking.images]
+        shown = [i for i, u in zip(ranking.images, units, strict=True) if u not in query.junk][:top]
+        for ax, image in zip(line[1:], shown, strict=False):
+            pixels = photograph(dataset, dataset.images[image])
+            picture(ax, _dimmed(pixels, weights[name](image)) if name in weights else pixels)
+            frame(ax, RELEVANT if dataset.unit_of(image) in query.positives else WRONG, 3)
+    return done(figure)
+
+
+def plot_gains(gains: pd.DataFrame, title: str = "") -> Figure:
+    """Plot the gain of every weighting over none, with its interval, one panel per dataset.
+
+    Args:
+        gains: columns ``gain``, ``low`` and ``high``, index (dataset, weighting).
+        title: above the first panel, with the dataset's name.
+    """
+    datasets = gains.index.get_level_values(0).unique()
+    figure, axes = grid(1, len(datasets), 3.4, 2.8, sharex=True)
+    for ax, name in zip(axes[0], datasets, strict=True):
+        part = gains.loc[name].iloc[::-1]
+        places = np.arange(len(part))
+        colours = np.where(part["gain"] >= 0, RELEVANT, WRONG)
+        ax.axvline(0, color="0.6", linewidth=1)
+        ax.hlines(places, part["low"], part["high"], color=colours, linewidth=2)
+        ax.scatter(part["gain"], places, color=colours, s=22, zorder=3)
+        ax.set_yticks(places, part.index)
+        ax.set(xlabel="mAP gain over None", title=f"{title}: {name}" if title else name)
+    return done(figure)
+
+
+def plot_query_gains(gains: Mapping[str, Mapping[str, float]], ylabel: str) -> Figure:
+    """Plot the AP gain of every query, largest first, one panel per dataset.
+
+    Args:
+        gains: dataset name to query id to gain in AP.
+        ylabel: what gained.
+    """
+    figure, axes = grid(1, len(gains), 3.4, 2.4, sharey=True)
+    for ax, (name, of_query) in zip(axes[0], gains.items(), strict=True):
+        values = np.sort(np.array(list(of_query.values())))[::-1]
+        ax.bar(range(len(values)), values, color=np.where(values >= 0, RELEVANT, WRONG), width=1)
+        better, worse = int((values > 0).sum()), int((values < 0).sum())
+        ax.set(title=f"{name}: {better} better, {worse} worse", xlabel="query, sorted")
+    axes[0, 0].set_ylabel(ylabel)
+    return done(figure)
+
+
+def plot_quality(table: pd.DataFrame) -> Figure:
+    """Plot what a weighting gives against how good it is as a saliency model.
+
+    Args:
+        table: index (dataset, weighting); the first column measures saliency, the others are mAPs,
+            each a panel row.
+    """
+    measure, *methods = table.columns
+    datasets = table.index.get_level_values(0).unique()
+    figure, axes = grid(len(methods), len(datasets), 3.3, 2.7)
+    for line, method in zip(axes, methods, strict=True):
+        for ax, name in zip(line, datasets, strict=True):
+            part = table.loc[name].dropna(subset=[method])
+            ax.scatter(part[measure], part[method], s=26, color=SERIES[0])
+            for weighting, values in part.iterrows():
+                ax.annotate(
+                    weighting, (values[measure], values[method]), (4, 2),
+                    textcoords="offset points", fontsize=7,
+                )  # fmt: skip
+            order = spearmanr(part[measure], part[method]).statistic if len(part) > 2 else np.nan
+            ax.set(xlabel=f"saliency quality ({measure})", ylabel=f"mAP, {method}")
+            ax.set_title(f"{name}: rank correlation {order:+.2f}")
+            ax.margins(x=0.18)
+    return done(figure)
