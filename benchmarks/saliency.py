@@ -1,5 +1,8 @@
 """Saliency models per image on one core, and Boolean maps flooded one by one with OpenCV.
 
+The networks are timed with random weights at the published width (``--width 1``): weights do not
+change the time, and the official ones need not be here.
+
 The flood one by one is the way of the authors' code: threshold, find the regions that do not touch
 the border, dilate, divide by the length, add. It replaces the attention maps only; colours and
 post-processing are the same for both.
@@ -15,12 +18,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from pictures import picture_paths
 from side_by_side import interleave, machine, median, report, speed_ratio
 
 from blcf_utils.images import image_size, read_image, resized_size
 from blcf_utils.saliency.bms import BmsConfig, attention, bms, feature_channels
 from blcf_utils.saliency.itti_koch import IttiKochConfig, itti_koch
+from blcf_utils.saliency.models import predictor
+from blcf_utils.saliency.networks import NETWORKS
 
 Model = Callable[[np.ndarray], np.ndarray]
 
@@ -69,10 +75,16 @@ def compare(options, images: list[np.ndarray]) -> tuple[list[dict], bool]:
     agree = all(np.allclose(ours(c), theirs(c), rtol=0, atol=1e-9) for c in channels)
     calls = {name: over(model, images) for name, model in MODELS.items()}
     calls |= {ATTENTION: over(ours, channels), ONE_BY_ONE: over(theirs, channels)}
+    torch.manual_seed(0)
+    networks = {
+        f"{n}, width {options.width:g}": make(options.width) for n, make in NETWORKS.items()
+    }
+    calls |= {name: over(predictor(network), images[:1]) for name, network in networks.items()}
     seconds = interleave(calls, options.repeats)
     rows = []
     for name, times in seconds.items():
-        row = {"model": name, "ms/image": 1e3 * median(times) / len(images)}
+        count = 1 if name in networks else len(images)
+        row = {"model": name, "ms/image": 1e3 * median(times) / count}
         row["speed / map by map"] = (
             speed_ratio(seconds, name, ONE_BY_ONE) if name in (ATTENTION, ONE_BY_ONE) else None
         )
@@ -86,8 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--number", type=int, default=12, help="of images")
     parser.add_argument("--longest-side", type=int, default=400, help="pixels of the images")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--width", type=float, default=1.0, help="of the networks")
     options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     start = machine()
     with tempfile.TemporaryDirectory() as scratch:
         paths = picture_paths(options.images, Path(scratch), options.number)

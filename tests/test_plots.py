@@ -355,3 +355,8 @@ def test_gains_and_quality(toy):
     drawn(figure)
     assert titles(figure) == ["a: rank correlation +1.00"]
     assert {t.get_text() for t in figure.axes[0].texts} == set("rstu")
+    places = sorted(t.xyann[1] for t in figure.axes[0].texts)
+    assert min(np.diff(places)) > 0.05 * 0.4  # of the mAPs' range: no name lies on another
+    figure = plots.plot_quality(table.iloc[:0])
+    drawn(figure)
+    assert "nothing to judge by" in figure.axes[0].texts[0].get_text()

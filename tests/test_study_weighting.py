@@ -144,7 +144,9 @@ def test_saliency_is_judged_where_boxes_are_known(open_toy):
         assert float(cells.loc[("BMS", "toy/seconds per image"), "measured"]) > 0
         assert cells.loc[("SalGAN", "toy/CC"), "status"].startswith("not run: the official")
         judged = read_per_query("x03_saliency_quality", study.results)["Gaussian", "toy/CC"]
-        assert set(judged) == {dataset.images[0].name, dataset.images[3].name}
+        # Of the two images with boxes of their own, and of the queries'.
+        queries = {"p0_0.jpg", "p1_0.jpg", "p2_0.jpg", "p3_0.jpg"}
+        assert set(judged) == {dataset.images[0].name, dataset.images[3].name} | queries
         mean = float(cells.loc[("Gaussian", "toy/CC"), "measured"])
         assert mean == pytest.approx(np.mean(list(judged.values())))
         quality = experiments.quality_against_map(study)
@@ -165,7 +167,11 @@ def test_masks_come_from_drawings_or_boxes_and_full_boxes_are_left_out(toy, tmp_
     cv2.imwrite(str(tmp_path / "masks" / f"{toy.images[0].stem}.png"), drawn)
     boxes = {0: (0, 0, 5, 5), 1: (2, 3, 10, 12), 2: (0, 0, 96, 96)}
     masks = object_masks(replace(toy, root=tmp_path, boxes=boxes))
-    assert set(masks) == {0, 1}
+    # Queries draw boxes in p0_0 (which has a mask), p1_0, p2_0 and p3_0; 2 is covered whole.
+    drawn_by_queries = {toy.image_index[query.image] for query in toy.queries[1:4]}
+    assert set(masks) == {0, 1} | drawn_by_queries
+    x1, y1, x2, y2 = toy.queries[1].box
+    assert masks[toy.image_index[toy.queries[1].image]]().sum() == (x2 - x1) * (y2 - y1)
     np.testing.assert_array_equal(masks[0](), drawn > 0)
     assert masks[1]().sum() == 8 * 9
     assert masks[1]()[3:12, 2:10].all()

@@ -172,20 +172,39 @@ def plot_quality(table: pd.DataFrame) -> Figure:
         table: index (dataset, weighting); the first column measures saliency, the others are mAPs,
             each a panel row.
     """
+    if table.empty:
+        return _nothing("no mask or box of a database image is known: nothing to judge by")
     measure, *methods = table.columns
     datasets = table.index.get_level_values(0).unique()
-    figure, axes = grid(len(methods), len(datasets), 3.3, 2.7)
+    figure, axes = grid(len(methods), len(datasets), 3.7, 3.0)
     for line, method in zip(axes, methods, strict=True):
         for ax, name in zip(line, datasets, strict=True):
             part = table.loc[name].dropna(subset=[method])
             ax.scatter(part[measure], part[method], s=26, color=SERIES[0])
-            for weighting, values in part.iterrows():
-                ax.annotate(
-                    weighting, (values[measure], values[method]), (4, 2),
-                    textcoords="offset points", fontsize=7,
-                )  # fmt: skip
+            _name_points(ax, part[measure], part[method])
             order = spearmanr(part[measure], part[method]).statistic if len(part) > 2 else np.nan
             ax.set(xlabel=f"saliency quality ({measure})", ylabel=f"mAP, {method}")
             ax.set_title(f"{name}: rank correlation {order:+.2f}")
-            ax.margins(x=0.18)
+            ax.margins(x=0.3, y=0.12)
     return done(figure)
+
+
+def _nothing(why: str) -> Figure:
+    figure, axes = grid(1, 1, 5, 0.6)
+    axes[0, 0].axis("off")
+    axes[0, 0].text(0, 0.5, why)
+    return done(figure)
+
+
+def _name_points(ax, x: pd.Series, y: pd.Series) -> None:
+    """Write each point's name beside it, from below upwards, so that no two names overlap."""
+    step, last = 0.06 * max(float(np.ptp(y)), 1e-9), -np.inf
+    for name, height in y.sort_values().items():
+        last = max(float(height), last + step)
+        ax.annotate(
+            name,
+            (x[name], height),
+            (x[name] + 0.03 * max(float(np.ptp(x)), 1e-9), last),
+            fontsize=7,
+            verticalalignment="center",
+        )

@@ -18,19 +18,25 @@ def object_masks(dataset: Dataset) -> dict[int, Callable[[], np.ndarray]]:
     """Return what reads the mask (H, W) bool of every database image whose instance is known.
 
     A mask is ``masks/<image>.png`` in the dataset's folder (rendered sets: the visible part of the
-    instance), or else the known box of the one instance that the image shows. Boxes that cover the
-    whole image say nothing about where to look and are left out.
+    instance), or else the known boxes: that of the one instance which the image shows, or those
+    that queries draw in it. Boxes that cover the whole image say nothing about where to look and
+    are left out.
     """
     masks: dict[int, Callable[[], np.ndarray]] = {}
+    boxes = {image: [box] for image, box in dataset.boxes.items()}
+    for query in dataset.queries:
+        image = dataset.image_index[query.image]
+        if query.box is not None and image not in dataset.boxes:
+            boxes.setdefault(image, []).append(query.box)
     for i, path in enumerate(dataset.images):
         drawn = dataset.root / "masks" / f"{path.stem}.png"
         if drawn.is_file():
             masks[i] = partial(_read_mask, drawn)
-        elif i in dataset.boxes:
+        elif i in boxes:
             width, height = image_size(path, exif_orientation=dataset.exif_orientation)
-            mask = _box_mask(dataset.boxes[i], height, width)
+            mask = _box_mask(boxes[i], height, width)
             if mask.any() and not mask.all():
-                masks[i] = partial(_box_mask, dataset.boxes[i], height, width)
+                masks[i] = partial(_box_mask, boxes[i], height, width)
     return masks
 
 
@@ -41,8 +47,9 @@ def _read_mask(path: Path) -> np.ndarray:
     return mask > 127
 
 
-def _box_mask(box: Box, height: int, width: int) -> np.ndarray:
-    x1, y1, x2, y2 = (round(edge) for edge in box)
+def _box_mask(boxes: list[Box], height: int, width: int) -> np.ndarray:
     mask = np.zeros((height, width), bool)
-    mask[max(y1, 0) : y2, max(x1, 0) : x2] = True
+    for box in boxes:
+        x1, y1, x2, y2 = (round(edge) for edge in box)
+        mask[max(y1, 0) : y2, max(x1, 0) : x2] = True
     return mask

@@ -73,7 +73,7 @@ class _Recipe:
     """What differs between the networks' trainings.
 
     Attributes:
-        width: keeps the file under 3 MB and a forward pass at about 50 ms on one core.
+        width: keeps the file under 3 MB and a forward pass under 70 ms on one core.
         steps: what about ten to twenty minutes of one core allow.
         size: official height and width of the input.
         canvas: how ``prepare`` treats other shapes.
