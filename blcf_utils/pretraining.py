@@ -10,11 +10,8 @@ shown by Asano et al., "A critical analysis of self-supervision", ICLR 2020.
 
 from __future__ import annotations
 
-import contextlib
-import math
 import platform
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +29,12 @@ from blcf_utils.paths import cache_dir
 from blcf_utils.pretraining_batches import augment, load_step
 from blcf_utils.progress import progress
 from blcf_utils.rendering.pretraining_set import PRETRAINING_VERSION, render_pretraining_set
+from blcf_utils.training_run import (
+    cosine_rate,
+    torch_threads,
+    training_device,
+    training_precision,
+)
 from blcf_utils.vgg_mini import BLOCKS, VggMiniTraining, fold_batch_norm
 
 NAME = "vgg-mini"
@@ -62,23 +65,6 @@ class PretrainingConfig(Config):
     device: str = "auto"
 
 
-def _device(config: PretrainingConfig) -> torch.device:
-    if config.device != "auto":
-        return torch.device(config.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _precision(config: PretrainingConfig, device: torch.device) -> torch.dtype:
-    if config.precision != "auto":
-        return getattr(torch, config.precision)
-    # bfloat16 pays off only where the hardware multiplies it natively.
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32
-
-
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return the NT-Xent loss of L2-normalised descriptors of paired views, (N, D) each."""
     both = torch.cat([first, second])
@@ -94,8 +80,8 @@ class _Trainer:
 
     def __init__(self, config: PretrainingConfig):
         self.config = config
-        self.device = _device(config)
-        self.precision = _precision(config, self.device)
+        self.device = training_device(config.device)
+        self.precision = training_precision(config.precision, self.device)
         torch.manual_seed(config.seed)
         self.network = VggMiniTraining()
         for module in self.network.modules():
@@ -116,12 +102,9 @@ class _Trainer:
         self.step, self.seconds, self.losses = 0, 0.0, []
 
     def rate(self) -> float:
-        """Return the learning rate of the current step: linear warm-up, then a cosine to zero."""
+        """Return the learning rate of the current step."""
         c = self.config
-        if self.step < c.warmup:
-            return c.learning_rate * (self.step + 1) / c.warmup
-        share = (self.step - c.warmup) / max(1, c.steps - c.warmup)
-        return c.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        return cosine_rate(self.step, c.steps, c.warmup, c.learning_rate)
 
     def size(self) -> int:
         """Return the side of the training images of the current step.
@@ -226,7 +209,7 @@ def train_vgg_mini(
         workers=config.workers or None,
     )
     checkpoint = folder / f"{NAME}.checkpoint.pt"
-    with _threads(config.threads):
+    with torch_threads(config.threads):
         trainer = _Trainer(config)
         if checkpoint.is_file():
             trainer.load(checkpoint)
@@ -244,16 +227,6 @@ def train_vgg_mini(
         path = _export(trainer, folder)
     checkpoint.unlink(missing_ok=True)
     return path
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _export(trainer: _Trainer, folder: Path) -> Path:

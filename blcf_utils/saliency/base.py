@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from blcf_utils.errors import StudyError
+
 
 @dataclass(frozen=True)
 class SaliencyModel:
@@ -26,6 +28,19 @@ class SaliencyModel:
     name: str
     predict: Callable[[np.ndarray], np.ndarray]
     document: dict = field(default_factory=dict)
+
+
+def check_image(image: np.ndarray) -> None:
+    """Refuse what is no RGB image.
+
+    Raises:
+        StudyError: not (H, W, 3) uint8, or without pixels.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise StudyError(
+            f"image: expected RGB pixels (H, W, 3) of uint8, found {image.shape} of "
+            f"{image.dtype}; read it with blcf_utils.images.read_image"
+        )
 
 
 class SaliencyNetwork(nn.Module):

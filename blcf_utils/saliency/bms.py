@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 from blcf_utils.config_saliency import BmsConfig
-from blcf_utils.errors import StudyError
+from blcf_utils.saliency.base import check_image
 
 ICCV_CLOSING = 5
 LARGEST_BLUR = 51
@@ -42,11 +42,7 @@ def bms(image: np.ndarray, config: BmsConfig | None = None) -> np.ndarray:
         StudyError: not such an image.
     """
     config = config or BmsConfig()
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise StudyError(
-            f"image: expected RGB pixels (H, W, 3) of uint8, found {image.shape} of "
-            f"{image.dtype}; read it with blcf_utils.images.read_image"
-        )
+    check_image(image)
     total = attention(feature_channels(image, config), config)
     map_ = _stretched(total)
     map_ = _dilated(map_, config.scaled(config.kappa))

@@ -25,7 +25,7 @@ import numba
 import numpy as np
 
 from blcf_utils.config_saliency import IttiKochConfig
-from blcf_utils.errors import StudyError
+from blcf_utils.saliency.base import check_image
 
 PARTS = ("intensity", "colour", "orientation")
 ORIENTATIONS = 4
@@ -87,11 +87,7 @@ def itti_koch_parts(
 
 def _conspicuity(image: np.ndarray, config: IttiKochConfig) -> np.ndarray:
     """Return the three conspicuity maps (3, h, w) float32 at the map level."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise StudyError(
-            f"image: expected RGB pixels (H, W, 3) of uint8, found {image.shape} of "
-            f"{image.dtype}; read it with blcf_utils.images.read_image"
-        )
+    check_image(image)
     maps = _normalise(_feature_maps(image, config), config)
     intensity = maps[:, 0].sum(0)
     colour = maps[:, 1:3].sum((0, 1))

@@ -7,11 +7,9 @@ normalisation helps while training and is folded into the convolutions afterward
 
 from __future__ import annotations
 
-import contextlib
-import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +41,12 @@ from blcf_utils.saliency.scenes import (
     targets_of,
 )
 from blcf_utils.saliency.training_batches import Canvas, augment, load_step, upright_step
+from blcf_utils.training_run import (
+    cosine_rate,
+    torch_threads,
+    training_device,
+    training_precision,
+)
 
 FIXATIONS = 50  # sampled from a held-out target for NSS
 
@@ -157,8 +161,8 @@ class _Trainer:
 
     def __init__(self, name: str, config: SaliencyTrainingConfig):
         self.name, self.config, self.recipe = name, config, RECIPES[name]
-        self.device = _device(config)
-        self.precision = _precision(config, self.device)
+        self.device = training_device(config.device)
+        self.precision = training_precision(config.precision, self.device)
         self.network = untrained(name, config.width, config.seed)
         self.network.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
@@ -167,12 +171,9 @@ class _Trainer:
         self.step, self.seconds, self.losses = 0, 0.0, []
 
     def rate(self) -> float:
-        """Return the learning rate of the current step: linear warm-up, then a cosine to zero."""
+        """Return the learning rate of the current step."""
         c = self.config
-        if self.step < c.warmup:
-            return c.learning_rate * (self.step + 1) / c.warmup
-        share = (self.step - c.warmup) / max(1, c.steps - c.warmup)
-        return c.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        return cosine_rate(self.step, c.steps, c.warmup, c.learning_rate)
 
     def size(self) -> tuple[int, int]:
         """Return height and width of the current step's inputs; small ones first, to save time."""
@@ -253,23 +254,6 @@ class _Trainer:
         self.losses = list(state["losses"])
 
 
-def _device(config: SaliencyTrainingConfig) -> torch.device:
-    if config.device != "auto":
-        return torch.device(config.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _precision(config: SaliencyTrainingConfig, device: torch.device) -> torch.dtype:
-    if config.precision != "auto":
-        return getattr(torch, config.precision)
-    # bfloat16 pays off only where the hardware multiplies it natively.
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32
-
-
 def train_saliency(
     name: str, config: SaliencyTrainingConfig, folder: Path, *, stop_after: int | None = None
 ) -> Path:
@@ -303,7 +287,7 @@ def train_saliency(
     folder.mkdir(parents=True, exist_ok=True)
     scenes = _scenes(config, config.scenes, "training")
     checkpoint = folder / f"{name}-mini.checkpoint.pt"
-    with _threads(config.threads):
+    with torch_threads(config.threads):
         trainer = _Trainer(name, config)
         if checkpoint.is_file():
             trainer.load(checkpoint)
@@ -332,16 +316,6 @@ def _scenes(config: SaliencyTrainingConfig, count: int, part: Part) -> SaliencyS
         part=part,
         workers=config.workers or None,
     )
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def held_out_quality(predict: Callable[[np.ndarray], np.ndarray], scenes: SaliencyScenes) -> dict:
