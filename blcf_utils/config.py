@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,6 +13,9 @@ from blcf_utils.config_base import Config
 from blcf_utils.config_saliency import SaliencyConfig
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root
+
+# What may stand in a table's row and in a file's name.
+NAME = re.compile(r"[\w][\w .+()-]*")
 
 
 class BackboneConfig(Config):
@@ -192,6 +196,16 @@ class WeightingConfig(Config):
         "dataset's name",
     )
 
+    @model_validator(mode="after")
+    def _folders_have_names_of_their_own(self):
+        for name in self.folders:
+            if name in ("None", "Gaussian", "L2-norm", "R-MAC") or not NAME.fullmatch(name):
+                raise ValueError(
+                    f"folders: {name!r} cannot be the name of saliency maps; take a word that is "
+                    "not None, Gaussian, L2-norm or R-MAC"
+                )
+        return self
+
 
 class Profile(Config):
     """One complete configuration of the study (``data/profiles/<name>.yaml``)."""
@@ -310,7 +324,8 @@ def load_profile(name: str, settings: dict[str, Any] | None = None) -> Profile:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-        said = first["msg"].lower()
+        said = first["msg"].removeprefix("Value error, ")
+        said = said[:1].lower() + said[1:]
         if first["type"] == "extra_forbidden":
             said = f"unknown key; expected one of {', '.join(_keys_beside(first['loc']))}"
         raise StudyError(f"profile {name}: {key}: {said}") from None

@@ -94,7 +94,7 @@ class SaliencyConfig(Config):
 
     itti_koch: IttiKochConfig = IttiKochConfig()
     bms: BmsConfig = BmsConfig()
-    weights: dict[str, str] = Field(
+    weights: dict[Literal["SalNet", "SalGAN", "SAM-VGG", "SAM-ResNet"], str] = Field(
         default_factory=dict,
         description="official model (SalNet, SalGAN, SAM-VGG, SAM-ResNet) to the path of its "
         "weights; found by their file names when not given",

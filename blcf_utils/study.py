@@ -118,6 +118,7 @@ class Study(StudyQueries, StudySift, StudyWeighting):
     def __init__(self, profile: Profile, store: ArtefactStore | None = None, trial: str = ""):
         parse_recipe(profile.fusion.recipe)  # said now, not after an hour
         self.profile, self.store, self.trial = profile, store or ArtefactStore(), trial
+        self.weighting_name(None)  # likewise
         # One result per argument list, for as long as this object lives.
         for stage in _CACHED:
             setattr(self, stage, cache(getattr(self, stage)))
@@ -372,6 +373,8 @@ class Study(StudyQueries, StudySift, StudyWeighting):
         settings = self.profile.document()
         for speed_only in ("batch_size", "device"):
             del settings["features"][speed_only]
+        # Places, not contents: a weighted cell's digest has those of its maps.
+        del settings["saliency"]["weights"], settings["weighting"]["folders"]
         used = set(settings) - {
             "name", "description", "datasets", "learn_on", "dataset_options",
             "compare_backbones", "notebooks", "parameters",

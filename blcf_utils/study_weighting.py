@@ -56,8 +56,14 @@ class StudyWeighting:
         return [n for n, why in every if not why and n not in (NONE, *WITHOUT_SALIENCY)]
 
     def weighting_name(self, name: str | None) -> str:
-        """Return ``name`` if there is such a weighting; the profile's own when None."""
+        """Return ``name`` if there is such a weighting; the profile's own when None.
+
+        Raises:
+            StudyError: no such weighting, or one whose weights are not here.
+        """
         name = self.profile.weighting.search if name is None else name
+        if name in (NONE, *WITHOUT_SALIENCY, *HAND_MADE, *EMBEDDED):
+            return name
         every = self.weightings()
         if name not in every:
             raise known("weighting", name, every)
@@ -117,7 +123,7 @@ class StudyWeighting:
             factor: cells per position of a feature map and side; those of the assignment maps
                 when None.
         """
-        if name == NONE:
+        if self.weighting_name(name) == NONE:
             return None
         factor = factor or self.profile.encoding.interpolate
         made = self.weighting(dataset, name)

@@ -8,12 +8,23 @@ from collections.abc import Iterator
 
 import torch
 
+from blcf_utils.errors import StudyError
+
 
 def training_device(name: str) -> torch.device:
-    """Return the device of ``auto`` (a GPU when present), ``cpu``, ``cuda`` or ``cuda:N``."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device of ``auto`` (a GPU when present), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        StudyError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError):
+        raise StudyError(
+            f"device: expected auto, cpu, cuda or cuda:N that this machine has, found {name!r}"
+        ) from None
 
 
 def training_precision(name: str, device: torch.device) -> torch.dtype:

@@ -10,11 +10,10 @@ from blcf_utils.config import (
     BackboneConfig,
     Profile,
     apply_settings,
-    canonical_json,
-    digest_of,
     load_profile,
     profile_names,
 )
+from blcf_utils.config_base import canonical_json, digest_of
 from blcf_utils.errors import StudyError
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from blcf_utils.errors import StudyError
 from blcf_utils.pretraining import PretrainingConfig, nt_xent, train_vgg_mini
 from blcf_utils.pretraining_batches import augment, instances_of_step, load_step
+from blcf_utils.training_run import training_device
 from blcf_utils.vgg_mini import VggMini
 
 TINY = PretrainingConfig(
@@ -125,3 +126,10 @@ def test_training_lowers_the_loss(tmp_path):
     train_vgg_mini(config, tmp_path, stop_after=59)
     losses = torch.load(tmp_path / "vgg-mini.checkpoint.pt", weights_only=True)["losses"]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("name", ["nope", "cuda:99", "meta:"])
+def test_a_device_that_is_not_there_is_said(name):
+    with pytest.raises(StudyError, match="device: expected auto, cpu, cuda"):
+        training_device(name)
+    assert training_device("cpu").type == "cpu"

@@ -264,3 +264,20 @@ def test_wrong_settings_are_named(settings, said):
 def test_other_arrays_than_rgb_images_are_refused(image):
     with pytest.raises(StudyError, match=r"image: expected RGB pixels .* found \("):
         bms(image)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_dim": 16},
+        {"max_dim": 28},
+        {"omega": 1, "max_dim": 100},
+        {"kappa": 1, "max_dim": 100},
+        {"version": "iccv", "omega": 1, "max_dim": 299},
+    ],
+)
+def test_widths_that_vanish_at_a_small_size_are_one_pixel(settings):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    found = bms(image, BmsConfig(**settings))
+    assert found.shape == (60, 80)
+    assert found.any()

@@ -285,3 +285,45 @@ def test_crow_is_weighted_like_sums(open_toy):
     assert not np.allclose(plain, study.pooled("toy", "gs")[0])
     with pytest.raises(StudyError, match="unknown pooling 'max'"):
         study.pooled("toy", "gs", pooling="max")
+
+
+def test_one_bad_weight_file_stops_its_own_row_only(open_toy, tmp_path):
+    (tmp_path / "gen_modelWeights0090.npz").write_bytes(b"cut short")
+    study = open_toy()
+    assert "gen_modelWeights0090.npz" in study.weightings()["SalGAN"]
+    assert study.search("toy", "gs", weighting="BMS")
+    with pytest.raises(StudyError, match="gen_modelWeights0090"):
+        study.search("toy", "gs", weighting="SalGAN")
+    wrong = open_toy(**{"saliency.weights": {"SalNet": str(tmp_path / "nowhere.caffemodel")}})
+    assert "nowhere" in wrong.weightings()["SalNet"]
+    assert wrong.search("toy", "gs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weighting.search": "bms"}, "unknown weighting 'bms'"),
+        ({"weighting.search": "SalGAN"}, "blcf weights fetch salgan"),
+        ({"saliency.weights": {"salgan": "x.npz"}}, "saliency.weights"),
+        ({"weighting.folders": {"Gaussian": "maps"}}, "'Gaussian' cannot be the name"),
+        ({"weighting.folders": {"": "maps"}}, "'' cannot be the name"),
+        ({"weighting.folders": {"a|b": "maps"}}, "cannot be the name"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_when_the_study_opens(open_toy, settings, message):
+    with pytest.raises(StudyError, match=message):
+        open_toy(**settings)
+
+
+def test_masks_that_say_nothing_are_left_out(open_toy, tmp_path):
+    study = open_toy()
+    dataset = study.dataset("toy")
+    dataset.boxes.update({0: (40, 30, 41, 31), 5: (0, 0, 0, 0)})
+    try:
+        table = experiments.saliency_table(study)
+        judged = read_per_query("x03_saliency_quality", study.results)["Gaussian", "toy/CC"]
+        assert dataset.images[0].name in judged  # one pixel is still somewhere
+        assert dataset.images[5].name not in judged
+        assert (table["status"] == "measured").any()
+    finally:
+        dataset.boxes.clear()

@@ -182,8 +182,27 @@ def test_pooling_with_weights_is_the_weighted_sum():
     )
     np.testing.assert_allclose(sum_pool(feature_map, weights), expected, rtol=1e-5)
     np.testing.assert_allclose(
-        crow_pool(feature_map, weights), crow_pool(feature_map * weights.astype(np.float32))
+        sum_pool(feature_map, weights > 0.5), feature_map[:, weights > 0.5].sum(1), rtol=1e-5
     )
+
+
+def test_crow_takes_each_weight_once():
+    rng = np.random.default_rng(6)
+    feature_map = np.maximum(rng.normal(size=(6, 4, 5)), 0)
+    weights = rng.random((4, 5)) + 0.1
+    total = feature_map.sum(axis=0)
+    own = np.sqrt(total / np.linalg.norm(total))
+    share = (feature_map > 0).mean(axis=(1, 2))
+    rarity = np.log(share.sum() / share)
+    expected = (feature_map * own * weights).sum(axis=(1, 2)) * rarity
+    np.testing.assert_allclose(crow_pool(feature_map, weights), expected, rtol=1e-10)
+    box = np.zeros((4, 5), bool)
+    box[1:3, 2:4] = True
+    inside = (feature_map[:, 1:3, 2:4] > 0).mean(axis=(1, 2))
+    rarity = np.log(inside.sum() / np.where(inside > 0, inside, 1)) * (inside > 0)
+    expected = (feature_map * own)[:, box].sum(axis=1) * rarity
+    np.testing.assert_allclose(crow_pool(feature_map, box), expected, rtol=1e-10)
+    assert not crow_pool(feature_map, np.zeros((4, 5), bool)).any()
 
 
 def test_crow_by_the_papers_formulas():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -13,7 +13,7 @@ import pandas as pd
 
 from blcf_utils.config_base import digest_of
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.images import read_image
+from blcf_utils.images import UnreadableImage, read_image
 from blcf_utils.progress import progress
 from blcf_utils.saliency.maps import one_thread_each
 from blcf_utils.saliency.object_masks import object_masks
@@ -27,7 +27,7 @@ TIMED_IMAGES = 5
 JUDGED_IMAGES = 300
 # Saliency is blurred by nature: nothing is lost at this size, and all is judged ten times faster.
 JUDGED_SIDE = 160
-MaskOf = Callable[[], np.ndarray]
+LEAST_PIXELS = 400  # a hundred fixations must leave most of an image unlooked at
 MEASURES = ("CC", "SIM", "KL", "NSS", "AUC-Judd")
 
 
@@ -42,7 +42,7 @@ def saliency_table(study: Study) -> pd.DataFrame:
     """
     cells = []
     for name in study.datasets:
-        masks = object_masks(study.dataset(name))
+        masks = _judged_masks(study.dataset(name))
         for row, why in study.weightings().items():
             if row == NONE:
                 continue
@@ -58,19 +58,17 @@ def saliency_table(study: Study) -> pd.DataFrame:
     return write_table(TABLE, cells, study.results)
 
 
-def _quality(study: Study, name: str, row: str, masks: dict[int, MaskOf]) -> list[Measurement]:
+def _quality(study: Study, name: str, row: str, masks: dict[int, np.ndarray]) -> list[Measurement]:
     dataset, look, key = study.dataset(name), study.looks(name, row), study.weights(name, row).key
 
     def judged(image: int) -> dict[str, float]:
-        mask = _small(masks[image]().astype(np.float32)) > 0.5
-        size = mask.shape[::-1]
-        saliency = cv2.resize(look(image), size, interpolation=cv2.INTER_AREA)
+        mask = masks[image]
+        saliency = cv2.resize(look(image), mask.shape[::-1], interpolation=cv2.INTER_AREA)
         return judge(saliency, mask, seed=image)
 
-    images = list(masks)[:: -(-len(masks) // JUDGED_IMAGES)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = progress(pool.map(judged, images), label=f"judging {row}", total=len(images))
-        scores = dict(zip([dataset.images[i].name for i in images], found, strict=True))
+        found = progress(pool.map(judged, masks), label=f"judging {row}", total=len(masks))
+        scores = dict(zip([dataset.images[i].name for i in masks], found, strict=True))
     digest = digest_of([study.config_digest(name), key])
     cells = []
     for measure in MEASURES:
@@ -82,18 +80,27 @@ def _quality(study: Study, name: str, row: str, masks: dict[int, MaskOf]) -> lis
     return cells
 
 
-def _small(pixels: np.ndarray) -> np.ndarray:
-    height, width = pixels.shape
-    scale = min(1, JUDGED_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+def _judged_masks(dataset: Dataset) -> dict[int, np.ndarray]:
+    """Return small masks (h, w) bool of some images; without those that say nothing."""
+    read = object_masks(dataset)
+    masks = {}
+    for image in list(read)[:: max(1, -(-len(read) // JUDGED_IMAGES))]:
+        share = read[image]().astype(np.float32)
+        scale = min(1, JUDGED_SIDE / max(share.shape))
+        size = [max(1, round(side * scale)) for side in share.shape[::-1]]
+        share = cv2.resize(share, size, interpolation=cv2.INTER_AREA)
+        # A thing smaller than a pixel keeps its brightest one.
+        mask = share >= min(0.5, share.max())
+        if share.any() and not mask.all() and mask.size >= LEAST_PIXELS:
+            masks[image] = mask
+    return masks
 
 
 def _seconds(study: Study, name: str, row: str) -> list[Measurement]:
     if row in study.profile.weighting.folders:
         return []
-    model, dataset = study.saliency_model(row), study.dataset(name)
-    images = [_read(dataset, i) for i in range(min(TIMED_IMAGES, len(dataset.images)))]
+    model = study.saliency_model(row)
+    images = _readable(study.dataset(name))
     seconds = []
     with one_thread_each():
         model.predict(images[0])  # compiles, warms up
@@ -106,8 +113,15 @@ def _seconds(study: Study, name: str, row: str) -> list[Measurement]:
     return [Measurement(row, f"{name}/seconds per image", value, config_digest=digest)]
 
 
-def _read(dataset: Dataset, image: int) -> np.ndarray:
-    return read_image(dataset.images[image], exif_orientation=dataset.exif_orientation)
+def _readable(dataset: Dataset) -> list[np.ndarray]:
+    """Return the first few images that decode."""
+    images: list[np.ndarray] = []
+    for path in dataset.images:
+        with contextlib.suppress(UnreadableImage):
+            images.append(read_image(path, exif_orientation=dataset.exif_orientation))
+        if len(images) == TIMED_IMAGES:
+            break
+    return images
 
 
 def quality_against_map(study: Study, measure: str = "CC", mode: str = "gs") -> pd.DataFrame:

@@ -43,6 +43,18 @@ def check_image(image: np.ndarray) -> None:
         )
 
 
+def check_finite(path: Path, name: str, array: np.ndarray) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        StudyError: an infinite value or NaN in the array ``name`` of the file.
+    """
+    if not np.isfinite(array).all():
+        raise StudyError(
+            f"{path}: expected finite numbers in {name}, found others; download the file again"
+        )
+
+
 class SaliencyNetwork(nn.Module):
     """A convolutional saliency model, with the input and output arithmetic of its authors.
 

@@ -45,7 +45,7 @@ def bms(image: np.ndarray, config: BmsConfig | None = None) -> np.ndarray:
     check_image(image)
     total = attention(feature_channels(image, config), config)
     map_ = _stretched(total)
-    map_ = _dilated(map_, config.scaled(config.kappa))
+    map_ = _dilated(map_, max(1, config.scaled(config.kappa)))
     sigma = config.scaled(config.sigma)
     if sigma > 0:
         side = min(4 * sigma + 1, LARGEST_BLUR)
@@ -90,7 +90,7 @@ def attention(channels: list[np.ndarray], config: BmsConfig) -> np.ndarray:
     {f > t} is closing f; closing {f <= t} is opening f.
     """
     total = np.zeros(channels[0].shape)
-    radius = (config.scaled(config.omega) - 1) // 2
+    radius = (max(1, config.scaled(config.omega)) - 1) // 2
     for channel in channels:
         low, high = int(channel.min()), int(channel.max())
         count = -(-(high - low) // config.delta)

@@ -34,9 +34,14 @@ MODELS = (*HAND_MADE, *OFFICIAL, *EMBEDDED)
 
 def missing_weights(name: str, config: SaliencyConfig) -> str:
     """Return why a model cannot run here, or "" when it can."""
-    if name not in OFFICIAL or find_weights(OFFICIAL[name], config.weights.get(name, "")):
+    if name not in OFFICIAL:
         return ""
-    return f"the official weights are not here; run blcf weights fetch {OFFICIAL[name]}"
+    try:
+        found = find_weights(OFFICIAL[name], config.weights.get(name, ""))
+    except StudyError as error:  # one bad file must not stop the models that do not need it
+        return str(error)
+    missing = f"the official weights are not here; run blcf weights fetch {OFFICIAL[name]}"
+    return "" if found else missing
 
 
 def load_model(name: str, config: SaliencyConfig, device: str = "cpu") -> SaliencyModel:

@@ -11,7 +11,7 @@ import numpy as np
 
 from blcf_utils.datasets.base import Box, Dataset
 from blcf_utils.errors import StudyError
-from blcf_utils.images import image_size
+from blcf_utils.images import UnreadableImage, image_size
 
 
 def object_masks(dataset: Dataset) -> dict[int, Callable[[], np.ndarray]]:
@@ -33,7 +33,10 @@ def object_masks(dataset: Dataset) -> dict[int, Callable[[], np.ndarray]]:
         if drawn.is_file():
             masks[i] = partial(_read_mask, drawn)
         elif i in boxes:
-            width, height = image_size(path, exif_orientation=dataset.exif_orientation)
+            try:
+                width, height = image_size(path, exif_orientation=dataset.exif_orientation)
+            except UnreadableImage:  # left out, as features.on_corrupt: skip leaves it out
+                continue
             mask = _box_mask(boxes[i], height, width)
             if mask.any() and not mask.all():
                 masks[i] = partial(_box_mask, boxes[i], height, width)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from blcf_utils.errors import StudyError
-from blcf_utils.saliency.base import SaliencyNetwork, channels
+from blcf_utils.saliency.base import SaliencyNetwork, channels, check_finite
 from blcf_utils.saliency.lasagne import read_lasagne
 
 # Channels of the 3x3 convolutions of each block, from the image to conv5_3.
@@ -106,6 +106,7 @@ class SalGan(SaliencyNetwork):
                     f"{path}: expected arr_{number} of shape {shape} (SalGAN's "
                     f"{key.removeprefix('layers.')}), found {array.shape}; {mend}"
                 )
+            check_finite(path, f"arr_{number}", array)
             if key.startswith("layers.uconv") and array.ndim == 4:
                 array = array[:, :, ::-1, ::-1]
             state[key] = torch.from_numpy(np.array(array, np.float32, order="C"))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from blcf_utils.errors import StudyError
-from blcf_utils.saliency.base import SaliencyNetwork, channels
+from blcf_utils.saliency.base import SaliencyNetwork, channels, check_finite
 from blcf_utils.saliency.caffemodel import read_caffemodel
 
 # Output channels and kernel size of conv1 to conv8; conv9 and deconv1 always have one channel.
@@ -112,6 +112,7 @@ class SalNet(SaliencyNetwork):
                     "deep_net_model.caffemodel again"
                 )
             for (key, _), blob, shape in zip(wanted, blobs, shapes, strict=True):
+                check_finite(path, f"layer {name}", blob)
                 state[key] = torch.from_numpy(np.array(blob, np.float32).reshape(shape))
         self.load_state_dict(state, assign=next(self.parameters()).is_meta)
 

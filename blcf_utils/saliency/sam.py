@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from blcf_utils.errors import StudyError
-from blcf_utils.saliency.base import SaliencyNetwork, channels
+from blcf_utils.saliency.base import SaliencyNetwork, channels, check_finite
 from blcf_utils.saliency.keras1 import read_keras1
 
 GAUSSIANS = 16
@@ -353,11 +353,8 @@ def _check(path: Path, name: str, shapes: list[tuple[int, ...]], arrays: list[np
             f"{path}: expected arrays of shape {expected} in layer {name}, found {got};"
             " give the weights of this network and width"
         )
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise StudyError(
-            f"{path}: expected finite numbers in layer {name}, found others;"
-            " download the file again"
-        )
+    for array in arrays:
+        check_finite(path, f"layer {name}", array)
 
 
 def _difference(shapes: list, found: list) -> tuple[list, list]:
