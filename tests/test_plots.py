@@ -353,7 +353,7 @@ def test_gains_and_quality(toy):
     table = pd.DataFrame({"CC": [0.1, 0.2, 0.3, 0.4], "words": [0.5, 0.6, 0.7, 0.9]}, index)
     figure = plots.plot_quality(table)
     drawn(figure)
-    assert titles(figure) == ["a: rank correlation +1.00"]
+    assert titles(figure) == ["a\nrank correlation +1.00"]
     assert {t.get_text() for t in figure.axes[0].texts} == set("rstu")
     places = sorted(t.xyann[1] for t in figure.axes[0].texts)
     assert min(np.diff(places)) > 0.05 * 0.4  # of the mAPs' range: no name lies on another

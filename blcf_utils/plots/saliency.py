@@ -184,7 +184,7 @@ def plot_quality(table: pd.DataFrame) -> Figure:
             _name_points(ax, part[measure], part[method])
             order = spearmanr(part[measure], part[method]).statistic if len(part) > 2 else np.nan
             ax.set(xlabel=f"saliency quality ({measure})", ylabel=f"mAP, {method}")
-            ax.set_title(f"{name}: rank correlation {order:+.2f}")
+            ax.set_title(f"{name}\nrank correlation {order:+.2f}")
             ax.margins(x=0.3, y=0.12)
     return done(figure)
 
