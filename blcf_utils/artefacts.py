@@ -159,8 +159,8 @@ class ArtefactStore:
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")
         work.mkdir(parents=True, exist_ok=True)
-        for stale in work.glob(".*"):  # half-written files of a killed run (see atomic_path)
-            stale.unlink()
+        for stale in work.glob(".*"):  # half-written by a killed run (see atomic_path)
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         started = time.perf_counter()
         try:
             make(work)

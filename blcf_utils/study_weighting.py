@@ -50,10 +50,20 @@ class StudyWeighting:
         reasons = {name: missing_weights(name, config.saliency) for name in names}
         return {**reasons, **dict.fromkeys(config.weighting.folders, "")}
 
-    def saliency_names(self) -> list[str]:
-        """Return the weightings that can run here and come from a saliency map."""
-        every = self.weightings().items()
-        return [n for n, why in every if not why and n not in (NONE, *WITHOUT_SALIENCY)]
+    def why_not(self, dataset: str, name: str) -> str:
+        """Return why a weighting cannot be measured on a dataset, or "" when it can."""
+        if name not in self.profile.weighting.folders:
+            return self.weightings().get(name, "")
+        try:
+            self._precomputed(dataset, name)
+        except StudyError as error:
+            return str(error)
+        return ""
+
+    def saliency_names(self, dataset: str) -> list[str]:
+        """Return the weightings that can run on a dataset and come from a saliency map."""
+        names = [n for n in self.weightings() if n not in (NONE, *WITHOUT_SALIENCY)]
+        return [name for name in names if not self.why_not(dataset, name)]
 
     def weighting_name(self, name: str | None) -> str:
         """Return ``name`` if there is such a weighting; the profile's own when None.
@@ -82,7 +92,7 @@ class StudyWeighting:
 
     def looks(self, dataset: str, name: str) -> SaliencyOf:
         """Return where a weighting looks: its saliency maps, or its weights if it has none."""
-        if name in self.saliency_names():
+        if name in (*MODELS, *self.profile.weighting.folders):
             return self.saliency(dataset, name)
         weights = self.weights(dataset, self.weighting_name(name))
         if weights is None:
@@ -93,15 +103,19 @@ class StudyWeighting:
         folders = self.profile.weighting.folders
         if name not in folders and name not in MODELS:
             raise known("saliency model", name, (*MODELS, *folders))
-        images = self.dataset(dataset)
         if name in folders:
-            folder = Path(folders[name].replace("{dataset}", dataset)).expanduser()
-            maps = PrecomputedMaps(folder, images)
-            maps.require()  # said now, not after half of them
+            maps = self._precomputed(dataset, name)
             return maps, {"folder": maps.digest()}
         on_corrupt = self.profile.features.on_corrupt
+        images = self.dataset(dataset)
         maps = saliency_maps(images, self.saliency_model(name), self.store, on_corrupt)
         return maps, {"saliency": maps.key}
+
+    def _precomputed(self, dataset: str, name: str) -> PrecomputedMaps:
+        folder = self.profile.weighting.folders[name].replace("{dataset}", dataset)
+        maps = PrecomputedMaps(Path(folder).expanduser(), self.dataset(dataset))
+        maps.require()  # said now, not after half of them
+        return maps
 
     def weighting(self, dataset: str, name: str) -> Weighting:
         """Return a weighting of a dataset's images; its saliency maps are made on the way."""

@@ -209,3 +209,19 @@ def test_an_atomic_write_replaces_all_or_nothing(tmp_path):
         fails()
     assert target.read_text() == "grün\n"
     assert [p.name for p in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_folders_half_written_by_a_killed_run_do_not_stop_the_next(store):
+    document = {"version": 1}
+
+    def killed(folder):
+        (folder / ".set-half").mkdir()
+        (folder / ".set-half" / "a.jpg").write_bytes(b"half")
+        (folder / ".file-half").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get_or_make("stage", "label", document, killed)
+    made = store.get_or_make("stage", "label", document, lambda f: (f / "a").write_text("whole"))
+    assert sorted(path.name for path in made.folder.iterdir() if path.name[0] == ".") == []
+    assert (made / "a").read_text() == "whole"

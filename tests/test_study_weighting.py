@@ -327,3 +327,13 @@ def test_masks_that_say_nothing_are_left_out(open_toy, tmp_path):
         assert (table["status"] == "measured").any()
     finally:
         dataset.boxes.clear()
+
+
+def test_maps_missing_for_a_dataset_leave_its_cells_not_run(open_toy, tmp_path):
+    study = open_toy(**{"weighting.folders": {"mine": str(tmp_path / "nowhere")}})
+    table = experiments.weighted_words_table(study, ("None", "mine"))
+    cell = table[(table["row"] == "mine") & (table["column"] == "toy/gs")].iloc[0]
+    assert cell["status"].startswith("not run: ")
+    assert "nowhere" in cell["status"]
+    assert "mine" not in study.saliency_names("toy")
+    assert "BMS" in study.saliency_names("toy")

@@ -16,6 +16,7 @@ from blcf_utils.datasets.base import Dataset
 from blcf_utils.images import UnreadableImage, read_image
 from blcf_utils.progress import progress
 from blcf_utils.saliency.maps import one_thread_each
+from blcf_utils.saliency.models import MODELS
 from blcf_utils.saliency.object_masks import object_masks
 from blcf_utils.saliency.quality import judge
 from blcf_utils.study import Study
@@ -43,9 +44,10 @@ def saliency_table(study: Study) -> pd.DataFrame:
     cells = []
     for name in study.datasets:
         masks = _judged_masks(study.dataset(name))
-        for row, why in study.weightings().items():
+        for row in study.weightings():
             if row == NONE:
                 continue
+            why = study.why_not(name, row)
             status = f"not run: {why}"
             if not why and not masks:
                 status = "not run: no mask or box of a database image is known"
@@ -53,7 +55,7 @@ def saliency_table(study: Study) -> pd.DataFrame:
                 cells += [Measurement(row, f"{name}/{m}", None, status) for m in MEASURES]
             else:
                 cells += _quality(study, name, row, masks)
-            if not why and row in study.saliency_names():
+            if not why and row in MODELS:
                 cells += _seconds(study, name, row)
     return write_table(TABLE, cells, study.results)
 
@@ -97,7 +99,7 @@ def _judged_masks(dataset: Dataset) -> dict[int, np.ndarray]:
 
 
 def _seconds(study: Study, name: str, row: str) -> list[Measurement]:
-    if row in study.profile.weighting.folders:
+    if row in study.profile.weighting.folders:  # somebody else took the time
         return []
     model = study.saliency_model(row)
     images = _readable(study.dataset(name))

@@ -54,13 +54,14 @@ def _table(
     prepare: Callable[[str, Mode, str], tuple[Rank, StoredWeights | None]],
 ) -> pd.DataFrame:
     """Measure every weighting, global and local; ``seconds`` rank the database for every query."""
-    reasons = study.weightings()
     cells = []
     for name in study.datasets:
-        rows = progress(weightings or reasons, label=f"weightings of {name}", unit="weighting")
+        rows = progress(
+            weightings or study.weightings(), label=f"weightings of {name}", unit="weighting"
+        )
         for row in rows:
             for mode in MODES:
-                column, why = f"{name}/{mode}", reasons.get(row, "")
+                column, why = f"{name}/{mode}", study.why_not(name, row)
                 if why:
                     cells.append(Measurement(row, column, None, f"not run: {why}"))
                     continue

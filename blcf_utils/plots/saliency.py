@@ -14,6 +14,7 @@ from blcf_utils.bow import AssignmentMaps
 from blcf_utils.config_saliency import IttiKochConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.plots.canvas import (
+    IGNORED,
     RELEVANT,
     SERIES,
     WRONG,
@@ -40,10 +41,10 @@ def _heat(ax, pixels: np.ndarray, weights: np.ndarray, title: str) -> None:
 
 
 def _dimmed(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, 3) whose brightness follows its weights; a fifth is always left."""
+    """Return an image (H, W, 3) whose brightness follows its weights; a third is always left."""
     size = pixels.shape[1::-1]
     light = cv2.resize(weights.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    return (pixels * (0.2 + 0.8 * light[..., None] / max(light.max(), 1e-12))).astype(np.uint8)
+    return (pixels * (1 + 2 * light[..., None] / max(light.max(), 1e-12)) / 3).astype(np.uint8)
 
 
 def show_saliency(
@@ -95,13 +96,13 @@ def show_weighted_words(
     picture(axes[0, 0], pixels, "the image")
     _heat(axes[0, 1], pixels, saliency(image), "its saliency map")
     height, width = cells.shape
-    _heat(axes[0, 2], pixels, cells, f"a weight for {width} x {height} words")
+    _heat(axes[0, 2], pixels, cells, f"{width} x {height} weights")
     counts = np.bincount(words.ravel(), minlength=maps.words).astype(float)
     weighted = np.bincount(words.ravel(), cells.ravel().astype(float), minlength=maps.words)
     order = np.argsort(-counts, kind="stable")[:25]
     axes[0, 3].bar(range(len(order)), counts[order], color="0.8", label="counted")
     axes[0, 3].bar(range(len(order)), weighted[order], color=SERIES[0], label="weighted")
-    axes[0, 3].set(xlabel="its most frequent words", title="the histogram")
+    axes[0, 3].set(xlabel="word, most frequent first", title="the histogram")
     axes[0, 3].legend()
     return done(figure)
 
@@ -139,7 +140,8 @@ def plot_gains(gains: pd.DataFrame, title: str = "") -> Figure:
     for ax, name in zip(axes[0], datasets, strict=True):
         part = gains.loc[name].iloc[::-1]
         places = np.arange(len(part))
-        colours = np.where(part["gain"] >= 0, RELEVANT, WRONG)
+        # Grey where the interval holds 0: the sign is a coin toss.
+        colours = np.where(part["low"] > 0, RELEVANT, np.where(part["high"] < 0, WRONG, IGNORED))
         ax.axvline(0, color="0.6", linewidth=1)
         ax.hlines(places, part["low"], part["high"], color=colours, linewidth=2)
         ax.scatter(part["gain"], places, color=colours, s=22, zorder=3)
