@@ -31,6 +31,7 @@ from blcf_utils.progress import progress
 from blcf_utils.rendering.pretraining_set import PRETRAINING_VERSION, render_pretraining_set
 from blcf_utils.training_run import (
     cosine_rate,
+    read_checkpoint,
     torch_threads,
     training_device,
     training_precision,
@@ -160,12 +161,7 @@ class _Trainer:
         Raises:
             StudyError: the checkpoint belongs to another configuration.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["config"] != canonical_json(self.config.document()):
-            raise StudyError(
-                f"{path}: the interrupted training had other settings; repeat them to continue "
-                "it, or delete the file to start anew"
-            )
+        state = read_checkpoint(path, self.device, canonical_json(self.config.document()))
         self.network.load_state_dict(state["network"])
         self.proxies.data.copy_(state["proxies"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -154,6 +154,23 @@ def _expand(entry: Any) -> Any:
     return {**entry, "files": files}
 
 
+def read_entries(path: Path, what: str) -> dict:
+    """Return the mapping of ``what`` to sources that a YAML file of the project holds.
+
+    Raises:
+        StudyError: the file is missing, not YAML or no mapping.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"{path}: {error.strerror}; restore it from the repository") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(entries, dict):
+        raise StudyError(f"{path}: expected a mapping from {what} to their sources")
+    return entries
+
+
 def dataset_sources(path: Path | None = None) -> dict[str, DatasetSource]:
     """Read ``data/sources.yaml``: dataset name to source, in the file's order.
 
@@ -161,16 +178,8 @@ def dataset_sources(path: Path | None = None) -> dict[str, DatasetSource]:
         StudyError: the file is missing or an entry is not valid.
     """
     path = path or project_root() / "data" / "sources.yaml"
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StudyError(f"{path}: {error.strerror}; restore it from the repository") from None
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path}: not valid YAML ({error})".replace("\n", " ")) from None
-    if not isinstance(entries, dict):
-        raise StudyError(f"{path}: expected a mapping from dataset names to their sources")
     sources = {}
-    for name, entry in entries.items():
+    for name, entry in read_entries(path, "dataset names").items():
         try:
             sources[name] = DatasetSource.model_validate(_expand(entry))
         except (ValidationError, TypeError, KeyError, AttributeError) as error:

@@ -53,7 +53,7 @@ class StudyWeighting:
     def why_not(self, dataset: str, name: str) -> str:
         """Return why a weighting cannot be measured on a dataset, or "" when it can."""
         if name not in self.profile.weighting.folders:
-            return self.weightings().get(name, "")
+            return missing_weights(name, self.profile.saliency)
         try:
             self._precomputed(dataset, name)
         except StudyError as error:

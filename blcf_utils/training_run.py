@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -56,3 +57,18 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def read_checkpoint(path: Path, device: torch.device, settings: str) -> dict:
+    """Return the state of an interrupted training.
+
+    Raises:
+        StudyError: it was made with other settings.
+    """
+    state = torch.load(path, map_location=device, weights_only=True)
+    if state["config"] != settings:
+        raise StudyError(
+            f"{path}: the interrupted training had other settings; repeat them to continue "
+            "it, or delete the file to start anew"
+        )
+    return state

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError
 
 from blcf_utils.config_base import Config
 from blcf_utils.downloads import check_size, fetch_file
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root, weights_path
-from blcf_utils.sources import FileSource
+from blcf_utils.sources import FileSource, read_entries
 
 TOLERANCE = 0.2  # how far a size may be off an approximate one
 
@@ -66,16 +65,8 @@ def official_weights(path: Path | None = None) -> dict[str, WeightSource]:
         StudyError: the file is missing or an entry is not valid.
     """
     path = path or project_root() / "data" / "weights.yaml"
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StudyError(f"{path}: {error.strerror}; restore it from the repository") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(entries, dict):
-        raise StudyError(f"{path}: expected a mapping from names of weights to their sources")
     sources = {}
-    for name, entry in entries.items():
+    for name, entry in read_entries(path, "names of weights").items():
         try:
             source = WeightSource.model_validate(entry)
         except ValidationError as error:

@@ -43,6 +43,7 @@ from blcf_utils.saliency.scenes import (
 from blcf_utils.saliency.training_batches import Canvas, augment, load_step, upright_step
 from blcf_utils.training_run import (
     cosine_rate,
+    read_checkpoint,
     torch_threads,
     training_device,
     training_precision,
@@ -242,12 +243,7 @@ class _Trainer:
         Raises:
             StudyError: the checkpoint belongs to another network or configuration.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["config"] != self._document():
-            raise StudyError(
-                f"{path}: the interrupted training had other settings; repeat them to continue "
-                "it, or delete the file to start anew"
-            )
+        state = read_checkpoint(path, self.device, self._document())
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
