@@ -288,7 +288,12 @@ def _torchvision_file(name: str) -> tuple[Path, tuple, tuple]:
     return path, tuple(transform.mean), tuple(transform.std)
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict (.pth, .pt or .safetensors) as float32 tensors, without ``module.``.
+
+    Raises:
+        StudyError: the file is not a state dict.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -311,7 +316,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _load_state(trunk: nn.Module, path: Path, every_name: set[str]) -> None:
-    given, needed = _read_state(path), trunk.state_dict()
+    given, needed = read_state(path), trunk.state_dict()
     missing = [k for k in needed if k not in given and not k.endswith("num_batches_tracked")]
     if missing:
         raise StudyError(
@@ -332,6 +337,34 @@ def _load_state(trunk: nn.Module, path: Path, every_name: set[str]) -> None:
         if key.endswith("num_batches_tracked") and key not in given:
             given[key] = torch.zeros_like(value, device="cpu")
     trunk.load_state_dict({key: given[key] for key in needed})
+
+
+def weights_file(config: BackboneConfig) -> Path:
+    """Return the file of a backbone's weights, downloading torchvision's if need be.
+
+    Raises:
+        StudyError: there is none, or it cannot be downloaded.
+    """
+    return _file_and_normalisation(config)[0]
+
+
+def _file_and_normalisation(config: BackboneConfig) -> tuple[Path, tuple, tuple]:
+    mean, std = IMAGENET
+    if config.weights == "torchvision":
+        path, mean, std = _torchvision_file(config.name)
+    elif config.weights == "embedded":
+        if not BACKBONES[config.name].embedded:
+            raise StudyError(f"backbone {config.name}: no weights for it in data/embedded")
+        path = embedded_dir() / BACKBONES[config.name].embedded
+    elif config.weights == "local":
+        path = _local_file(config.name)
+    else:
+        path = Path(config.weights).expanduser()
+    if not path.is_file():
+        raise StudyError(f"{path}: no such weights file for backbone {config.name}")
+    if "amdegroot" in path.name:  # the Caffe port, whoever stored it
+        mean, std = CAFFE
+    return path, mean, std
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
@@ -359,20 +392,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
             config.seed,
         )
     else:
-        if config.weights == "torchvision":
-            path, mean, std = _torchvision_file(config.name)
-        elif config.weights == "embedded":
-            if not BACKBONES[config.name].embedded:
-                raise StudyError(f"backbone {config.name}: no weights for it in data/embedded")
-            path = embedded_dir() / BACKBONES[config.name].embedded
-        elif config.weights == "local":
-            path = _local_file(config.name)
-        else:
-            path = Path(config.weights).expanduser()
-        if not path.is_file():
-            raise StudyError(f"{path}: no such weights file for backbone {config.name}")
-        if "amdegroot" in path.name:  # the Caffe port, whoever stored it
-            mean, std = CAFFE
+        path, mean, std = _file_and_normalisation(config)
         _load_state(trunk, path, every_name)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         origin = path.name

@@ -276,6 +276,16 @@ def train_saliency(
     _say_trained(Path(training.train_saliency(name, config, folder)))
 
 
+@train_app.command("vgg-mini-heads")
+def train_heads(out: OutOption = None, settings: TrainingOption = None) -> None:
+    """Train the classifier behind the embedded backbone, on instances the study does not use."""
+    from blcf_utils import head_training
+
+    config = _training(head_training.HeadTrainingConfig, settings)
+    folder = _training_folder(out, "vgg-mini-heads", config)
+    _say_trained(Path(head_training.train_heads(config, folder)))
+
+
 def _training(kind, settings: list[str] | None):
     """Return the settings of a training."""
     from pydantic import ValidationError

@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
 
 from blcf_utils.config_base import Config
+from blcf_utils.config_comparison import ComparisonConfig
 from blcf_utils.config_saliency import SaliencyConfig
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root
@@ -229,6 +230,7 @@ class Profile(Config):
     sum_pooling: SumPoolingConfig = SumPoolingConfig()
     weighting: WeightingConfig = WeightingConfig()
     saliency: SaliencyConfig = SaliencyConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
     compare_backbones: tuple[BackboneConfig, ...] = Field(
         (), description="further backbones for table x01"
     )

@@ -22,6 +22,9 @@ OWN_TITLES = {
     "(mean IoU; /half: share of at least 0.5)",
     "x03_saliency_quality": "Saliency models judged by where the instance is (no mAP; KL: lower "
     "is better)",
+    "x04_compactness": "Every compared method: mAP beside size and speed",
+    "x05_dimensions": "mAP against the dimensions that PCA whitening keeps",
+    "x06_quantisation": "Dense vectors in product-quantised codes beside the inverted file",
 }
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 

@@ -43,6 +43,8 @@ from blcf_utils.pooling.sum_pooling import (
 )
 from blcf_utils.recipes import Found, Searcher, parse_recipe
 from blcf_utils.search import QueryMaps, Ranking, SearchBase, dense_rankings
+from blcf_utils.study_comparison import StudyComparison
+from blcf_utils.study_detector import StudyDetector
 from blcf_utils.study_queries import StudyQueries
 from blcf_utils.study_sift import StudySift
 from blcf_utils.study_weighting import StudyWeighting
@@ -96,6 +98,10 @@ _CACHED = (
     "_saliency",
     "weights",
     "at_full_resolution",
+    "comparison_maps",
+    "compared_method",
+    "described",
+    "head",
     "sift_features",
     "sift_words",
     "sift_index",
@@ -106,7 +112,7 @@ _CACHED = (
 POOLINGS = {"sum": sum_pool, "crow": crow_pool}
 
 
-class Study(StudyQueries, StudySift, StudyWeighting):
+class Study(StudyQueries, StudySift, StudyWeighting, StudyComparison, StudyDetector):
     """The stages of one profile.
 
     Attributes:
@@ -375,6 +381,7 @@ class Study(StudyQueries, StudySift, StudyWeighting):
             del settings["features"][speed_only]
         # Places, not contents: a weighted cell's digest has those of its maps.
         del settings["saliency"]["weights"], settings["weighting"]["folders"]
+        del settings["comparison"]["weights"]
         used = set(settings) - {
             "name", "description", "datasets", "learn_on", "dataset_options",
             "compare_backbones", "notebooks", "parameters",

@@ -17,7 +17,7 @@ import numpy as np
 
 from blcf_utils.config import WeightingConfig
 from blcf_utils.errors import StudyError
-from blcf_utils.pooling.rmac import rmac_regions
+from blcf_utils.pooling.rmac_weighting import location_weights
 
 NONE = "None"
 # A saliency map is read at so many pixels a cell, the stride of VGG's conv5_1.
@@ -112,10 +112,7 @@ def _resized(values: np.ndarray, shape: Shape) -> np.ndarray:
 
 def rmac_weights(shape: Shape, levels: int = 3) -> np.ndarray:
     """Return how many R-MAC regions cover each position: R-MAC read as a weighting."""
-    cover = np.zeros(shape)
-    for y0, y1, x0, x1 in rmac_regions(shape, levels):
-        cover[y0:y1, x0:x1] += 1
-    return cover
+    return location_weights(shape, levels)
 
 
 def saliency_weights(saliency: np.ndarray, shape: Shape) -> np.ndarray:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from blcf_utils.artefacts import ArtefactStore
+from blcf_utils.artefacts import Artefact, ArtefactStore
 from blcf_utils.config import WhiteningConfig
 from blcf_utils.errors import StudyError
 from blcf_utils.features import Features, normalise_rows, sample_rows
@@ -133,12 +134,22 @@ def learn_whitening(
         total = -(-len(rows) // 32_768)
         chunks = progress(chunks, label="whitening", total=total, unit="chunk")
         whitening = fit_whitening(chunks, config.dimensions)
-        np.save(folder / "mean.npy", whitening.mean)
-        np.save(folder / "projection.npy", whitening.projection)
-        np.save(folder / "variances.npy", whitening.variances)
-        np.save(folder / "n_vectors.npy", np.array(whitening.n_vectors))
+        save_whitening(folder, whitening)
 
     artefact = store.get_or_make("whitening", features.artefact.label, document, make)
+    return read_whitening(artefact)
+
+
+def save_whitening(folder: Path, whitening: Whitening) -> None:
+    """Write a whitening into an artefact's folder."""
+    np.save(folder / "mean.npy", whitening.mean)
+    np.save(folder / "projection.npy", whitening.projection)
+    np.save(folder / "variances.npy", whitening.variances)
+    np.save(folder / "n_vectors.npy", np.array(whitening.n_vectors))
+
+
+def read_whitening(artefact: Artefact) -> Whitening:
+    """Read what :func:`save_whitening` wrote."""
     return Whitening(
         np.load(artefact / "mean.npy"),
         np.load(artefact / "projection.npy"),

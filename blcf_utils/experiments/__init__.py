@@ -5,6 +5,18 @@ A cell is measured by the run that writes it or says why it was not run. Tables 
 """
 
 from blcf_utils.experiments.backbones import backbones_table
+from blcf_utils.experiments.compactness import (
+    dimension_table,
+    quantisation_table,
+)
+from blcf_utils.experiments.comparison import (
+    compactness_table,
+    compare_methods,
+    comparison_table,
+    expansion_table,
+    method_gains,
+    state_of_the_art_table,
+)
 from blcf_utils.experiments.datasets import datasets_table
 from blcf_utils.experiments.efficiency import efficiency_table
 from blcf_utils.experiments.fusion import fusion_curve, fusion_table
@@ -28,18 +40,26 @@ from blcf_utils.experiments.weighting import (
 __all__ = [
     "backbones_table",
     "claims_table",
+    "compactness_table",
+    "compare_methods",
+    "comparison_table",
     "complete_tables",
     "datasets_table",
+    "dimension_table",
     "efficiency_table",
+    "expansion_table",
     "fusion_curve",
     "fusion_table",
     "intervals_table",
     "localisation_table",
+    "method_gains",
     "pooling_table",
     "quality_against_map",
+    "quantisation_table",
     "query_gains",
     "saliency_table",
     "search_table",
+    "state_of_the_art_table",
     "summary_table",
     "weighted_sum_pooling_table",
     "weighted_words_table",

@@ -15,10 +15,7 @@ MODES = ("gs", "ls")
 NOT_BUILT = {
     "t06_finetune_oxford": "fine-tuning is not in this version",
     "t07_finetune_instre": "fine-tuning is not in this version",
-    "t10_comparison": "the compared methods are not in this version",
-    "t11_comparison_expansion": "the compared methods are not in this version",
     "t12_blcf_finetuned": "fine-tuning is not in this version",
-    "t13_state_of_the_art": "the compared methods are not in this version",
 }
 
 

@@ -4,6 +4,14 @@ Every function returns a closed matplotlib Figure, so that a notebook cell that 
 shows it once, and a script can save it.
 """
 
+from blcf_utils.plots.comparison import (
+    plot_costs,
+    plot_dimensions,
+    plot_region_shares,
+    show_regions,
+    show_rmac_weights,
+    show_weights,
+)
 from blcf_utils.plots.curves import (
     plot_bars,
     plot_curves,
@@ -44,13 +52,16 @@ from blcf_utils.plots.saliency import (
 __all__ = [
     "common_words",
     "plot_bars",
+    "plot_costs",
     "plot_curves",
+    "plot_dimensions",
     "plot_gains",
     "plot_kmeans",
     "plot_paired_queries",
     "plot_precision_recall",
     "plot_quality",
     "plot_query_gains",
+    "plot_region_shares",
     "plot_variances",
     "plot_word_frequencies",
     "show_assignment_maps",
@@ -67,11 +78,14 @@ __all__ = [
     "show_queries",
     "show_ranking",
     "show_rankings",
+    "show_regions",
+    "show_rmac_weights",
     "show_saliency",
     "show_similarity",
     "show_views",
     "show_weighted_results",
     "show_weighted_words",
+    "show_weights",
     "show_windows",
     "show_word_patches",
 ]

@@ -31,7 +31,7 @@ from blcf_utils.search import Ranking
 MapOf = Callable[[int], np.ndarray]
 
 
-def _heat(ax, pixels: np.ndarray, weights: np.ndarray, title: str) -> None:
+def draw_heat(ax, pixels: np.ndarray, weights: np.ndarray, title: str) -> None:
     """Draw a weight map of any size over a greyed image: bright counts, dark does not."""
     picture(ax, pixels.mean(axis=2), title)
     ax.images[0].set_cmap("gray")
@@ -67,7 +67,7 @@ def show_saliency(
         pixels = photograph(dataset, dataset.images[image])
         picture(panels[0], pixels, dataset.images[image].stem)
         for ax, (name, look) in zip(panels[1:], maps.items(), strict=False):
-            _heat(ax, pixels, look(image), name)
+            draw_heat(ax, pixels, look(image), name)
     return done(figure)
 
 
@@ -79,7 +79,7 @@ def show_conspicuity(dataset: Dataset, image: int, config: IttiKochConfig | None
     figure, axes = grid(1, len(parts) + 1, 1.9, 1.7)
     picture(axes[0, 0], pixels, dataset.images[image].stem)
     for ax, (name, values) in zip(axes[0, 1:], parts.items(), strict=True):
-        _heat(ax, pixels, values, name)
+        draw_heat(ax, pixels, values, name)
     return done(figure)
 
 
@@ -94,9 +94,9 @@ def show_weighted_words(
     )
     figure, axes = grid(1, 4, 2.1, 1.9)
     picture(axes[0, 0], pixels, "the image")
-    _heat(axes[0, 1], pixels, saliency(image), "its saliency map")
+    draw_heat(axes[0, 1], pixels, saliency(image), "its saliency map")
     height, width = cells.shape
-    _heat(axes[0, 2], pixels, cells, f"{width} x {height} weights")
+    draw_heat(axes[0, 2], pixels, cells, f"{width} x {height} weights")
     counts = np.bincount(words.ravel(), minlength=maps.words).astype(float)
     weighted = np.bincount(words.ravel(), cells.ravel().astype(float), minlength=maps.words)
     order = np.argsort(-counts, kind="stable")[:25]

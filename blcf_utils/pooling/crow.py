@@ -1,34 +1,63 @@
-"""CroW: sum pooling with cross-dimensional weights."""
+"""CroW: sum pooling with cross-dimensional weights.
+
+A position weighs the square root of its share of all activations; a channel weighs the logarithm
+of how rare its activations are. Source: Kalantidis, Mellina and Osindero, "Cross-dimensional
+weighting for aggregated deep convolutional features", ECCV workshops 2016, sections 3.2 and 3.3
+(a = b = 2).
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from blcf_utils.pooling.maps import Positions, Window, positions
 
-def crow_pool(feature_map: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
-    """Return the CroW descriptor of a feature map: (C, h, w) to (C,), not normalised.
 
-    A position weighs the square root of its share of all activations; a channel weighs the
-    logarithm of how rare its activations are.
+def crow_pool(
+    maps: np.ndarray, weights: np.ndarray | None = None, box: Window | None = None
+) -> np.ndarray:
+    """Return the CroW descriptor: (C, h, w) to (C,), (B, C, h, w) to (B, C), not normalised.
 
     Args:
-        feature_map: (C, h, w), not negative.
-        cells: (h, w) further weights or booleans of the positions, times CroW's own; 1 each when
-            None. Positions that weigh nothing do not say how rare a channel is.
-
-    Source: Kalantidis, Mellina and Osindero, "Cross-dimensional weighting for aggregated deep
-    convolutional features", ECCV workshops 2016, sections 3.2 and 3.3 (a = b = 2).
+        maps, weights, box: as for :func:`positions`, maps not negative; weights multiply CroW's
+            own. Positions that weigh nothing do not say how rare a channel is.
     """
-    total = feature_map.sum(axis=0)
-    spatial = np.sqrt(total / max(np.sqrt((total * total).sum()), 1e-12))
-    counted = feature_map > 0
-    if cells is not None:
-        spatial = spatial * cells
-        counted = counted[:, cells > 0]
-    share = (
-        counted.reshape(len(counted), -1).mean(axis=1) if counted.size else np.zeros(len(counted))
-    )
-    fires = share > 0
-    rarity = np.log(max(share.sum(), 1e-12) / np.where(fires, share, 1)) * fires
-    pooled = np.tensordot(feature_map, spatial, axes=2) * rarity
-    return pooled.astype(feature_map.dtype)
+    read = positions(maps, weights, box)
+    spatial = _spatial(read)
+    if read.weights is not None:
+        spatial = spatial * read.weights
+    pooled = np.matmul(spatial[:, None, :], read.values)[:, 0]
+    return read.vectors((pooled * _rarity(read)).astype(np.float32))
+
+
+def crow_spatial_weights(feature_map: np.ndarray) -> np.ndarray:
+    """Return how much CroW counts each position: (C, h, w) to (h, w), batches likewise."""
+    read = positions(feature_map)
+    return read.vectors(_spatial(read).reshape(-1, *read.shape))
+
+
+def crow_channel_weights(
+    feature_map: np.ndarray, weights: np.ndarray | None = None, box: Window | None = None
+) -> np.ndarray:
+    """Return how much CroW counts each channel: (C, h, w) to (C,), batches likewise."""
+    read = positions(feature_map, weights, box)
+    return read.vectors(_rarity(read))
+
+
+def _spatial(read: Positions) -> np.ndarray:
+    total = read.values.sum(axis=2)
+    norms = np.sqrt((total * total).sum(axis=1, keepdims=True))
+    return np.sqrt(total / np.maximum(norms, 1e-12))
+
+
+def _rarity(read: Positions) -> np.ndarray:
+    fires = (read.values > 0).astype(np.float32)
+    if read.weights is None:
+        share = fires.mean(axis=1)
+    else:
+        taking = (read.weights > 0).astype(np.float32)
+        counts = np.maximum(taking.sum(axis=1, keepdims=True), 1)
+        share = np.matmul(taking[:, None, :], fires)[:, 0] / counts
+    some = share > 0
+    total = np.maximum(share.sum(axis=1, keepdims=True), 1e-12)
+    return np.log(total / np.where(some, share, 1)) * some

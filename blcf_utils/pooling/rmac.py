@@ -1,10 +1,15 @@
-"""R-MAC regions: the square windows, at several scales, that regional max pooling looks at."""
+"""R-MAC: maxima of square regions at several scales, normalised, whitened and added."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+
+from blcf_utils.features import normalise_rows
+from blcf_utils.pooling.maps import Window, positions
+from blcf_utils.pooling.rmac_kernels import window_maxima
+from blcf_utils.whitening import Whitening
 
 _OVERLAP = 0.4  # wanted share of a largest square that its neighbour covers
 _MOST_STEPS = 6
@@ -41,6 +46,59 @@ def rmac_regions(shape: tuple[int, int], levels: int = 3) -> np.ndarray:
         columns = _starts(width, side, level + (steps if width > height else 0))
         regions += [(y, y + side, x, x + side) for y in rows for x in columns]
     return np.array(regions, np.int64)
+
+
+def region_maxima(
+    maps: np.ndarray,
+    levels: int = 3,
+    whole: bool = False,
+    weights: np.ndarray | None = None,
+    box: Window | None = None,
+) -> np.ndarray:
+    """Return the maximum of each channel in every R-MAC region: (R, C), or (B, R, C) for batches.
+
+    Args:
+        maps, weights, box: as for ``maps.positions``; the regions lie inside the box.
+        levels: number of scales.
+        whole: add the whole window as one more region, as cnnimageretrieval-pytorch does.
+    """
+    read = positions(maps, weights, box)
+    height, width = read.shape
+    regions = rmac_regions(read.shape, levels)
+    if whole:
+        regions = np.concatenate([regions, [[0, height, 0, width]]])
+    values = np.ascontiguousarray(read.weighted()).reshape(-1, height, width, read.values.shape[2])
+    out = np.empty((len(values), len(regions), values.shape[3]), np.float32)
+    window_maxima(values, regions, out)
+    return read.vectors(out)
+
+
+def rmac_pool(
+    maps: np.ndarray,
+    weights: np.ndarray | None = None,
+    box: Window | None = None,
+    *,
+    levels: int = 3,
+    whole: bool = False,
+    whitening: Whitening | None = None,
+) -> np.ndarray:
+    """Return the R-MAC vector: (C, h, w) to (D,), (B, C, h, w) to (B, D), not normalised.
+
+    Each region's maxima are L2-normalised, whitened, L2-normalised again, and added.
+
+    Args:
+        maps, weights, box: as for ``maps.positions``.
+        levels, whole: as for :func:`region_maxima`.
+        whitening: learned on region vectors of another dataset; left out when None.
+
+    Source: Tolias, Sicre and Jégou, ICLR 2016, section 3.2.
+    """
+    single = np.ndim(maps) == 3
+    found = region_maxima(maps[None] if single else maps, levels, whole, weights, box)
+    rows = found.reshape(-1, found.shape[-1])
+    unit = normalise_rows(rows) if whitening is None else whitening.apply(rows)
+    pooled = unit.reshape(*found.shape[:2], -1).sum(axis=1)
+    return pooled[0] if single else pooled
 
 
 def _starts(length: int, side: int, count: int) -> list[int]:

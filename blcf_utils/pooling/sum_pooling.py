@@ -10,25 +10,28 @@ from blcf_utils.boxes import Mode, Projection, query_cells
 from blcf_utils.config import SumPoolingConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.features import Features, normalise_rows
+from blcf_utils.pooling.maps import Window, positions
 from blcf_utils.whitening import fit_whitening
 
 # A feature map (C, h, w) and its cells' weights (h, w), or None, to a vector (C,).
 Pool = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
-def sum_pool(feature_map: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
-    """Return the sum over positions of a feature map: (C, h, w) to (C,).
+def sum_pool(
+    maps: np.ndarray, weights: np.ndarray | None = None, box: Window | None = None
+) -> np.ndarray:
+    """Return the sum over positions: (C, h, w) to (C,), (B, C, h, w) to (B, C).
 
     Args:
-        feature_map: (C, h, w).
-        cells: (h, w) weights or booleans; every position counts 1 when None.
+        maps, weights, box: as for ``maps.positions``.
 
     Source: Babenko and Lempitsky, ICCV 2015, without the centre prior (uCroW of Kalantidis et
     al., ECCV 2016).
     """
-    if cells is None:
-        return feature_map.sum(axis=(1, 2))
-    return np.tensordot(feature_map, cells.astype(feature_map.dtype), axes=2)
+    read = positions(maps, weights, box)
+    if read.weights is None:
+        return read.vectors(read.values.sum(axis=1))
+    return read.vectors(np.matmul(read.weights[:, None, :], read.values)[:, 0])
 
 
 def database_sums(

@@ -1,0 +1,1 @@
+"""The methods that BLCF is compared with, and the rows of the tables that compare them."""

@@ -1,0 +1,85 @@
+"""Refinement of a dense ranking: average query expansion, and R-MAC's localised re-ranking."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blcf_utils.comparison.methods import Ready
+from blcf_utils.config_comparison import ComparisonConfig
+from blcf_utils.features import Features, normalise_rows
+from blcf_utils.pooling.aml import localise_all
+from blcf_utils.pooling.maps import Window
+from blcf_utils.search import Ranking
+
+
+def ranked(scores: np.ndarray) -> Ranking:
+    """Return images best first, ties in database order."""
+    order = np.argsort(-scores, kind="stable")
+    return Ranking(order, scores[order])
+
+
+def expand_average(
+    query: np.ndarray, vectors: np.ndarray, ranking: Ranking, images: int
+) -> np.ndarray:
+    """Return L2(query + sum of the vectors of the best images), (D,).
+
+    Source: average query expansion, Chum et al., ICCV 2007, as CroW and CAM use it.
+    """
+    best = vectors[ranking.images[:images]]
+    return normalise_rows((query + best.sum(axis=0))[None])[0]
+
+
+def rerank_aml(
+    query: np.ndarray,
+    query_maximum: np.ndarray,
+    aspect: float,
+    ranking: Ranking,
+    features: Features,
+    vectors: np.ndarray,
+    ready: Ready,
+    config: ComparisonConfig,
+) -> tuple[Ranking, dict[int, Window]]:
+    """Re-rank the first images by approximate max-pooling localisation, and expand the query.
+
+    The best window of each of the first ``config.rerank`` images orders them. Then the mean of the
+    query's R-MAC vector and those of the best ``config.rmac_expansion`` windows scores them again;
+    the other images keep their order behind them.
+
+    Args:
+        query: R-MAC vector of the query's box, (D,).
+        query_maximum: MAC of the same box, (C,).
+        aspect: width / height of the box in cells.
+        ranking: of the whole database.
+        features: feature maps of the database.
+        vectors: R-MAC vectors of the database, (n, D).
+        ready: R-MAC, for the vectors of windows.
+        config: how many images are looked at, how many join.
+
+    Returns:
+        The ranking, and the window of each image that was looked at.
+
+    Source: Tolias et al., ICLR 2016, section 4, and the authors' code (only the list that was
+    re-ranked is scored again).
+    """
+    first = ranking.images[: config.rerank]
+    if not len(first):
+        return ranking, {}
+    windows, scores = localise_all(features, first, query_maximum, aspect)
+    order = np.argsort(-scores, kind="stable")
+    looked = {int(first[k]): tuple(int(v) for v in windows[k]) for k in range(len(first))}
+    again, found = first[order], scores[order]
+    if config.rmac_expansion:
+        best = [
+            ready.describe(features.map(i)[None], box=looked[int(i)])[0]
+            for i in again[: config.rmac_expansion]
+        ]
+        expanded = normalise_rows(np.mean([query, *best], axis=0)[None])[0]
+        found = vectors[again] @ expanded
+        order = np.argsort(-found, kind="stable")
+        again, found = again[order], found[order]
+    # Scores of the two parts are not comparable; the rest stays below.
+    rest = ranking.images[config.rerank :]
+    below = ranking.scores[config.rerank :]
+    if len(below):
+        below = below - max(0.0, float(below.max() - found.min()) + 1e-6)
+    return Ranking(np.concatenate([again, rest]), np.concatenate([found, below])), looked

@@ -1,0 +1,106 @@
+"""Tables x05 and x06: how small a dense vector may become, by PCA and by product quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from blcf_utils.comparison.methods import METHODS
+from blcf_utils.comparison.refine import ranked
+from blcf_utils.comparison.rows import row
+from blcf_utils.config_base import digest_of
+from blcf_utils.experiments.comparison import best_of, compare_methods, median_ms
+from blcf_utils.experiments.measuring import scored, timed
+from blcf_utils.pooling.quantisation import learn_quantiser
+from blcf_utils.progress import progress
+from blcf_utils.search import Ranking
+from blcf_utils.study import Study
+from blcf_utils.tables import Measurement, write_table
+
+DIMENSIONS = (16, 32, 64, 128, 256, 512)
+SWEPT = ("sum", "crow", "rmac")
+
+
+def dimension_table(
+    study: Study, methods: Sequence[str] = SWEPT, dimensions: Sequence[int] = DIMENSIONS
+) -> pd.DataFrame:
+    """Measure methods at several numbers of PCA directions (table x05): local search.
+
+    More directions than a method's whitening has are left out.
+    """
+    cells = []
+    for name in study.datasets:
+        for method in progress(methods, label=f"dimensions on {name}", unit="method"):
+            title, most = METHODS[method].title, study.described(name, method).shape[1]
+            for kept in [d for d in dimensions if d <= most]:
+                study.described(name, method, kept)
+                found = timed(partial(study.compared, name, method, dimensions=kept))
+                cells.append(
+                    scored(study, title, f"{name}/{kept}", name, *found, besides=str(kept))
+                )
+    return write_table("x05_dimensions", cells, study.results)
+
+
+def quantisation_table(
+    study: Study, method: str = "rmac", parts: Sequence[int] = (8, 16, 32, 64)
+) -> pd.DataFrame:
+    """Measure product-quantised vectors beside whole ones and the inverted file (table x06).
+
+    The quantiser learns on the vectors of the teacher's images. Scores are products of the query's
+    whole vector with the decoded ones (asymmetric distance).
+    """
+    cells = []
+    for name in progress(study.datasets, label="quantisation", unit="dataset"):
+        database = np.ascontiguousarray(study.described(name, method))
+        queries = study.described_queries(name, method, "ls")
+        title, learned_on = METHODS[method].title, study.teacher_vectors(name, method)
+        cells += _line(
+            study,
+            name,
+            f"{title}, float32",
+            lambda q, d=database: q @ d.T,
+            queries,
+            4 * database.shape[1],
+        )
+        for count in [p for p in parts if database.shape[1] % p == 0]:
+            quantiser = learn_quantiser(learned_on, count, seed=study.profile.seed)
+            held = quantiser.encode(database)
+            label = f"{title}, PQ {count} x {quantiser.bits} bits"
+            cells += _line(study, name, label, held.search, queries, held.bytes_per_vector)
+    words = [one for one in compare_methods(study, [row("blcf")]) if not one.why]
+    for one in words:
+        scores, seconds = one.scores["ls", False]
+        cells += _costs(
+            one.row.label,
+            one.dataset,
+            scores.mean,
+            seconds,
+            one.digest,
+            scores.per_query,
+            one.bytes,
+            one.milliseconds,
+        )
+    return write_table("x06_quantisation", cells, study.results)
+
+
+def _line(study: Study, name: str, label: str, search, queries: np.ndarray, size: float):
+    def rank() -> dict[str, Ranking]:
+        ids = [query.id for query in study.dataset(name).queries]
+        return {i: ranked(row) for i, row in zip(ids, search(queries), strict=True)}
+
+    rankings, seconds = timed(rank)
+    found = study.evaluate(name, rankings)
+    digest = digest_of([study.config_digest(name), label])
+    speed = median_ms([lambda q=q: best_of(search(q[None])[0]) for q in queries[:30]])
+    return _costs(label, name, found.mean, seconds, digest, found.per_query, size, speed)
+
+
+def _costs(label, name, value, seconds, digest, aps, size, speed) -> list[Measurement]:
+    return [
+        Measurement(label, f"{name}/ls", value, "measured", round(seconds, 4), digest, aps),
+        Measurement(label, f"{name}/bytes per image", float(size), config_digest=digest),
+        Measurement(label, f"{name}/ms per query", float(speed), config_digest=digest),
+    ]

@@ -1,0 +1,136 @@
+"""R-MAC's regions, what methods weigh, and what accuracy costs in bytes and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.plots.canvas import QUERY, SERIES, done, grid, photograph, picture
+from blcf_utils.plots.saliency import draw_heat
+from blcf_utils.pooling.rmac import rmac_regions
+from blcf_utils.pooling.rmac_weighting import decompose, region_share
+
+_WORDS = "BLCF"
+
+
+def show_regions(
+    dataset: Dataset, image: int, shape: tuple[int, int], levels: Sequence[int] = (1, 2, 3)
+) -> Figure:
+    """Show the R-MAC regions that each scale adds, over an image.
+
+    Args:
+        dataset, image: which image.
+        shape: (h, w) of its feature map.
+        levels: the scales, one panel each.
+    """
+    pixels = photograph(dataset, dataset.images[image])
+    figure, axes = grid(1, len(levels), 3, 2.6)
+    cell = pixels.shape[0] / shape[0], pixels.shape[1] / shape[1]
+    for ax, level in zip(axes[0], levels, strict=True):
+        every, before = rmac_regions(shape, level), rmac_regions(shape, level - 1)
+        added = every[len(before) :]
+        picture(ax, pixels, f"scale {level}: {len(added)} regions, {len(every)} in all")
+        for k, (y0, y1, x0, x1) in enumerate(added):
+            # A little inside, each a little more, so that equal edges stay apart.
+            inset = 2 + 2 * (k % 4)
+            corner = x0 * cell[1] + inset, y0 * cell[0] + inset
+            size = (x1 - x0) * cell[1] - 2 * inset, (y1 - y0) * cell[0] - 2 * inset
+            colour = SERIES[k % len(SERIES)]
+            ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=1.6))
+    return done(figure)
+
+
+def show_rmac_weights(
+    dataset: Dataset, image: int, feature_map: np.ndarray, levels: Sequence[int] = (1, 2, 3, 7)
+) -> Figure:
+    """Show R-MAC as weights of positions: upper row window location, lower row post-processing.
+
+    Args:
+        dataset, image: which image.
+        feature_map: its feature map, (C, h, w).
+        levels: numbers of scales L, one column each.
+    """
+    pixels = photograph(dataset, dataset.images[image])
+    figure, axes = grid(2, len(levels), 2.6, 2.3)
+    for k, level in enumerate(levels):
+        parts = decompose(feature_map, level)
+        draw_heat(axes[0, k], pixels, parts.coverage, f"L = {level}: location")
+        draw_heat(axes[1, k], pixels, parts.alpha, "with region post-processing")
+    return done(figure)
+
+
+def plot_region_shares(feature_map: np.ndarray, levels: int = 3) -> Figure:
+    """Plot how much each R-MAC region adds to the sum, before and after its L2 normalisation."""
+    before, after = region_share(feature_map, levels)
+    figure, axes = grid(1, 1, 5, 2.4)
+    places = np.arange(len(before))
+    axes[0, 0].bar(places - 0.2, before, 0.4, label="sums of regions", color=SERIES[0])
+    axes[0, 0].bar(places + 0.2, after, 0.4, label="L2-normalised", color=SERIES[1])
+    axes[0, 0].set(xlabel="region, largest scale first", ylabel="share")
+    axes[0, 0].legend()
+    return done(figure)
+
+
+def show_weights(dataset: Dataset, image: int, weights: Mapping[str, np.ndarray]) -> Figure:
+    """Show an image and, beside it, how each method weighs its positions.
+
+    Args:
+        dataset, image: which image.
+        weights: name to (h, w) weights.
+    """
+    pixels = photograph(dataset, dataset.images[image])
+    figure, axes = grid(1, len(weights) + 1, 2.4, 2.2)
+    picture(axes[0, 0], pixels, dataset.images[image].name[:24])
+    for ax, (name, values) in zip(axes[0, 1:], weights.items(), strict=True):
+        draw_heat(ax, pixels, values, name)
+    return done(figure)
+
+
+def plot_costs(table: pd.DataFrame, dataset: str, mode: str = "ls") -> Figure:
+    """Plot the mAP of every method against bytes per image and against time per query.
+
+    Args:
+        table: x04, in long form.
+        dataset: which of its datasets.
+        mode: ``gs`` or ``ls``.
+    """
+    values = table[table["status"] == "measured"].pivot(
+        index="row", columns="column", values="measured"
+    )
+    figure, axes = grid(1, 2, 5.2, 4.2)
+    for ax, what in zip(axes[0], ("bytes per image", "ms per query"), strict=True):
+        points = values[[f"{dataset}/{what}", f"{dataset}/{mode}"]].dropna().astype(float)
+        x, y = points.to_numpy().T
+        words = np.array([name.startswith(_WORDS) for name in points.index])
+        ax.scatter(x, y, s=26, c=np.where(words, SERIES[5], QUERY))
+        for k, name in enumerate(points.index):
+            ax.annotate(name, (x[k], y[k]), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+        ax.set(xscale="log", xlabel=what, ylabel=f"mAP, {mode.upper()}", title=dataset)
+        ax.margins(x=0.18)
+    return done(figure)
+
+
+def plot_dimensions(table: pd.DataFrame, dataset: str) -> Figure:
+    """Plot mAP against the number of dimensions, one line a method.
+
+    Args:
+        table: x05 as rows x columns (``tables.wide``).
+        dataset: which of its datasets.
+    """
+    figure, axes = grid(1, 1, 4.4, 2.8)
+    ends = f"{dataset}/"
+    kept = [column for column in table.columns if column.startswith(ends)]
+    sizes = [int(column.removeprefix(ends)) for column in kept]
+    for (name, line), colour in zip(table[kept].iterrows(), cycle(SERIES), strict=False):
+        axes[0, 0].plot(sizes, line.to_numpy(float), "o-", label=name, color=colour)
+    axes[0, 0].set(xscale="log", xlabel="dimensions", ylabel="mAP, LS", title=dataset)
+    axes[0, 0].set_xticks(sizes, sizes)
+    axes[0, 0].minorticks_off()
+    axes[0, 0].legend()
+    return done(figure)

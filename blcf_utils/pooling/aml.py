@@ -1,0 +1,106 @@
+"""AML: approximate max-pooling localisation, the search for a query's window in an image.
+
+A window's maxima are approximated by generalised means, (sum of x^10)^(1/10), which four look-ups
+in an integral image give for any window. Candidates lie on a coarse grid and have about the query's
+aspect ratio; the best one is refined by moving its edges. Source: Tolias, Sicre and Jégou, ICLR
+2016, section 4.
+
+The paper leaves open what the refinement may do to the aspect ratio; here edges move freely.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+
+from blcf_utils.errors import StudyError
+from blcf_utils.features import Features
+from blcf_utils.pooling.mac import mac_pool
+from blcf_utils.pooling.maps import Window
+from blcf_utils.pooling.rmac_kernels import best_window, integral_powers
+
+POWER, STEP, TOLERANCE, ITERATIONS = 10, 3, 1.1, 5
+
+
+@lru_cache(maxsize=4096)
+def candidate_windows(
+    shape: tuple[int, int], aspect: float, step: int = STEP, tolerance: float = TOLERANCE
+) -> np.ndarray:
+    """Return the windows of the coarse grid, (n, 4) int64, whose aspect ratio is near ``aspect``.
+
+    Args:
+        shape: (h, w) of the map.
+        aspect: width / height of the query in cells.
+        step: cells between edges; the map's ends are edges too.
+        tolerance: most ratio of the two aspect ratios. Where no window is that near, the nearest.
+    """
+    y, x = (np.unique([*range(0, side, step), side]) for side in shape)
+    y0, y1, x0, x1 = (axis.ravel() for axis in np.meshgrid(y, y, x, x, indexing="ij"))
+    real = (y0 < y1) & (x0 < x1)
+    windows = np.stack([y0, y1, x0, x1], axis=1)[real].astype(np.int64)
+    heights, widths = windows[:, 1] - windows[:, 0], windows[:, 3] - windows[:, 2]
+    off = np.abs(np.log(widths / heights / aspect))
+    return windows[off <= max(np.log(tolerance), off.min()) + 1e-9]
+
+
+def localise(
+    feature_map: np.ndarray,
+    query: np.ndarray,
+    aspect: float,
+    *,
+    power: int = POWER,
+    step: int = STEP,
+    tolerance: float = TOLERANCE,
+    iterations: int = ITERATIONS,
+) -> tuple[Window, float]:
+    """Return the window of a map that looks most like the query, and its cosine by exact maxima.
+
+    Args:
+        feature_map: (C, h, w), not negative.
+        query: (C,) maxima of the query's box.
+        aspect: width / height of that box in cells.
+        power: of the generalised mean.
+        step: of the coarse grid, and the most that an edge moves at once.
+        tolerance: of the candidates' aspect ratio.
+        iterations: most rounds of refinement.
+
+    Raises:
+        StudyError: an aspect ratio that is not above 0, or a map without positions.
+    """
+    if aspect <= 0 or not feature_map.size:
+        raise StudyError(
+            f"localisation: expected a map with positions and an aspect ratio above 0, found "
+            f"shape {feature_map.shape} and {aspect}; check the box"
+        )
+    rows = np.ascontiguousarray(feature_map.transpose(1, 2, 0), np.float32)
+    unit = (query / max(np.linalg.norm(query), 1e-12)).astype(np.float32)
+    windows = candidate_windows(rows.shape[:2], float(aspect), step, tolerance)
+    found = np.zeros(4, np.int64)
+    best_window(integral_powers(rows, power), unit, windows, power, step, iterations, found)
+    y0, y1, x0, x1 = (int(edge) for edge in found)
+    maxima = mac_pool(feature_map, box=(y0, y1, x0, x1))
+    score = float(unit @ maxima / max(np.linalg.norm(maxima), 1e-12))
+    return (y0, y1, x0, x1), score
+
+
+def localise_all(
+    features: Features, images: Sequence[int], query: np.ndarray, aspect: float, **options
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return :func:`localise` of many images: windows (n, 4) int64 and scores (n,) float32.
+
+    An image that was left out has the window (0, 0, 0, 0) and the score 0.
+    """
+
+    def one(i: int) -> tuple[Window, float]:
+        if not features.shapes[i].all():
+            return (0, 0, 0, 0), 0.0
+        return localise(features.map(i), query, aspect, **options)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(one, images))
+    windows = np.array([window for window, _ in found], np.int64).reshape(-1, 4)
+    return windows, np.array([score for _, score in found], np.float32)

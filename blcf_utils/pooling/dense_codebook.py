@@ -1,0 +1,57 @@
+"""Small codebooks for VLAD and NetVLAD: k-means on L2-normalised local descriptors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blcf_utils.artefacts import ArtefactStore
+from blcf_utils.codebook import Codebook, read_codebook, train_words
+from blcf_utils.errors import StudyError
+from blcf_utils.features import Features, normalise_rows, sample_rows
+
+STAGE_VERSION = 1
+
+
+def learn_dense_codebook(
+    features: Features,
+    words: int,
+    store: ArtefactStore,
+    *,
+    seed: int = 0,
+    iterations: int = 20,
+    max_descriptors: int = 200_000,
+) -> Codebook:
+    """Learn K centroids on the local descriptors of a dataset's database images.
+
+    Args:
+        features: feature maps of the teacher, un-interpolated.
+        words: K.
+        store: where the codebook is kept.
+        seed: of the sample and the first draw.
+        iterations: of k-means, at most.
+        max_descriptors: a seeded uniform sample of so many is used.
+
+    Raises:
+        StudyError: fewer descriptors than words.
+    """
+    document = {
+        "version": STAGE_VERSION,
+        "features": features.key,
+        "words": words,
+        "iterations": iterations,
+        "max_descriptors": max_descriptors,
+        "seed": seed,
+    }
+
+    def make(folder):
+        rows = sample_rows(features.database_rows(), max_descriptors, seed)
+        if len(rows) < words:
+            raise StudyError(
+                f"comparison: {words} words cannot be learned from the {len(rows)} descriptors of "
+                f"{features.artefact.label}; lower comparison.vlad_words and netvlad_words"
+            )
+        data = np.concatenate([normalise_rows(chunk) for chunk in features.stream(rows)])
+        train_words(folder, data, words, iterations, seed)
+
+    label = f"{features.artefact.label}-K{words}"
+    return read_codebook(store.get_or_make("dense-codebook", label, document, make, quiet=True))

@@ -1,0 +1,43 @@
+"""GeM: the generalised mean of each channel, between the mean (p = 1) and the maximum."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blcf_utils.errors import StudyError
+from blcf_utils.pooling.maps import Window, positions
+
+_LEAST = 1e-6  # the authors' floor: activations below it count as it
+
+
+def gem_pool(
+    maps: np.ndarray,
+    weights: np.ndarray | None = None,
+    box: Window | None = None,
+    p: float = 3.0,
+) -> np.ndarray:
+    """Return (mean of x^p)^(1/p) of each channel: (C, h, w) to (C,), (B, C, h, w) to (B, C).
+
+    Args:
+        maps, weights, box: as for :func:`positions`; with weights the mean is a weighted one.
+        p: exponent, at least 1; 1 is the mean, a large one comes near the maximum.
+
+    Raises:
+        StudyError: p below 1.
+
+    Source: Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation",
+    TPAMI 2019, equation 3.
+    """
+    if p < 1:
+        raise StudyError(f"GeM: p: expected at least 1, found {p}; 1 is the mean")
+    read = positions(maps, weights, box)
+    values = np.maximum(read.values, _LEAST)
+    most = values.max(axis=1)
+    # Relative to the maximum, so that a large p neither overflows nor vanishes.
+    powers = (values / most[:, None, :]) ** np.float32(p)
+    if read.weights is None:
+        mean = powers.mean(axis=1)
+    else:
+        share = read.weights / np.maximum(read.weights.sum(axis=1, keepdims=True), 1e-12)
+        mean = np.matmul(share[:, None, :], powers)[:, 0]
+    return read.vectors((most * mean ** np.float32(1 / p)).astype(np.float32))
