@@ -1,7 +1,7 @@
 """Training the classifier behind the embedded ``vgg-mini``, on frozen maps of rendered views.
 
-Its classes are rendered instances that no benchmark contains. The trunk does not change: CAM, Neural
-Codes and the others read the same maps as words do.
+Its classes are rendered instances that no benchmark contains. The trunk does not change: CAM,
+Neural Codes and the others read the same maps as words do.
 """
 
 from __future__ import annotations

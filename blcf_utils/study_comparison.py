@@ -30,6 +30,7 @@ from blcf_utils.pooling.rmac import rmac_regions
 from blcf_utils.pooling.rmac_weighting import decompose
 from blcf_utils.progress import progress
 from blcf_utils.search import Ranking
+from blcf_utils.weight_files import candidate_files
 from blcf_utils.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class StudyComparison:
             )
         return teacher
 
+    def comparison_teachers(self) -> pd.Series:
+        """Return, for each dataset, the one that teaches the compared methods."""
+        teachers = {name: self.comparison_teacher(name) for name in self.profile.datasets}
+        return pd.Series(teachers, name="learns on").rename_axis("dataset")
+
     def comparison_maps(self, method: str) -> Study:
         """Return the study whose feature maps a method pools."""
         study = self.at_full_resolution() if self.profile.comparison.maps == "full" else self
@@ -107,6 +113,8 @@ class StudyComparison:
             why = self._missing_trained(row)
             if why:
                 return why
+        if row.weights == "local" and not candidate_files(self._network(row)):
+            return f"needs the weights of {row.network} in the folder BLCF_WEIGHTS"
         if row.method == "detector":
             return ""  # its weights were looked for above
         needs = _method(row.method).needs

@@ -18,6 +18,9 @@ from blcf_utils.evaluation import evaluate
 from blcf_utils.localisation import localise
 from blcf_utils.plots.canvas import IGNORED, RELEVANT, WRONG
 from blcf_utils.plots.maps import common_words, word_colours
+from blcf_utils.pooling.rmac import rmac_regions
+from blcf_utils.pooling.rmac_weighting import location_weights
+from blcf_utils.pooling.spoc import spoc_prior
 from blcf_utils.sift import extract_sift, query_keypoints
 from blcf_utils.verification import local_features, match_images
 from blcf_utils.windows import window_box, window_grid
@@ -362,3 +365,49 @@ def test_gains_and_quality(toy):
     figure = plots.plot_quality(table.iloc[:0])
     drawn(figure)
     assert "nothing to judge by" in figure.axes[0].texts[0].get_text()
+
+
+def test_regions_and_what_methods_weigh(toy, toy_stages):
+    values = toy_stages.features.map(6)
+    shape = values.shape[1:]
+    figure = plots.show_regions(toy, 6, shape, (1, 2, 3))
+    drawn(figure)
+    counts = [len(axis.patches) for axis in figure.axes]
+    assert sum(counts) == len(rmac_regions(shape))
+    assert titles(figure)[2].endswith(f"{sum(counts)} in all")
+    figure = plots.show_rmac_weights(toy, 6, values, (1, 3))
+    drawn(figure)
+    shown = figure.axes[1].images[1].get_array()
+    cover = location_weights(shape, 3)
+    np.testing.assert_allclose(shown, cover / cover.max())
+    figure = plots.show_position_weights(toy, 6, values)
+    drawn(figure)
+    prior = spoc_prior(shape)
+    np.testing.assert_allclose(figure.axes[1].images[1].get_array(), prior / prior.max())
+    figure = plots.plot_region_shares(values)
+    drawn(figure)
+    assert sum(bar.get_height() for bar in figure.axes[0].containers[0]) == pytest.approx(1)
+
+
+def test_costs_and_dimensions():
+    lines = [
+        (row, column, value, "measured")
+        for row, score, size in (("BLCF LS", 0.8, 300.0), ("R-MAC", 0.7, 2048.0), ("MAC", 0.7, 9.0))
+        for column, value in (
+            ("a/ls", score),
+            ("a/bytes per image", size),
+            ("a/ms per query", size / 100),
+        )
+    ]
+    table = pd.DataFrame(lines, columns=["row", "column", "measured", "status"])
+    figure = plots.plot_costs(table, "a")
+    drawn(figure)
+    points = {tuple(p) for p in figure.axes[0].collections[0].get_offsets().tolist()}
+    assert points == {(300, 0.8), (2048, 0.7), (9, 0.7)}
+    heights = sorted(text.xyann[1] for text in figure.axes[0].texts)
+    assert min(np.diff(heights)) >= 0.0045 - 1e-9  # nothing is written over anything
+    wide = pd.DataFrame({"a/16": [0.1, 0.2], "a/32": [0.3, 0.4], "b/16": [1, 1]}, ["CroW", "R-MAC"])
+    figure = plots.plot_dimensions(wide, "a")
+    drawn(figure)
+    assert [line.get_label() for line in figure.axes[0].lines] == ["CroW", "R-MAC"]
+    assert figure.axes[0].lines[1].get_xydata().tolist() == [[16, 0.2], [32, 0.4]]

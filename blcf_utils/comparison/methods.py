@@ -24,7 +24,7 @@ from blcf_utils.pooling.dense_codebook import learn_dense_codebook
 from blcf_utils.pooling.gem import gem_pool
 from blcf_utils.pooling.mac import mac_pool
 from blcf_utils.pooling.maps import Window
-from blcf_utils.pooling.mop import SCALES, MopBooks, learn_mop, mop_pool
+from blcf_utils.pooling.mop import learn_mop, mop_pool, read_books, save_books
 from blcf_utils.pooling.netvlad import netvlad_alpha, netvlad_parameters, netvlad_pool
 from blcf_utils.pooling.neural_codes import encode, neural_codes
 from blcf_utils.pooling.patches import patch_maxima, patch_windows, window_grid
@@ -35,6 +35,7 @@ from blcf_utils.pooling.vlad import vlad_pool
 from blcf_utils.whitening import Whitening
 
 DATABASE_LEVELS, QUERY_LEVELS = 4, 3  # of the patch grids (Razavian et al., 2014)
+_MOP_TEACHERS = 300  # images whose patches teach MOP's words
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,12 @@ def _mop(teaching: Teaching) -> Ready:
 
     def make(folder: Path) -> None:
         words, seed = teaching.config.vlad_words, teaching.seed
-        books = learn_mop(teaching.database(), code, head.grid, words=words, seed=seed)
-        for k, centroids in enumerate(books.centroids):
-            np.save(folder / f"scale{k}.npy", centroids)
+        maps = teaching.sample(_MOP_TEACHERS)
+        save_books(folder, learn_mop(maps, code, head.grid, words=words, seed=seed))
 
     label = f"{teaching.features.artefact.label}-mop"
     made = teaching.store.get_or_make("mop-codebook", label, document, make, quiet=True)
-    centroids = tuple(np.load(made / f"scale{k}.npy") for k in range(len(SCALES)))
-    pool = partial(mop_pool, encode=code, books=MopBooks(centroids, head.grid))
+    pool = partial(mop_pool, encode=code, books=read_books(made.folder))
     return _whitened("mop", pool, teaching, books=made.key)
 
 

@@ -80,9 +80,10 @@ class Teaching:
             "head": self.head.digest if self.head else "",
         }
 
-    def database(self) -> Iterator[np.ndarray]:
-        """Yield the maps of the teacher's database images, (B, C, h, w) each."""
-        for _, maps in batches(self.features, np.arange(self.features.n_database)):
+    def sample(self, most: int) -> Iterator[np.ndarray]:
+        """Yield the maps (B, C, h, w) of the teacher's database images, or of a seeded sample."""
+        everyone = np.arange(self.features.n_database)
+        for _, maps in batches(self.features, sample_rows(everyone, most, self.seed)):
             yield maps
 
     def whitening(self, name: str, pool: Pool, settings: dict, regions: bool) -> Whitening:
@@ -97,7 +98,9 @@ class Teaching:
 
         def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
             for _, maps in batches(self.features, images):
-                boxes = list(rmac_regions(maps.shape[2:])) if regions else [None]
+                boxes = [None]
+                if regions:
+                    boxes = [tuple(box) for box in rmac_regions(maps.shape[2:]).tolist()]
                 for box in boxes:
                     found = pool(maps, None, box)
                     yield found.reshape(-1, found.shape[-1])

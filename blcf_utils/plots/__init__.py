@@ -8,9 +8,9 @@ from blcf_utils.plots.comparison import (
     plot_costs,
     plot_dimensions,
     plot_region_shares,
+    show_position_weights,
     show_regions,
     show_rmac_weights,
-    show_weights,
 )
 from blcf_utils.plots.curves import (
     plot_bars,
@@ -75,6 +75,7 @@ __all__ = [
     "show_localisations",
     "show_matches",
     "show_matching_words",
+    "show_position_weights",
     "show_queries",
     "show_ranking",
     "show_rankings",
@@ -85,7 +86,6 @@ __all__ = [
     "show_views",
     "show_weighted_results",
     "show_weighted_words",
-    "show_weights",
     "show_windows",
     "show_word_patches",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 
 import numpy as np
@@ -13,8 +13,10 @@ from matplotlib.patches import Rectangle
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.plots.canvas import QUERY, SERIES, done, grid, photograph, picture
 from blcf_utils.plots.saliency import draw_heat
+from blcf_utils.pooling.crow import crow_spatial_weights
 from blcf_utils.pooling.rmac import rmac_regions
-from blcf_utils.pooling.rmac_weighting import decompose, region_share
+from blcf_utils.pooling.rmac_weighting import decompose, region_share, rmac_alpha
+from blcf_utils.pooling.spoc import spoc_prior
 
 _WORDS = "BLCF"
 
@@ -77,13 +79,21 @@ def plot_region_shares(feature_map: np.ndarray, levels: int = 3) -> Figure:
     return done(figure)
 
 
-def show_weights(dataset: Dataset, image: int, weights: Mapping[str, np.ndarray]) -> Figure:
-    """Show an image and, beside it, how each method weighs its positions.
+def show_position_weights(
+    dataset: Dataset, image: int, feature_map: np.ndarray, levels: int = 3
+) -> Figure:
+    """Show an image and, beside it, how SPoC, CroW and R-MAC weigh its positions.
 
     Args:
         dataset, image: which image.
-        weights: name to (h, w) weights.
+        feature_map: its feature map, (C, h, w).
+        levels: R-MAC's scales.
     """
+    weights = {
+        "SPoC": spoc_prior(feature_map.shape[1:]),
+        "CroW": crow_spatial_weights(feature_map),
+        "R-MAC of sums": rmac_alpha(feature_map, levels),
+    }
     pixels = photograph(dataset, dataset.images[image])
     figure, axes = grid(1, len(weights) + 1, 2.4, 2.2)
     picture(axes[0, 0], pixels, dataset.images[image].name[:24])
@@ -103,17 +113,41 @@ def plot_costs(table: pd.DataFrame, dataset: str, mode: str = "ls") -> Figure:
     values = table[table["status"] == "measured"].pivot(
         index="row", columns="column", values="measured"
     )
-    figure, axes = grid(1, 2, 5.2, 4.2)
+    figure, axes = grid(1, 2, 5.6, 5)
     for ax, what in zip(axes[0], ("bytes per image", "ms per query"), strict=True):
         points = values[[f"{dataset}/{what}", f"{dataset}/{mode}"]].dropna().astype(float)
         x, y = points.to_numpy().T
         words = np.array([name.startswith(_WORDS) for name in points.index])
         ax.scatter(x, y, s=26, c=np.where(words, SERIES[5], QUERY))
+        # Labels stand in one column, in the order of their points and far enough apart.
+        places = _spread(y, 0.045 * max(np.ptp(y), 1e-3))
         for k, name in enumerate(points.index):
-            ax.annotate(name, (x[k], y[k]), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+            ax.annotate(
+                name,
+                (x[k], y[k]),
+                xytext=(1.02, places[k]),
+                textcoords=ax.get_yaxis_transform(),
+                fontsize=7,
+                va="center",
+                color=SERIES[5] if words[k] else "black",
+                arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6},
+            )
         ax.set(xscale="log", xlabel=what, ylabel=f"mAP, {mode.upper()}", title=dataset)
-        ax.margins(x=0.18)
     return done(figure)
+
+
+def _spread(values: np.ndarray, gap: float) -> np.ndarray:
+    """Return places near the values, in their order, at least ``gap`` apart."""
+    order = np.argsort(values, kind="stable")
+    places = values[order].astype(float)
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] + gap)
+    places -= (places - values[order]).mean()
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] + gap)
+    spread = np.empty_like(places)
+    spread[order] = places
+    return spread
 
 
 def plot_dimensions(table: pd.DataFrame, dataset: str) -> Figure:

@@ -128,15 +128,17 @@ def show_weighted_results(
     return done(figure)
 
 
-def plot_gains(gains: pd.DataFrame, title: str = "") -> Figure:
-    """Plot the gain of every weighting over none, with its interval, one panel per dataset.
+def plot_gains(gains: pd.DataFrame, title: str = "", over: str = "None") -> Figure:
+    """Plot the gain of every row over one of them, with its interval, one panel per dataset.
 
     Args:
-        gains: columns ``gain``, ``low`` and ``high``, index (dataset, weighting).
+        gains: columns ``gain``, ``low`` and ``high``, index (dataset, row).
         title: above the first panel, with the dataset's name.
+        over: the row that the others are compared with.
     """
     datasets = gains.index.get_level_values(0).unique()
-    figure, axes = grid(1, len(datasets), 3.4, 2.8, sharex=True)
+    rows = max(len(gains.loc[name]) for name in datasets)
+    figure, axes = grid(1, len(datasets), 3.4, max(2.8, 0.6 + 0.18 * rows), sharex=True)
     for ax, name in zip(axes[0], datasets, strict=True):
         part = gains.loc[name].iloc[::-1]
         places = np.arange(len(part))
@@ -146,7 +148,7 @@ def plot_gains(gains: pd.DataFrame, title: str = "") -> Figure:
         ax.hlines(places, part["low"], part["high"], color=colours, linewidth=2)
         ax.scatter(part["gain"], places, color=colours, s=22, zorder=3)
         ax.set_yticks(places, part.index)
-        ax.set(xlabel="mAP gain over None", title=f"{title}: {name}" if title else name)
+        ax.set(xlabel=f"mAP gain over {over}", title=f"{title}: {name}" if title else name)
     return done(figure)
 
 

@@ -5,7 +5,11 @@ in an integral image give for any window. Candidates lie on a coarse grid and ha
 aspect ratio; the best one is refined by moving its edges. Source: Tolias, Sicre and Jégou, ICLR
 2016, section 4.
 
-The paper leaves open what the refinement may do to the aspect ratio; here edges move freely.
+Where the paper is short, the search is that of the authors' code: candidates start at every third
+cell and have sides of 2, 5, 8, ... cells; edges then move by 3 cells, by 2 and by 1, up to five
+rounds each, freely in aspect ratio, while the window keeps two cells a side. Two things differ:
+activations are not rounded to whole numbers first, and where no candidate has the query's aspect
+ratio, those that come nearest are tried instead of the whole map.
 """
 
 from __future__ import annotations
@@ -35,16 +39,25 @@ def candidate_windows(
     Args:
         shape: (h, w) of the map.
         aspect: width / height of the query in cells.
-        step: cells between edges; the map's ends are edges too.
+        step: cells from one start to the next, and from one side to the next.
         tolerance: most ratio of the two aspect ratios. Where no window is that near, the nearest.
     """
-    y, x = (np.unique([*range(0, side, step), side]) for side in shape)
-    y0, y1, x0, x1 = (axis.ravel() for axis in np.meshgrid(y, y, x, x, indexing="ij"))
-    real = (y0 < y1) & (x0 < x1)
-    windows = np.stack([y0, y1, x0, x1], axis=1)[real].astype(np.int64)
+    (y0, y1), (x0, x1) = (_spans(side, step) for side in shape)
+    rows, columns = np.indices((len(y0), len(x0))).reshape(2, -1)
+    windows = np.stack([y0[rows], y1[rows], x0[columns], x1[columns]], axis=1)
     heights, widths = windows[:, 1] - windows[:, 0], windows[:, 3] - windows[:, 2]
     off = np.abs(np.log(widths / heights / aspect))
     return windows[off <= max(np.log(tolerance), off.min()) + 1e-9]
+
+
+def _spans(length: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return starts and ends of a side's spans, int64 each."""
+    least = min(2, length)
+    start, size = np.meshgrid(
+        np.arange(0, length - least + 1, step), np.arange(least, length + 1, step), indexing="ij"
+    )
+    inside = start + size <= length
+    return start[inside], (start + size)[inside]
 
 
 def localise(
@@ -66,21 +79,29 @@ def localise(
         power: of the generalised mean.
         step: of the coarse grid, and the most that an edge moves at once.
         tolerance: of the candidates' aspect ratio.
-        iterations: most rounds of refinement.
+        iterations: most rounds of refinement with each step.
 
     Raises:
-        StudyError: an aspect ratio that is not above 0, or a map without positions.
+        StudyError: an aspect ratio that is not above 0, a map without positions, a query of another
+            length than the map has channels, or a power that is not whole.
     """
     if aspect <= 0 or not feature_map.size:
         raise StudyError(
             f"localisation: expected a map with positions and an aspect ratio above 0, found "
             f"shape {feature_map.shape} and {aspect}; check the box"
         )
+    if query.shape != feature_map.shape[:1]:
+        raise StudyError(
+            f"localisation: query of shape {query.shape}: expected one value for each of the map's "
+            f"{len(feature_map)} channels; pool the query on the same layer"
+        )
+    if power < 1 or power != int(power):
+        raise StudyError(f"localisation: power: expected a whole number above 0, found {power}")
     rows = np.ascontiguousarray(feature_map.transpose(1, 2, 0), np.float32)
     unit = (query / max(np.linalg.norm(query), 1e-12)).astype(np.float32)
     windows = candidate_windows(rows.shape[:2], float(aspect), step, tolerance)
     found = np.zeros(4, np.int64)
-    best_window(integral_powers(rows, power), unit, windows, power, step, iterations, found)
+    best_window(integral_powers(rows, int(power)), unit, windows, power, step, iterations, found)
     y0, y1, x0, x1 = (int(edge) for edge in found)
     maxima = mac_pool(feature_map, box=(y0, y1, x0, x1))
     score = float(unit @ maxima / max(np.linalg.norm(maxima), 1e-12))

@@ -8,6 +8,7 @@ from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.codebook import Codebook, read_codebook, train_words
 from blcf_utils.errors import StudyError
 from blcf_utils.features import Features, normalise_rows, sample_rows
+from blcf_utils.whitening import Whitening
 
 STAGE_VERSION = 1
 
@@ -17,6 +18,7 @@ def learn_dense_codebook(
     words: int,
     store: ArtefactStore,
     *,
+    whitening: Whitening | None = None,
     seed: int = 0,
     iterations: int = 20,
     max_descriptors: int = 200_000,
@@ -26,7 +28,8 @@ def learn_dense_codebook(
     Args:
         features: feature maps of the teacher, un-interpolated.
         words: K.
-        store: where the codebook is kept.
+        store: where the codebook is kept; killed, it goes on from the last finished iteration.
+        whitening: of the L2-normalised local descriptors; left out when None.
         seed: of the sample and the first draw.
         iterations: of k-means, at most.
         max_descriptors: a seeded uniform sample of so many is used.
@@ -42,6 +45,8 @@ def learn_dense_codebook(
         "max_descriptors": max_descriptors,
         "seed": seed,
     }
+    if whitening is not None:
+        document["whitening"] = whitening.key
 
     def make(folder):
         rows = sample_rows(features.database_rows(), max_descriptors, seed)
@@ -50,7 +55,8 @@ def learn_dense_codebook(
                 f"comparison: {words} words cannot be learned from the {len(rows)} descriptors of "
                 f"{features.artefact.label}; lower comparison.vlad_words and netvlad_words"
             )
-        data = np.concatenate([normalise_rows(chunk) for chunk in features.stream(rows)])
+        prepare = normalise_rows if whitening is None else whitening.apply
+        data = np.concatenate([prepare(chunk) for chunk in features.stream(rows)])
         train_words(folder, data, words, iterations, seed)
 
     label = f"{features.artefact.label}-K{words}"

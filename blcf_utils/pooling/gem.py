@@ -32,6 +32,9 @@ def gem_pool(
         raise StudyError(f"GeM: p: expected at least 1, found {p}; 1 is the mean")
     read = positions(maps, weights, box)
     values = np.maximum(read.values, _LEAST)
+    if read.weights is not None:
+        # What weighs nothing sets no scale: beside it the others would vanish.
+        values = np.where(read.weights[:, :, None] > 0, values, np.float32(_LEAST))
     most = values.max(axis=1)
     # Relative to the maximum, so that a large p neither overflows nor vanishes.
     powers = (values / most[:, None, :]) ** np.float32(p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -64,9 +65,7 @@ def region_maxima(
     """
     read = positions(maps, weights, box)
     height, width = read.shape
-    regions = rmac_regions(read.shape, levels)
-    if whole:
-        regions = np.concatenate([regions, [[0, height, 0, width]]])
+    regions = _windows(height, width, levels, whole)
     values = np.ascontiguousarray(read.weighted()).reshape(-1, height, width, read.values.shape[2])
     out = np.empty((len(values), len(regions), values.shape[3]), np.float32)
     window_maxima(values, regions, out)
@@ -84,7 +83,9 @@ def rmac_pool(
 ) -> np.ndarray:
     """Return the R-MAC vector: (C, h, w) to (D,), (B, C, h, w) to (B, D), not normalised.
 
-    Each region's maxima are L2-normalised, whitened, L2-normalised again, and added.
+    Each region's maxima are L2-normalised, whitened, L2-normalised again, and added. The vector of
+    a mirrored map is the same only where the authors' rounding keeps the grid symmetric: where n
+    windows of a side s on a length L leave room L - s that n - 1 divides, at every level.
 
     Args:
         maps, weights, box: as for ``maps.positions``.
@@ -99,6 +100,13 @@ def rmac_pool(
     unit = normalise_rows(rows) if whitening is None else whitening.apply(rows)
     pooled = unit.reshape(*found.shape[:2], -1).sum(axis=1)
     return pooled[0] if single else pooled
+
+
+@lru_cache(maxsize=256)
+def _windows(height: int, width: int, levels: int, whole: bool) -> np.ndarray:
+    """Return the regions, and the whole window if asked for; not to be written to."""
+    regions = rmac_regions((height, width), levels)
+    return np.concatenate([regions, [[0, height, 0, width]]]) if whole else regions
 
 
 def _starts(length: int, side: int, count: int) -> list[int]:

@@ -1,12 +1,20 @@
-"""VLAD of local convolutional descriptors: what each word's descriptors differ from it by."""
+"""VLAD of local convolutional descriptors: what each word's descriptors differ from it by.
+
+Ng, Yang and Davis, "Exploiting local features from deep networks for image retrieval", CVPR
+workshops 2015: 100 words, intra-normalised residual sums (Arandjelovic and Zisserman, "All about
+VLAD", CVPR 2013), L2, then PCA whitening to 128, which is the caller's. Open there and chosen here:
+local descriptors are L2-normalised, by themselves, before they are assigned.
+"""
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 from blcf_utils.errors import StudyError
 from blcf_utils.features import normalise_rows
 from blcf_utils.pooling.maps import Positions, Window, positions
+from blcf_utils.whitening import Whitening
 
 
 def vlad_pool(
@@ -15,56 +23,114 @@ def vlad_pool(
     box: Window | None = None,
     *,
     centroids: np.ndarray,
+    whitening: Whitening | None = None,
+    power: float = 1.0,
+    intra: bool = True,
 ) -> np.ndarray:
-    """Return the VLAD vector: (C, h, w) to (K * C,), (B, C, h, w) to (B, K * C), unit length.
+    """Return the VLAD vector: (C, h, w) to (K * D,), (B, C, h, w) to (B, K * D).
 
-    Each L2-normalised local descriptor goes to its nearest centroid; each centroid adds up the
-    residuals; each sum is normalised by itself (intra-normalisation), then the whole.
+    Each local descriptor goes to its nearest centroid, and each centroid adds up the residuals.
+    Unlike most pooled vectors the result has unit length (or is 0, where nothing weighs anything).
 
     Args:
         maps, weights, box: as for ``maps.positions``; a weight multiplies its residual.
-        centroids: (K, C).
+        centroids: (K, D), learned on descriptors that were normalised and whitened as here.
+        whitening: of the L2-normalised local descriptors, C to D; left out when None.
+        power: each value v of a sum becomes sign(v) |v|^power first; 1 leaves it.
+        intra: give each word's sum unit length before the whole has.
 
-    Source: Ng, Yang and Davis, "Exploiting local features from deep networks for image retrieval",
-    CVPR workshops 2015 (K = 100, intra-normalisation, PCA to 128); Arandjelovic and Zisserman,
-    "All about VLAD", CVPR 2013.
+    Raises:
+        StudyError: centroids of another length than the descriptors, or a power outside (0, 1].
     """
     read = positions(maps, weights, box)
-    unit = unit_positions(read, centroids)
-    nearest = (unit @ centroids.T - 0.5 * (centroids * centroids).sum(axis=1)).argmax(axis=2)
-    chosen = np.zeros((*nearest.shape, len(centroids)), np.float32)
-    np.put_along_axis(chosen, nearest[:, :, None], 1, axis=2)
-    return read.vectors(residual_sums(unit, chosen, read.weights, centroids))
+    unit = unit_positions(read, centroids, whitening)
+    sums = residual_sums(unit, nearest_words(unit, centroids), read.weights, centroids)
+    return read.vectors(joined(sums, power, intra))
 
 
-def unit_positions(read: Positions, centroids: np.ndarray) -> np.ndarray:
-    """Return L2-normalised local descriptors, (B, n, C).
+def unit_positions(
+    read: Positions, centroids: np.ndarray, whitening: Whitening | None = None
+) -> np.ndarray:
+    """Return L2-normalised local descriptors, whitened on request: (B, n, D) float32.
 
     Raises:
         StudyError: centroids of another length than the descriptors.
     """
     channels = read.values.shape[2]
-    if centroids.ndim != 2 or centroids.shape[1] != channels:
+    if whitening is not None and len(whitening.projection) != channels:
         raise StudyError(
-            f"VLAD: expected centroids (K, {channels}) as the map has channels, found "
-            f"{centroids.shape}; learn them on the same layer"
+            f"VLAD: expected a whitening of {channels} channels as the map has, found "
+            f"{len(whitening.projection)}; learn it on the same layer"
         )
-    return normalise_rows(read.values.reshape(-1, channels)).reshape(read.values.shape)
+    length = channels if whitening is None else whitening.dimensions
+    if centroids.ndim != 2 or centroids.shape[1] != length:
+        raise StudyError(
+            f"VLAD: expected centroids (K, {length}) as the local descriptors are, found "
+            f"{centroids.shape}; learn them on the same layer and with the same whitening"
+        )
+    rows = read.values.reshape(-1, channels)
+    unit = normalise_rows(rows) if whitening is None else whitening.apply(rows)
+    return unit.reshape(*read.values.shape[:2], length)
+
+
+def nearest_words(descriptors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Return the nearest centroid of each descriptor: (B, n, D) to (B, n) int64.
+
+    The first of equally near ones.
+    """
+    rows = descriptors.reshape(-1, descriptors.shape[2])
+    scores = rows @ centroids.T
+    scores -= 0.5 * np.einsum("kd,kd->k", centroids, centroids)
+    return scores.argmax(axis=1).reshape(descriptors.shape[:2])
 
 
 def residual_sums(
-    unit: np.ndarray, shares: np.ndarray, weights: np.ndarray | None, centroids: np.ndarray
+    descriptors: np.ndarray, words: np.ndarray, weights: np.ndarray | None, centroids: np.ndarray
 ) -> np.ndarray:
-    """Return sum_i a_ik w_i (x_i - c_k), intra-normalised and normalised, (B, K * C).
+    """Return the weighted sum of each word's residuals, (B, K, D) float32.
 
     Args:
-        unit: (B, n, C) local descriptors.
-        shares: (B, n, K) how much each descriptor belongs to each centroid.
-        weights: (B, n) or None.
-        centroids: (K, C).
+        descriptors: (B, n, D) float32.
+        words: (B, n) the word of each.
+        weights: (B, n) float32, or None for 1 each.
+        centroids: (K, D).
     """
-    shares = shares if weights is None else shares * weights[:, :, None]
-    sums = np.matmul(shares.transpose(0, 2, 1), unit)
-    sums -= shares.sum(axis=1)[:, :, None] * centroids
-    each = normalise_rows(sums.reshape(-1, sums.shape[2])).reshape(len(sums), -1)
-    return normalise_rows(each).astype(np.float32)
+    count, _, length = descriptors.shape
+    sums = np.zeros((count, len(centroids), length), np.float32)
+    if weights is None:
+        weights = np.ones(words.shape, np.float32)
+    _add_residuals(descriptors, words, weights, np.ascontiguousarray(centroids, "f4"), sums)
+    return sums
+
+
+def joined(sums: np.ndarray, power: float = 1.0, intra: bool = True) -> np.ndarray:
+    """Return the words' sums side by side at unit length: (B, K, D) to (B, K * D) float32.
+
+    Args:
+        sums: (B, K, D).
+        power, intra: as for :func:`vlad_pool`.
+
+    Raises:
+        StudyError: a power outside (0, 1].
+    """
+    if not 0 < power <= 1:
+        raise StudyError(f"VLAD: expected a power above 0 and up to 1, found {power}; 1 is none")
+    if power != 1:
+        sums = np.sign(sums) * np.abs(sums) ** np.float32(power)
+    count, _, length = sums.shape
+    if intra:
+        sums = normalise_rows(sums.reshape(-1, length))
+    return normalise_rows(sums.reshape(count, -1))
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_residuals(descriptors, words, weights, centroids, sums):
+    """Add each descriptor's weighted residual to its word's sum."""
+    for b in range(descriptors.shape[0]):
+        for i in range(descriptors.shape[1]):
+            word, weight = words[b, i], weights[b, i]
+            if weight == 0:
+                continue
+            row, centre, total = descriptors[b, i], centroids[word], sums[b, word]
+            for d in range(row.shape[0]):
+                total[d] += weight * (row[d] - centre[d])
