@@ -358,7 +358,7 @@ class StudyComparison:
         maximum = mac_pool(maps, weights, box)
         aspect = (box[3] - box[2]) / (box[1] - box[0])
         config = self.profile.comparison
-        return rerank_aml(vector, maximum, aspect, ranking, features, database, ready, config)[0]
+        return rerank_aml(vector, maximum, aspect, ranking, features, ready, config)[0]
 
 
 def _method(name: str) -> Method:

@@ -21,6 +21,7 @@ TINY = {
     "search": "--database 300 900 --words 500 --queries 3 --top 50 --repeats 1",
     "reranking": "--images 4 --words 300 --height 5 --width 4 --repeats 1",
     "saliency": "--number 2 --longest-side 96 --repeats 1 --width 0.02",
+    "aggregation": "--images 2 --channels 16 --words 4 --repeats 1",
     "encoding": "--number 4 --words 60 --histograms 30 --repeats 1",
 }
 

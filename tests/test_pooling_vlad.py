@@ -171,6 +171,20 @@ def test_whitened_descriptors_are_those_of_the_whitening():
         vlad_pool(maps[:, :5], centroids=centroids, whitening=whitening)
 
 
+def test_a_dead_position_is_the_descriptor_zero():
+    maps, _, centroids = drawn((3, 4, 4, 2), 0)
+    maps[:, :, 1, 2] = 0
+    centroids *= np.array([[1], [0.1]], np.float32)  # the second word is nearest to 0
+    dead = np.zeros((4, 4))
+    dead[1, 2] = 2
+    unit = -centroids[1] / np.linalg.norm(centroids[1])
+    found = vlad_pool(maps, dead, centroids=centroids)
+    np.testing.assert_allclose(found, [[0, 0, 0, *unit]] * 3, atol=1e-6)
+    soft = netvlad_pool(maps, dead, centroids=centroids, alpha=1.0)
+    both = -centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    np.testing.assert_allclose(soft, [both.ravel() / np.sqrt(2)] * 3, atol=1e-6)
+
+
 def test_nothing_that_weighs_anything_is_zero():
     maps, _, centroids = drawn((3, 4, 4, 2), 0)
     for pool in pools(centroids):

@@ -13,6 +13,7 @@ from blcf_utils.backbones import load_backbone
 from blcf_utils.comparison.methods import METHODS
 from blcf_utils.comparison.refine import expand_average, ranked
 from blcf_utils.comparison.rows import ROWS, T10, T11, T13, row, rows_of
+from blcf_utils.comparison.teaching import fit_wide_whitening
 from blcf_utils.config import BackboneConfig
 from blcf_utils.errors import StudyError
 from blcf_utils.features import normalise_rows
@@ -269,3 +270,14 @@ def test_a_decomposition_in_numbers(open_toy):
     assert table["regions"].tolist()[0] in (1, 2)
     assert (table.iloc[:, 1:].to_numpy() <= 1 + 1e-6).all()
     assert (table.iloc[:, 1:].to_numpy() > 0.3).all()
+
+
+def test_wide_vectors_are_whitened_through_their_products():
+    vectors = np.random.default_rng(0).normal(size=(60, 300)).astype(np.float32)
+    whitening = fit_wide_whitening(vectors, 8)
+    unit = normalise_rows(vectors)
+    white = (unit - whitening.mean) @ whitening.projection
+    np.testing.assert_allclose(white.T @ white / 60, np.eye(8), atol=1e-3)
+    exact = np.linalg.svd(unit - unit.mean(axis=0), compute_uv=False)[:8] ** 2 / 60
+    np.testing.assert_allclose(whitening.variances, exact, rtol=1e-3)
+    assert fit_wide_whitening(vectors, 100).dimensions == 15

@@ -35,15 +35,15 @@ def rerank_aml(
     aspect: float,
     ranking: Ranking,
     features: Features,
-    vectors: np.ndarray,
     ready: Ready,
     config: ComparisonConfig,
 ) -> tuple[Ranking, dict[int, Window]]:
     """Re-rank the first images by approximate max-pooling localisation, and expand the query.
 
-    The best window of each of the first ``config.rerank`` images orders them. Then the mean of the
-    query's R-MAC vector and those of the best ``config.rmac_expansion`` windows scores them again;
-    the other images keep their order behind them.
+    In each of the first ``config.rerank`` images the window is sought whose maxima look most like
+    the query's. The R-MAC vectors of these windows order the images; then the mean of the query
+    and of the best ``config.rmac_expansion`` windows orders them again. The other images keep
+    their order behind them.
 
     Args:
         query: R-MAC vector of the query's box, (D,).
@@ -51,32 +51,30 @@ def rerank_aml(
         aspect: width / height of the box in cells.
         ranking: of the whole database.
         features: feature maps of the database.
-        vectors: R-MAC vectors of the database, (n, D).
         ready: R-MAC, for the vectors of windows.
         config: how many images are looked at, how many join.
 
     Returns:
         The ranking, and the window of each image that was looked at.
 
-    Source: Tolias et al., ICLR 2016, section 4, and the authors' code (only the list that was
-    re-ranked is scored again).
+    Source: Tolias et al., ICLR 2016, section 4, and the authors' code, which scores windows, and
+    only those of the list that was re-ranked.
     """
     first = ranking.images[: config.rerank]
     if not len(first):
         return ranking, {}
-    windows, scores = localise_all(features, first, query_maximum, aspect)
-    order = np.argsort(-scores, kind="stable")
-    looked = {int(first[k]): tuple(int(v) for v in windows[k]) for k in range(len(first))}
-    again, found = first[order], scores[order]
+    windows, _ = localise_all(features, first, query_maximum, aspect)
+    looked = {int(i): tuple(window) for i, window in zip(first, windows.tolist(), strict=True)}
+    boxes = np.zeros((len(first), len(query)), np.float32)
+    for k, i in enumerate(first):
+        if features.shapes[i].all():  # an image that was left out has no window
+            boxes[k] = ready.describe(features.map(i)[None], box=looked[int(i)])[0]
+    found = boxes @ query
     if config.rmac_expansion:
-        best = [
-            ready.describe(features.map(i)[None], box=looked[int(i)])[0]
-            for i in again[: config.rmac_expansion]
-        ]
-        expanded = normalise_rows(np.mean([query, *best], axis=0)[None])[0]
-        found = vectors[again] @ expanded
-        order = np.argsort(-found, kind="stable")
-        again, found = again[order], found[order]
+        best = np.argsort(-found, kind="stable")[: config.rmac_expansion]
+        found = boxes @ normalise_rows(np.mean([query, *boxes[best]], axis=0)[None])[0]
+    order = np.argsort(-found, kind="stable")
+    again, found = first[order], found[order]
     # Scores of the two parts are not comparable; the rest stays below.
     rest = ranking.images[config.rerank :]
     below = ranking.scores[config.rerank :]

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.config_comparison import ComparisonConfig
-from blcf_utils.features import Features, sample_rows
+from blcf_utils.features import Features, normalise_rows, sample_rows
 from blcf_utils.heads import ClassifierHead
 from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.rmac import rmac_regions
@@ -29,7 +28,7 @@ _AT_ONCE = 32  # images of one shape
 # Beyond so many values a covariance no longer fits in memory; a few thousand vectors do, drawn
 # from the regions of as many images as it takes.
 _WIDE = 4096
-_WIDE_VECTORS, _WIDE_DIRECTIONS = 1500, 256
+_WIDE_VECTORS, _WIDE_DIRECTIONS = 1100, 256
 
 
 def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -127,25 +126,26 @@ class Teaching:
             return fit_whitening(vectors, min(first.shape[1], sum(map(len, vectors)) - 1))
         images = sample_rows(everyone, max(2, _WIDE_VECTORS // len(first)), self.seed)
         vectors = np.concatenate(list(chunks(images)))
-        return fit_wide_whitening(vectors, _WIDE_DIRECTIONS, self.seed)
+        return fit_wide_whitening(vectors, _WIDE_DIRECTIONS)
 
 
-def fit_wide_whitening(vectors: np.ndarray, dimensions: int, seed: int = 0) -> Whitening:
+def fit_wide_whitening(vectors: np.ndarray, dimensions: int) -> Whitening:
     """Learn PCA whitening from fewer vectors than they have values, (n, D) with n < D.
 
-    Their covariance is never formed. No more than a quarter as many directions as vectors are
-    kept: the last ones of a small sample are chance, and whitening would make them as loud as the
-    first.
+    Through their n x n products: a covariance of D x D is never formed. No more than a quarter as
+    many directions as vectors are kept: the last ones of a small sample are chance, and whitening
+    would make them as loud as the first.
     """
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit = normalise_rows(np.asarray(vectors, np.float32))
+    mean = unit.mean(axis=0)
+    centred = unit - mean
+    values, sides = np.linalg.eigh((centred @ centred.T).astype(np.float64) / len(unit))
     kept = max(1, min(dimensions, len(unit) // 4))
-    pca = PCA(kept, svd_solver="randomized", random_state=seed).fit(unit)
-    # The normalisation of a covariance with n, as fit_whitening has it.
-    variances = pca.explained_variance_ * (len(unit) - 1) / len(unit)
-    projection = pca.components_.T / np.sqrt(np.maximum(variances, 1e-12))
-    return Whitening(
-        pca.mean_.astype(np.float32),
-        np.ascontiguousarray(projection, np.float32),
-        variances.astype(np.float32),
-        len(unit),
-    )
+    variances = np.maximum(values[::-1][:kept], 1e-12)
+    # A direction is the sum of the centred vectors under its eigenvector, over its length.
+    scale = np.sqrt(variances * len(unit))
+    directions = centred.T @ (sides[:, ::-1][:, :kept] / scale).astype(np.float32)
+    # eigh leaves signs open; fixing them makes the projection the same on every machine.
+    signs = np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(kept)])
+    projection = directions * (signs / np.sqrt(variances)).astype(np.float32)
+    return Whitening(mean, projection, variances.astype(np.float32), len(unit))

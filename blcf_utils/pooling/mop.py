@@ -101,7 +101,7 @@ def mop_pool(
     """
     single = np.ndim(maps) == 3
     batch = maps[None] if single else maps
-    y0, y1, x0, x1 = box or (0, batch.shape[-2], 0, batch.shape[-1])
+    y0, y1, x0, x1 = (0, batch.shape[-2], 0, batch.shape[-1]) if box is None else box
     shape = (y1 - y0, x1 - x0)
     whole = np.array([[0, shape[0], 0, shape[1]]])
     parts = [_codes(batch, whole, encode, books.grid, weights, box)[:, 0]]

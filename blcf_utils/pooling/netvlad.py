@@ -45,7 +45,7 @@ def netvlad_alpha(descriptors: np.ndarray, centroids: np.ndarray, ratio: float =
             f"NetVLAD: expected descriptors of {centroids.shape[1]} values and a ratio above 1, "
             f"found {descriptors.shape[1]} and {ratio}; use those the centroids were learned on"
         )
-    squared = np.einsum("kd,kd->k", centroids, centroids) - 2 * (descriptors @ centroids.T)
+    squared = (centroids * centroids).sum(axis=1) - 2 * (descriptors @ centroids.T)
     two = np.partition(squared, 1, axis=1)[:, :2]
     gap = float((two[:, 1] - two[:, 0]).mean(dtype=np.float64))
     if gap <= 0:
@@ -92,7 +92,7 @@ def netvlad_pool(
     unit = unit_positions(read, centroids, whitening)
     if assignment is None:
         planes = 2 * alpha * centroids
-        bias = -alpha * np.einsum("kd,kd->k", centroids, centroids)
+        bias = -alpha * (centroids * centroids).sum(axis=1)
     else:
         planes, bias = assignment
         if planes.shape != centroids.shape or bias.shape != (len(centroids),):

@@ -31,6 +31,7 @@ def vlad_pool(
 
     Each local descriptor goes to its nearest centroid, and each centroid adds up the residuals.
     Unlike most pooled vectors the result has unit length (or is 0, where nothing weighs anything).
+    A position without any activation counts as the descriptor 0.
 
     Args:
         maps, weights, box: as for ``maps.positions``; a weight multiplies its residual.
@@ -64,9 +65,10 @@ def unit_positions(
         )
     length = channels if whitening is None else whitening.dimensions
     if centroids.ndim != 2 or centroids.shape[1] != length:
+        what = "the map has channels" if whitening is None else "the whitening has directions"
         raise StudyError(
-            f"VLAD: expected centroids (K, {length}) as the local descriptors are, found "
-            f"{centroids.shape}; learn them on the same layer and with the same whitening"
+            f"VLAD: expected centroids (K, {length}) as {what}, found {centroids.shape}; learn "
+            "them on the same layer and with the same whitening"
         )
     rows = read.values.reshape(-1, channels)
     unit = normalise_rows(rows) if whitening is None else whitening.apply(rows)
@@ -80,7 +82,7 @@ def nearest_words(descriptors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """
     rows = descriptors.reshape(-1, descriptors.shape[2])
     scores = rows @ centroids.T
-    scores -= 0.5 * np.einsum("kd,kd->k", centroids, centroids)
+    scores -= 0.5 * (centroids * centroids).sum(axis=1)
     return scores.argmax(axis=1).reshape(descriptors.shape[:2])
 
 
