@@ -172,7 +172,8 @@ def _mop(teaching: Teaching) -> Ready:
     label = f"{teaching.features.artefact.label}-mop"
     made = teaching.store.get_or_make("mop-codebook", label, document, make, quiet=True)
     pool = partial(mop_pool, encode=code, books=read_books(made.folder))
-    return _whitened("mop", pool, teaching, books=made.key)
+    # Its own windows are regions already.
+    return _whitened("mop", pool, teaching, regions=False, books=made.key)
 
 
 def _cut(maps: np.ndarray, box: Window | None, levels: int) -> np.ndarray:
