@@ -281,3 +281,10 @@ def test_wide_vectors_are_whitened_through_their_products():
     exact = np.linalg.svd(unit - unit.mean(axis=0), compute_uv=False)[:8] ** 2 / 60
     np.testing.assert_allclose(whitening.variances, exact, rtol=1e-3)
     assert fit_wide_whitening(vectors, 100).dimensions == 15
+
+
+def test_maps_at_full_resolution(open_toy):
+    study = open_toy(**{"comparison.maps": "full", "sum_pooling.full_longest_side": 160})
+    shapes = study.comparison_maps("sum").features("toy").shapes
+    assert (shapes[:18] > study.features("toy").shapes[:18]).any()
+    assert study.compared("toy", "sum")["q0"].images.shape == (18,)
