@@ -295,6 +295,7 @@ def test_claim_refers_to_rows_that_exist_and_states_its_evidence(claim):
         "salgan-mini",
         "sam-vgg-mini",
         "sam-resnet-mini",
+        "BLCF-salgan-mini",
     }
     for table_id, rows in (
         (claim.table, claim.left_row),
