@@ -101,6 +101,7 @@ _CACHED = (
     "comparison_maps",
     "compared_method",
     "described",
+    "described_queries",
     "head",
     "sift_features",
     "sift_words",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,7 +154,7 @@ class StudyComparison:
         teaching = self._teaching(name, method, dimensions)
         ready = _method(method).learn(teaching)
         document = {**teaching.document(), "method": method, **ready.document}
-        return Ready(ready.pool, ready.finish, document, ready.query_pool)
+        return replace(ready, document=document)
 
     def _teaching(self, name: str, method: str, dimensions: int | None) -> Teaching:
         config, entry = self.profile.comparison, _method(method)
@@ -211,10 +212,18 @@ class StudyComparison:
         """
         ready = self.compared_method(name, method, dimensions)
         features = self.comparison_maps(method).features(name)
-        made = []
-        for query in self.dataset(name).queries:
+        queries, groups = self.dataset(name).queries, {}
+        for k, query in enumerate(queries):
             maps, weights, box = self._query_region(features, query, name, mode)
-            made.append(ready.describe(maps[None], weights, box, query=True)[0])
+            # Equal windows of equal maps are described together; a drawn mask is one of its kind.
+            kind = (maps.shape, box) if weights is None else (k,)
+            groups.setdefault(kind, []).append((k, maps, weights, box))
+        made: list[np.ndarray] = [None] * len(queries)
+        for group in groups.values():
+            numbers, maps, weights, boxes = zip(*group, strict=True)
+            found = ready.describe(np.stack(maps), weights[0], boxes[0], query=True)
+            for k, vector in zip(numbers, found, strict=True):
+                made[k] = vector
         return np.stack(made)
 
     def _query_region(

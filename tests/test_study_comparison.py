@@ -288,3 +288,12 @@ def test_maps_at_full_resolution(open_toy):
     shapes = study.comparison_maps("sum").features("toy").shapes
     assert (shapes[:18] > study.features("toy").shapes[:18]).any()
     assert study.compared("toy", "sum")["q0"].images.shape == (18,)
+
+
+@pytest.mark.parametrize("method", ["rmac", "rmac-plain"])
+def test_windows_are_described_as_boxes_are(open_toy, method):
+    study = open_toy()
+    ready, features = study.compared_method("toy", method), study.features("toy")
+    windows = {4: (0, 4, 1, 3), 9: (1, 3, 0, 4), 2: (0, 1, 0, 1)}
+    expected = [ready.describe(features.map(i)[None], box=box)[0] for i, box in windows.items()]
+    np.testing.assert_allclose(ready.describe_windows(features, windows), expected, atol=1e-5)

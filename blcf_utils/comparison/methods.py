@@ -17,7 +17,7 @@ import numpy as np
 
 from blcf_utils.backbones import read_state
 from blcf_utils.comparison.teaching import Pool, Teaching
-from blcf_utils.features import normalise_rows
+from blcf_utils.features import Features, normalise_rows
 from blcf_utils.pooling.cam import cam_descriptor, cam_pool, predicted_classes
 from blcf_utils.pooling.crow import crow_pool
 from blcf_utils.pooling.dense_codebook import learn_dense_codebook
@@ -47,12 +47,34 @@ class Ready:
         finish: raw descriptors (N, D) to unit vectors (N, D').
         document: what determines them, as JSON values.
         query_pool: the same as ``pool`` for queries, where they are described otherwise.
+        regions: region vectors (R, C) of one map, which ``region_finish`` makes unit vectors and
+            whose sum the raw descriptor is; None where a method is no sum over regions.
+        region_finish: (N, C) to (N, D).
     """
 
     pool: Pool
     finish: Callable[[np.ndarray], np.ndarray]
     document: dict = field(default_factory=dict)
     query_pool: Pool | None = None
+    regions: Pool | None = None
+    region_finish: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def describe_windows(self, features: Features, windows: dict[int, Window]) -> np.ndarray:
+        """Return the unit vector of one window of each image, (n, D); zeros for a left-out image.
+
+        All regions are finished at once: one product for thousands of small ones.
+        """
+        parts = [
+            self.regions(features.map(i), None, window)
+            if features.shapes[i].all()
+            else np.zeros((1, features.channels), np.float32)
+            for i, window in windows.items()
+        ]
+        starts = np.cumsum([0, *map(len, parts[:-1])])
+        rows = self.region_finish(np.concatenate(parts))
+        vectors = self.finish(np.add.reduceat(rows, starts, axis=0))
+        vectors[[not features.shapes[i].all() for i in windows]] = 0
+        return vectors
 
     def describe(
         self,
@@ -129,7 +151,13 @@ def _rmac(teaching: Teaching, whiten: bool = True) -> Ready:
     options = {"levels": teaching.config.rmac_levels, "whole": teaching.config.rmac_whole}
     whitening = region_whitening(teaching) if whiten else None
     document = {**options, "whitening": whitening.key if whitening else ""}
-    return Ready(partial(rmac_pool, **options, whitening=whitening), normalise_rows, document)
+    finish = whitening.apply if whitening else normalise_rows
+
+    def regions(maps: np.ndarray, weights: np.ndarray | None, box: Window | None) -> np.ndarray:
+        return region_maxima(maps, **options, weights=weights, box=box)
+
+    pool = partial(rmac_pool, **options, whitening=whitening)
+    return Ready(pool, normalise_rows, document, regions=regions, region_finish=finish)
 
 
 def _vlad(teaching: Teaching) -> Ready:

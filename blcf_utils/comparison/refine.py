@@ -65,10 +65,7 @@ def rerank_aml(
         return ranking, {}
     windows, _ = localise_all(features, first, query_maximum, aspect)
     looked = {int(i): tuple(window) for i, window in zip(first, windows.tolist(), strict=True)}
-    boxes = np.zeros((len(first), len(query)), np.float32)
-    for k, i in enumerate(first):
-        if features.shapes[i].all():  # an image that was left out has no window
-            boxes[k] = ready.describe(features.map(i)[None], box=looked[int(i)])[0]
+    boxes = ready.describe_windows(features, looked)
     found = boxes @ query
     if config.rmac_expansion:
         best = np.argsort(-found, kind="stable")[: config.rmac_expansion]
