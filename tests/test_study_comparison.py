@@ -219,7 +219,8 @@ def test_a_row_with_given_weights_runs(open_toy, tmp_path):
 
 def test_the_tables(open_toy):
     study = open_toy()
-    rows = [row(i) for i in ("rmac", "crow", "razavian", "blcf", "sift", "bow-1m", "mac-trained")]
+    ids = ("rmac", "crow", "razavian", "blcf", "blcf-rerank", "sift", "bow-1m", "mac-trained")
+    rows = [row(i) for i in ids]
     found = experiments.compare_methods(study, rows)
     t13 = experiments.state_of_the_art_table(study, found).set_index(["row", "column"])
     rmac = "Off-the-shelf Convolutional / R-MAC [19]"
@@ -243,6 +244,12 @@ def test_the_tables(open_toy):
     index = study.index("toy")
     words = x04.loc[("BLCF LS", "toy/bytes per image"), "measured"]
     assert words == pytest.approx(index.nbytes / index.n_images)
+    maps = study.maps("toy").shapes[:18].prod(axis=1).sum() * 2 / 18
+    assert x04.loc[("BLCF LS + R", "toy/bytes per image"), "measured"] == pytest.approx(
+        words + maps
+    )
+    reranked = study.evaluate("toy", study.search("toy", "LS + R")).mean
+    assert x04.loc[("BLCF LS + R", "toy/ls"), "measured"] == pytest.approx(reranked)
     assert set(read_per_query("x04_compactness", study.results)[("R-MAC [19]", "toy/ls")]) == {
         query.id for query in study.dataset("toy").queries
     }

@@ -161,7 +161,13 @@ ROWS: tuple[Row, ...] = (
     ),
     _row("sift", "sift", _HAND + "SIFT-BoW, verified"),
     _row("blcf", "words", _CONV + "BLCF LS", "BLCF"),
-    _row("blcf-rerank", "words", _CONV + "BLCF LS + R", expanded="LS + R + LQE"),
+    _row(
+        "blcf-rerank",
+        "words",
+        _CONV + "BLCF LS + R",
+        recipe="LS + R",
+        expanded="LS + R + LQE",
+    ),
     _row(
         "blcf-gaussian", "words", _CONV + "BLCF-Gaussian LS", "BLCF-Gaussian", weighting="Gaussian"
     ),

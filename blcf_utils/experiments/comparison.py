@@ -149,10 +149,15 @@ def _words_cost(study: Study, name: str, row: Row) -> dict[str, float]:
     index, base = study.index(name, row.weighting), study.searcher(name).base
     queries = base.dataset.queries[:TIMED_QUERIES]
     held = [region_histogram(base.regions(query, "ls")) for query in queries]
+    size, answers = index.nbytes, [lambda h=h: index.search(*h, TOP) for h in held]
+    if row.recipe != "LS":  # re-ranking reads the assignment maps, two bytes a position
+        maps, searcher = base.maps, study.searcher(name, row.weighting)
+        size += 2 * int(maps.shapes[: maps.n_database].prod(axis=1).sum())
+        answers = [lambda q=q: searcher.run(row.recipe, q) for q in queries]
     return {
         "values": index.entries / index.n_images,
-        "bytes": index.nbytes / index.n_images,
-        "milliseconds": median_ms([lambda h=h: index.search(*h, TOP) for h in held]),
+        "bytes": size / index.n_images,
+        "milliseconds": median_ms(answers),
     }
 
 
