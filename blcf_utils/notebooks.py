@@ -34,7 +34,6 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 RUNNER_LAYER = {
     "cli.py", "execution.py", "notebooks.py", "provenance.py", "report.py", "report_claims.py",
     "report_pages.py", "report_style.py", "run_lines.py", "run_record.py", "runner.py", "verify.py",
-    "weight_files.py",
 }  # fmt: skip
 
 
