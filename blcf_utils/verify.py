@@ -22,7 +22,7 @@ TOLERANCE = 0.005
 KEY_COLUMNS = ("row", "column")
 # How long something took, and the digest of settings that include what is compared anyway.
 NOT_COMPARED = ("seconds", "config_digest")
-TIMES = re.compile(r"\(s\)|\(ms\)|\bseconds?\b|\btimes?\b", re.I)
+TIMES = re.compile(r"\(s\)|\b(?:ms|seconds?|times?|per s)\b", re.I)
 # A number written with a point or an exponent: a count has neither, and is compared exactly.
 REAL = re.compile(r"(?<![\w.])[+-]?(?:\d+\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(?![\w.]*\d)")
 

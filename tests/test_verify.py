@@ -16,6 +16,8 @@ TABLE = HEADER + (
     "Ours LS,set/gs,0.738,,not run: no data,,\n"
     "images,set,,1200,measured,0.1,abc\n"
     "query/time (s),set,0.002,0.0125,measured,3.0,abc\n"
+    "BLCF LS,set/ms per query,,3.8647,measured,0.0,abc\n"
+    "BLCF LS,set/images per s,,911.25,measured,0.0,abc\n"
 )
 CLAIMS = "id,measured_evidence,measured\nc1,set: LS 0.551 GS 0.370 (+0.181) of 12,holds\n"
 
@@ -52,6 +54,8 @@ def test_equal_tables_agree(folders):
     [
         ("0.512345", "0.517345"),  # an mAP within the tolerance
         ("0.0125", "0.9"),  # a time
+        ("3.8647", "1.2"),  # another
+        ("911.25", "2000.5"),  # a speed
         (",1.5,abc", ",9.5,other"),  # seconds and digest
         ("0.370 (+0.181)", "0.372 (+0.179)"),  # numbers inside a claim's evidence
     ],
