@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -214,6 +215,19 @@ def _layers(name: str) -> tuple[OrderedDict[str, nn.Module], dict[str, Cut]]:
     return stages, architecture.layers(inner)
 
 
+def cut_position(config: BackboneConfig, layer: str) -> int:
+    """Return how many modules of a trunk belong to the layers up to and including ``layer``.
+
+    Raises:
+        StudyError: the network has no such layer.
+    """
+    with torch.device("meta"):
+        _, cuts = _layers(config.name)
+    if layer not in cuts:
+        raise known(f"layer of {config.name}", layer, cuts)
+    return cuts[layer].stop + cuts[layer].has_relu
+
+
 def _trunk(config: BackboneConfig) -> tuple[nn.Sequential, set[str]]:
     """Build the cut trunk on the meta device; also return every parameter name of the full one."""
     with torch.device("meta"):
@@ -364,7 +378,21 @@ def _file_and_normalisation(config: BackboneConfig) -> tuple[Path, tuple, tuple]
         raise StudyError(f"{path}: no such weights file for backbone {config.name}")
     if "amdegroot" in path.name:  # the Caffe port, whoever stored it
         mean, std = CAFFE
+    if path.suffix == ".safetensors":
+        mean, std = _said_normalisation(path) or (mean, std)
     return path, mean, std
+
+
+def _said_normalisation(path: Path) -> tuple[tuple, tuple] | None:
+    """Return mean and std that a weights file names, as fine-tuned ones do, or None."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = json.loads((file.metadata() or {}).get("normalisation", "null"))
+    except (SafetensorError, ValueError):
+        return None  # what is wrong with the file is said when its tensors are read
+    return (tuple(said["mean"]), tuple(said["std"])) if said else None
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
 
 from blcf_utils.config_base import Config
 from blcf_utils.config_comparison import ComparisonConfig
+from blcf_utils.config_finetuning import FinetuningConfig
 from blcf_utils.config_saliency import SaliencyConfig
 from blcf_utils.errors import StudyError, known
 from blcf_utils.paths import project_root
@@ -231,6 +232,7 @@ class Profile(Config):
     weighting: WeightingConfig = WeightingConfig()
     saliency: SaliencyConfig = SaliencyConfig()
     comparison: ComparisonConfig = ComparisonConfig()
+    finetuning: FinetuningConfig = FinetuningConfig()
     compare_backbones: tuple[BackboneConfig, ...] = Field(
         (), description="further backbones for table x01"
     )

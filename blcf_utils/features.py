@@ -34,6 +34,7 @@ STAGE_VERSION = 1
 PENDING, DONE, SKIPPED = 0, 1, 2
 _DECODERS = 2
 _BATCHES_AHEAD = 3
+_AT_ONCE = 32  # stored maps of one shape
 
 
 class Features:
@@ -89,6 +90,21 @@ class Features:
                 yield self._rows[part[0] : part[-1] + 1].astype(np.float32)
             else:
                 yield self._rows[part].astype(np.float32)
+
+
+def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (numbers, maps (B, C, h, w)) of images of one map shape at a time.
+
+    Images that were left out (no positions) are not among them.
+    """
+    shapes, group = np.unique(features.shapes[images], axis=0, return_inverse=True)
+    for k, shape in enumerate(shapes):
+        if not shape.prod():
+            continue
+        members = images[group.ravel() == k]
+        for start in range(0, len(members), _AT_ONCE):
+            part = members[start : start + _AT_ONCE]
+            yield part, np.stack([features.map(i) for i in part])
 
 
 def sample_rows(rows: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -25,6 +25,7 @@ OWN_TITLES = {
     "x04_compactness": "Every compared method: mAP beside size and speed",
     "x05_dimensions": "mAP against the dimensions that PCA whitening keeps",
     "x06_quantisation": "Dense vectors in product-quantised codes beside the inverted file",
+    "x07_projections": "What a random projection to a higher dimension does by itself (mAP)",
 }
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 

@@ -45,6 +45,7 @@ from blcf_utils.recipes import Found, Searcher, parse_recipe
 from blcf_utils.search import QueryMaps, Ranking, SearchBase, dense_rankings
 from blcf_utils.study_comparison import StudyComparison
 from blcf_utils.study_detector import StudyDetector
+from blcf_utils.study_finetuning import StudyFinetuning
 from blcf_utils.study_queries import StudyQueries
 from blcf_utils.study_sift import StudySift
 from blcf_utils.study_weighting import StudyWeighting
@@ -107,13 +108,22 @@ _CACHED = (
     "sift_words",
     "sift_index",
     "_verification",
+    "splits",
+    "image_rankings",
+    "triplets",
+    "network_inputs",
+    "finetuned",
+    "network_descriptors",
+    "on_finetuned",
 )
 
 
 POOLINGS = {"sum": sum_pool, "crow": crow_pool}
 
 
-class Study(StudyQueries, StudySift, StudyWeighting, StudyComparison, StudyDetector):
+class Study(
+    StudyQueries, StudySift, StudyWeighting, StudyComparison, StudyDetector, StudyFinetuning
+):
     """The stages of one profile.
 
     Attributes:
@@ -383,6 +393,8 @@ class Study(StudyQueries, StudySift, StudyWeighting, StudyComparison, StudyDetec
         # Places, not contents: a weighted cell's digest has those of its maps.
         del settings["saliency"]["weights"], settings["weighting"]["folders"]
         del settings["comparison"]["weights"]
+        # Of what a trained network answers: its cells' digests have the network's own key.
+        del settings["finetuning"]
         used = set(settings) - {
             "name", "description", "datasets", "learn_on", "dataset_options",
             "compare_backbones", "notebooks", "parameters",

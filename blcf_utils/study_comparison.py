@@ -17,11 +17,11 @@ from blcf_utils.boxes import Mode, query_cells
 from blcf_utils.comparison.methods import METHODS, Method, Ready, class_whitening
 from blcf_utils.comparison.refine import expand_average, ranked, rerank_aml
 from blcf_utils.comparison.rows import Row
-from blcf_utils.comparison.teaching import Teaching, batches
+from blcf_utils.comparison.teaching import Teaching
 from blcf_utils.config import BackboneConfig, Profile
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.errors import StudyError, known
-from blcf_utils.features import Features, normalise_rows
+from blcf_utils.features import Features, batches, normalise_rows
 from blcf_utils.heads import ClassifierHead, load_head, missing_head
 from blcf_utils.pooling.cam import cam_pool, predicted_classes
 from blcf_utils.pooling.mac import mac_pool

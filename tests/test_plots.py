@@ -8,15 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 from blcf_utils import plots
+from blcf_utils.artefacts import Artefact
 from blcf_utils.boxes import box_cells
 from blcf_utils.config import SiftConfig, VerificationConfig
+from blcf_utils.config_finetuning import MiningConfig
 from blcf_utils.evaluation import evaluate
+from blcf_utils.finetuning.image_rankings import ImageRankings
+from blcf_utils.finetuning.triplets import Triplets
 from blcf_utils.localisation import localise
-from blcf_utils.plots.canvas import IGNORED, RELEVANT, WRONG
+from blcf_utils.plots.canvas import IGNORED, QUERY, RELEVANT, WRONG
 from blcf_utils.plots.maps import common_words, word_colours
 from blcf_utils.pooling.rmac import rmac_regions
 from blcf_utils.pooling.rmac_weighting import location_weights
@@ -411,3 +415,30 @@ def test_costs_and_dimensions():
     drawn(figure)
     assert [line.get_label() for line in figure.axes[0].lines] == ["CroW", "R-MAC"]
     assert figure.axes[0].lines[1].get_xydata().tolist() == [[16, 0.2], [32, 0.4]]
+
+
+def test_mining_and_training(toy, tmp_path):
+    images = np.array([[1, 2], [0, -1]] + [[0, 1]] * 16, np.int32)
+    matches = np.where(images == 1, 40, 0).astype(np.int32)
+    cosines = np.full(images.shape, 0.6, np.float32)
+    np.savez(tmp_path / "rankings.npz", images=images, cosines=cosines, matches=matches)
+    config = MiningConfig()
+    artefact = Artefact("image-rankings", "toy", "key", tmp_path, False, 0.0)
+    figure = plots.plot_mining(ImageRankings(artefact, config), config)
+    drawn(figure)
+    counted = [sum(patch.get_height() for patch in axis.containers[0]) for axis in figure.axes]
+    assert counted == [(matches[images >= 0] == 0).sum(), (matches > 0).sum()]
+
+    mined = Triplets(np.array([[0, 1, 3], [16, 17, 0]], np.int32), np.ones((2, 2), np.float32))
+    figure = plots.show_triplets(toy, mined, 2)
+    drawn(figure)
+    edges = [axis.spines["left"].get_edgecolor() for axis in figure.axes]
+    # One poster, another one; and an anchor that no query knows.
+    expected = [QUERY, QUERY, RELEVANT, IGNORED, WRONG, IGNORED]
+    assert edges == [to_rgba(colour) for colour in expected]
+
+    rows = [("A", 0, 0, None, 0.2), ("A", 0, 1, 0.5, None), ("A", 0, 2, 0.4, 0.3)]
+    curves = pd.DataFrame(rows, columns=["row", "fold", "step", "loss", "validation"])
+    figure = plots.plot_training(curves.set_index(["row", "fold", "step"]).astype(float))
+    drawn(figure)
+    assert figure.axes[1].lines[0].get_xydata().tolist() == [[0, 0.2], [2, 0.3]]

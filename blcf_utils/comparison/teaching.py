@@ -14,7 +14,7 @@ import numpy as np
 
 from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.config_comparison import ComparisonConfig
-from blcf_utils.features import Features, normalise_rows, sample_rows
+from blcf_utils.features import Features, batches, normalise_rows, sample_rows
 from blcf_utils.heads import ClassifierHead
 from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.rmac import rmac_regions
@@ -24,26 +24,10 @@ from blcf_utils.whitening import Whitening, fit_whitening, read_whitening, save_
 Pool = Callable[[np.ndarray, np.ndarray | None, Window | None], np.ndarray]
 
 STAGE_VERSION = 1
-_AT_ONCE = 32  # images of one shape
 # Beyond so many values a covariance no longer fits in memory; a few thousand vectors do, drawn
 # from the regions of as many images as it takes.
 _WIDE = 4096
 _WIDE_VECTORS, _WIDE_DIRECTIONS = 1100, 256
-
-
-def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (numbers, maps (B, C, h, w)) of images of one map shape at a time.
-
-    Images that were left out (no positions) are not among them.
-    """
-    shapes, group = np.unique(features.shapes[images], axis=0, return_inverse=True)
-    for k, shape in enumerate(shapes):
-        if not shape.prod():
-            continue
-        members = images[group.ravel() == k]
-        for start in range(0, len(members), _AT_ONCE):
-            part = members[start : start + _AT_ONCE]
-            yield part, np.stack([features.map(i) for i in part])
 
 
 @dataclass(frozen=True)

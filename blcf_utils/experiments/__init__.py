@@ -19,6 +19,14 @@ from blcf_utils.experiments.comparison import (
 )
 from blcf_utils.experiments.datasets import datasets_table
 from blcf_utils.experiments.efficiency import efficiency_table
+from blcf_utils.experiments.finetuning import (
+    finetuned_instre_table,
+    finetuned_oxford_table,
+    finetuned_words_table,
+    finetuning_gains,
+    projection_table,
+    training_curves,
+)
 from blcf_utils.experiments.fusion import fusion_curve, fusion_table
 from blcf_utils.experiments.localisation import localisation_table
 from blcf_utils.experiments.overview import (
@@ -48,12 +56,17 @@ __all__ = [
     "dimension_table",
     "efficiency_table",
     "expansion_table",
+    "finetuned_instre_table",
+    "finetuned_oxford_table",
+    "finetuned_words_table",
+    "finetuning_gains",
     "fusion_curve",
     "fusion_table",
     "intervals_table",
     "localisation_table",
     "method_gains",
     "pooling_table",
+    "projection_table",
     "quality_against_map",
     "quantisation_table",
     "query_gains",
@@ -61,6 +74,7 @@ __all__ = [
     "search_table",
     "state_of_the_art_table",
     "summary_table",
+    "training_curves",
     "weighted_sum_pooling_table",
     "weighted_words_table",
     "weighting_gains",

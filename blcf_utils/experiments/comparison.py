@@ -12,10 +12,10 @@ import pandas as pd
 
 from blcf_utils.boxes import Mode
 from blcf_utils.comparison.rows import ROWS, T10, T11, T13, Row, rows_of
-from blcf_utils.comparison.teaching import batches
 from blcf_utils.config_base import digest_of
 from blcf_utils.evaluation import Evaluation
 from blcf_utils.experiments.measuring import elsewhere, timed
+from blcf_utils.features import batches
 from blcf_utils.pooling.patches import patch_set_scores
 from blcf_utils.progress import progress
 from blcf_utils.search import Ranking, region_histogram

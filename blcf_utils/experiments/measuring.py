@@ -12,11 +12,6 @@ from blcf_utils.study import Study
 from blcf_utils.tables import Measurement
 
 MODES = ("gs", "ls")
-NOT_BUILT = {
-    "t06_finetune_oxford": "fine-tuning is not in this version",
-    "t07_finetune_instre": "fine-tuning is not in this version",
-    "t12_blcf_finetuned": "fine-tuning is not in this version",
-}
 
 
 def elsewhere(study: Study, table_id: str) -> dict[str, str]:

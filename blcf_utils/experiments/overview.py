@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from blcf_utils.claims import write_claims
-from blcf_utils.experiments.measuring import NOT_BUILT, published_columns
+from blcf_utils.experiments.measuring import published_columns
 from blcf_utils.intervals import write_intervals
 from blcf_utils.published import published_ids, table_info
 from blcf_utils.study import Study
@@ -21,7 +21,7 @@ def complete_tables(study: Study) -> list[str]:
     folder = study.results / "tables"
     for table_id in published_ids():
         if not (folder / f"{table_id}.csv").exists():
-            why = NOT_BUILT.get(table_id, "the notebook that measures it has not run")
+            why = "the notebook that measures it has not run"
             reasons = dict.fromkeys(published_columns(table_id), why)
             write_table(table_id, [], study.results, not_run=reasons)
     own = {path.stem for path in folder.glob("*.csv")} - {

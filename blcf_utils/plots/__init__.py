@@ -21,6 +21,7 @@ from blcf_utils.plots.curves import (
     plot_variances,
     plot_word_frequencies,
 )
+from blcf_utils.plots.finetuning import plot_mining, plot_training, show_triplets
 from blcf_utils.plots.keypoints import show_keypoints, show_matches
 from blcf_utils.plots.localised import (
     show_found,
@@ -57,11 +58,13 @@ __all__ = [
     "plot_dimensions",
     "plot_gains",
     "plot_kmeans",
+    "plot_mining",
     "plot_paired_queries",
     "plot_precision_recall",
     "plot_quality",
     "plot_query_gains",
     "plot_region_shares",
+    "plot_training",
     "plot_variances",
     "plot_word_frequencies",
     "show_assignment_maps",
@@ -83,6 +86,7 @@ __all__ = [
     "show_rmac_weights",
     "show_saliency",
     "show_similarity",
+    "show_triplets",
     "show_views",
     "show_weighted_results",
     "show_weighted_words",

@@ -1,0 +1,174 @@
+"""Tables t06, t07 and t12: networks fine-tuned from the fused ranking, and words of their features.
+
+Every cell is over the queries of the tested folds. On the dataset trained on, each is answered by
+a network that never saw an image of its instance; on other datasets by the networks of all folds,
+whose APs are averaged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pandas as pd
+
+from blcf_utils.boxes import Mode
+from blcf_utils.config_base import digest_of
+from blcf_utils.evaluation import Evaluation
+from blcf_utils.experiments.measuring import MODES, elsewhere
+from blcf_utils.finetuning.variants import INSTRE_ROWS, OXFORD_ROWS, TRAINED_A, VARIANTS, Variant
+from blcf_utils.progress import progress
+from blcf_utils.study import Study
+from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query, write_table
+from blcf_utils.weighting import NONE
+
+T06, T07, T12 = "t06_finetune_oxford", "t07_finetune_instre", "t12_blcf_finetuned"
+OFF_THE_SHELF, TUNED = "off-the-shelf", "fine-tuned"
+
+
+def finetuned_oxford_table(study: Study) -> pd.DataFrame:
+    """Train on what stands for Oxford, test on every dataset (table t06).
+
+    Columns named after a dataset are global search, those with ``/ls`` local search.
+    """
+    return _trained_table(study, T06, "oxford", OXFORD_ROWS)
+
+
+def finetuned_instre_table(study: Study) -> pd.DataFrame:
+    """Train on what stands for INSTRE, also with class labels; test everywhere (table t07)."""
+    return _trained_table(study, T07, "instre", INSTRE_ROWS)
+
+
+def _trained_table(
+    study: Study, table_id: str, which: str, rows: Sequence[Variant]
+) -> pd.DataFrame:
+    trained_on, cells = study.stands_for(which), []
+    if not trained_on:
+        return write_table(table_id, [], study.results, not_run=_unset(study, table_id, which))
+    for variant in progress(rows, label=f"networks trained on {trained_on}", unit="network"):
+        for name in study.datasets:
+            for mode in MODES:
+                column = name if mode == "gs" else f"{name}/{mode}"
+                cells.append(_network_cell(study, variant, trained_on, name, mode, column))
+    return write_table(table_id, cells, study.results, not_run=elsewhere(study, table_id))
+
+
+def _unset(study: Study, table_id: str, which: str) -> dict[str, str]:
+    why = f"finetuning.{which} names no dataset in profile {study.profile.name}"
+    return dict.fromkeys(elsewhere(study, table_id), why)
+
+
+def _network_cell(
+    study: Study, variant: Variant, trained_on: str, name: str, mode: Mode, column: str
+) -> Measurement:
+    trained_on = trained_on if variant.source else ""
+    folds = len(study.splits(trained_on)) if trained_on else 1
+    keys = [study.network_descriptors(name, variant.row, trained_on, k).key for k in range(folds)]
+    started = time.perf_counter()
+    found = study.network_evaluation(name, variant.row, trained_on, mode)
+    seconds = time.perf_counter() - started
+    return _cell(study, variant.row, column, name, found, seconds, keys)
+
+
+def _cell(
+    study: Study,
+    row: str,
+    column: str,
+    name: str,
+    found: Evaluation,
+    seconds: float,
+    keys: Sequence[str],
+) -> Measurement:
+    digest = digest_of([study.config_digest(name), *keys, study.tested_queries(name)])
+    return Measurement(
+        row, column, found.mean, "measured", round(seconds, 4), digest, found.per_query
+    )
+
+
+def finetuned_words_table(study: Study) -> pd.DataFrame:
+    """Measure words of network A's features on the dataset it was trained on (table t12).
+
+    Without weighting, with the centre prior, and with the profile's ``finetuning.saliency``.
+    """
+    name = study.stands_for("oxford")
+    if not name:
+        return write_table(T12, [], study.results, not_run=_unset(study, T12, "oxford"))
+    saliency, cells = study.profile.finetuning.saliency, []
+    weightings = {"none": NONE, "gaussian": "Gaussian", "saliency": saliency}
+    weightings = {label: weighting for label, weighting in weightings.items() if weighting}
+    searches = {OFF_THE_SHELF: study.tested_words, TUNED: study.finetuned_words}
+    keys = [study.finetuned(name, TRAINED_A.row, k).artefact.key for k in _folds(study, name)]
+    for row, search in searches.items():
+        for label, weighting in weightings.items():
+            weights = study.weights(name, study.weighting_name(weighting))
+            for mode in MODES:
+                search(name, mode, weighting)  # makes what the search needs, untimed
+                started = time.perf_counter()
+                found = study.evaluate_tested(name, search(name, mode, weighting))
+                seconds = time.perf_counter() - started
+                made_of = [*(keys if row == TUNED else []), weights.key if weights else ""]
+                column = f"{name}/{label}/{mode}"
+                cells.append(_cell(study, row, column, name, found, seconds, made_of))
+    return write_table(T12, cells, study.results, not_run=elsewhere(study, T12))
+
+
+def _folds(study: Study, name: str) -> range:
+    return range(len(study.splits(name)))
+
+
+def training_curves(study: Study, which: str) -> pd.DataFrame:
+    """Return the curves of every network trained on what stands for ``oxford`` or ``instre``.
+
+    Returns:
+        Columns loss, active, rate, validation; index (row, fold, step).
+    """
+    name = study.stands_for(which)
+    rows = OXFORD_ROWS if which == "oxford" else INSTRE_ROWS
+    curves = {
+        (variant.row, fold): study.finetuned(name, variant.row, fold).curve()
+        for variant in rows
+        if variant.source
+        for fold in _folds(study, name)
+    }
+    return pd.concat(curves, names=["row", "fold"])
+
+
+def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
+    """Return what every trained network gains over its baseline, with its bootstrap interval.
+
+    Args:
+        study: a study whose table ``table_id`` (t06 or t07) is written.
+        table_id: which.
+
+    Returns:
+        Columns gain, low, high; index (dataset, network), global search.
+    """
+    values, lines = read_per_query(table_id, study.results), {}
+    for name in study.datasets:
+        for row, variant in VARIANTS.items():
+            if variant.source and (row, name) in values:
+                baseline = values[f"Baseline {variant.network}", name]
+                lines[name, row] = paired_bootstrap(values[row, name], baseline)
+    index = pd.MultiIndex.from_tuples(lines, names=("dataset", "network"))
+    return pd.DataFrame(list(lines.values()), index=index, columns=["gain", "low", "high"])
+
+
+def projection_table(study: Study) -> pd.DataFrame:
+    """Measure what a random projection does by itself, by its place and its ReLU (table x07).
+
+    Rows are baseline A and the ways that the slides leave open for baseline B.
+    """
+    config, cells = study.profile.finetuning.projection, []
+    rows = {"no projection (A)": None}
+    for place, relu in (("pooled", False), ("pooled", True), ("local", True)):
+        label = f"{place}, {'rectified' if relu else 'linear'}"
+        rows[label] = config.model_copy(update={"place": place, "relu": relu})
+    for name in study.datasets:
+        for row, projection in progress(rows.items(), label=f"projections of {name}", unit="row"):
+            for mode in MODES:
+                started = time.perf_counter()
+                found = study.evaluate_tested(name, study.projected(name, projection, mode))
+                seconds = time.perf_counter() - started
+                digest = [projection.document() if projection else {}]
+                cells.append(_cell(study, row, f"{name}/{mode}", name, found, seconds, digest))
+    return write_table("x07_projections", cells, study.results)

@@ -1,0 +1,1 @@
+"""Fine-tuning from the fused ranking: mining, networks A and B, training, descriptors."""

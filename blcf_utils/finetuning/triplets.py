@@ -1,0 +1,257 @@
+"""Mining triplets (anchor, positive, negative) from rankings of the fused system.
+
+As the slides say: a ranking is drawn at random; its image is the anchor; a positive is drawn from
+the images that score more than 15 (30 matches), a negative from those that score 0.5 to 1. With
+class labels the positive is another image of the anchor's instance instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from blcf_utils.artefacts import ArtefactStore, atomic_path
+from blcf_utils.config_finetuning import MiningConfig, Negatives
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.errors import StudyError, known
+from blcf_utils.finetuning.image_rankings import ImageRankings
+from blcf_utils.finetuning.splits import Split, class_labels
+
+Source = Literal["fused", "labels"]
+SOURCES = ("fused", "labels")
+STAGE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """Mined triplets.
+
+    Attributes:
+        images: (m, 3) int32 numbers of anchor, positive and negative.
+        scores: (m, 2) float32 fused scores of the positive and of the negative with the anchor; 0
+            where the fused system did not rank the image.
+        key: digest of what made them.
+    """
+
+    images: np.ndarray
+    scores: np.ndarray
+    key: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be drawn for one anchor: image numbers."""
+
+    anchor: int
+    positives: np.ndarray
+    negatives: np.ndarray
+
+
+def mine_triplets(
+    dataset: Dataset,
+    rankings: ImageRankings,
+    split: Split,
+    source: Source,
+    config: MiningConfig,
+    store: ArtefactStore,
+    seed: int,
+) -> Triplets:
+    """Draw triplets among the training images of a fold; the same seed draws the same.
+
+    Args:
+        dataset: whose images they are; its labels are read with ``source="labels"`` only.
+        rankings: of all its images.
+        split: which images train.
+        source: what says that two images show the same: the ``fused`` score, or class ``labels``.
+        config: thresholds, which negatives, how many.
+        store: where artefacts live.
+        seed: of the drawing.
+
+    Raises:
+        StudyError: nothing can be drawn, with the threshold to move.
+    """
+    if source not in SOURCES:
+        raise known("source of triplets", source, SOURCES)
+    document = {
+        "version": STAGE_VERSION,
+        "rankings": rankings.key,
+        "images": split.images.tolist(),
+        "source": source,
+        "mining": config.document(),
+        "seed": seed,
+    }
+    if source == "labels":
+        document["labels"] = dataset.ground_truth_digest
+
+    def make(folder: Path) -> None:
+        candidates = triplet_candidates(dataset, rankings, split, source, config)
+        images = draw_triplets(candidates, config.triplets, seed)
+        with atomic_path(folder / "triplets.npz") as path:
+            np.savez(path, images=images, scores=_scores(rankings, images))
+        named = [[dataset.images[i].name for i in row] for row in images]
+        table = pd.DataFrame(named, columns=["anchor", "positive", "negative"])
+        table[["positive score", "negative score"]] = _scores(rankings, images)
+        with atomic_path(folder / "triplets.csv") as path:
+            table.to_csv(path, index=False, lineterminator="\n")
+
+    label = f"{dataset.name}-fold{split.number}-{source}"
+    artefact = store.get_or_make("triplets", label, document, make)
+    with np.load(artefact / "triplets.npz") as stored:
+        return Triplets(stored["images"], stored["scores"], artefact.key)
+
+
+def triplet_candidates(
+    dataset: Dataset,
+    rankings: ImageRankings,
+    split: Split,
+    source: Source,
+    config: MiningConfig,
+) -> list[Candidates]:
+    """Return what can be drawn for every training image that has a positive and a negative.
+
+    Raises:
+        StudyError: no image has both, with the threshold to move.
+    """
+    trains = np.zeros(len(rankings), bool)
+    trains[split.images] = True
+    if len(split.images) < 3:
+        raise StudyError(
+            f"{dataset.name}: a triplet needs three training images, found {len(split.images)}; "
+            "use a larger dataset"
+        )
+    labels = _training_labels(dataset, split) if source == "labels" else None
+    kind = config.label_negatives if labels is not None else config.negatives
+    found, paired, highest = [], 0, 0.0
+    for anchor in split.images:
+        images, scores, matches = _ranked(rankings, int(anchor), trains)
+        highest = max(highest, float(scores.max(initial=0)))
+        if labels is None:
+            positives = images[scores > config.positive]
+            same = positives
+        else:
+            positives = same = labels.get(int(anchor), np.empty(0, np.int64))
+        if len(positives) == 0:
+            continue
+        paired += 1
+        # With labels a verified match of another class is the very negative to learn from.
+        unlike = labels is not None
+        allowed = ~np.isin(images, same) & (unlike | (matches == 0))
+        negatives = _negatives(kind, images[allowed], scores[allowed], config)
+        if kind == "random":
+            ruled_out = [anchor, *same, *([] if unlike else images[matches > 0])]
+            negatives = np.setdiff1d(split.images, ruled_out)
+        if len(negatives):
+            found.append(Candidates(int(anchor), positives, negatives))
+    if not found:
+        raise _nothing(dataset.name, labels is not None, paired, highest, kind, config)
+    return found
+
+
+def _ranked(rankings: ImageRankings, anchor: int, trains: np.ndarray):
+    images = rankings.images[anchor]
+    kept = (images >= 0) & trains[images] & (images != anchor)
+    return images[kept], rankings.scores[anchor][kept], rankings.matches[anchor][kept]
+
+
+def _training_labels(dataset: Dataset, split: Split) -> dict[int, np.ndarray]:
+    """Return for each labelled training image the others of its class."""
+    classes = {
+        name: np.intersect1d(images, split.images) for name, images in class_labels(dataset).items()
+    }
+    classes = {name: images for name, images in classes.items() if len(images) > 1}
+    if len(classes) < 2:
+        raise StudyError(
+            f"{dataset.name}: class labels need two instances with two training images each, found "
+            f"{len(classes)}; raise finetuning.folds, so that more instances train, or lower "
+            "finetuning.validation"
+        )
+    others: dict[int, set[int]] = {}
+    for images in classes.values():
+        for image in images.tolist():
+            others.setdefault(image, set()).update(images.tolist())
+    return {image: np.array(sorted(same - {image})) for image, same in others.items()}
+
+
+def _negatives(
+    kind: Negatives, images: np.ndarray, scores: np.ndarray, config: MiningConfig
+) -> np.ndarray:
+    if kind == "range":
+        low, high = config.negative
+        return images[(scores >= low) & (scores <= high)]
+    return images[: config.hardest]
+
+
+def _nothing(name, labelled, paired, highest, kind, config: MiningConfig) -> StudyError:
+    if paired == 0 and not labelled:
+        return StudyError(
+            f"{name}: no training image has another with a fused score above {config.positive:g}, "
+            f"the highest is {highest:.2f}; lower finetuning.mining.positive"
+        )
+    low, high = config.negative
+    if kind == "range":
+        return StudyError(
+            f"{name}: none of the {paired} training images with a positive has a negative that "
+            f"scores {low:g} to {high:g}; widen finetuning.mining.negative or set "
+            f"finetuning.mining.{'label_' * labelled}negatives: hardest"
+        )
+    return StudyError(
+        f"{name}: none of the {paired} training images with a positive has a negative; use more "
+        "images or raise finetuning.mining.images"
+    )
+
+
+def draw_triplets(candidates: list[Candidates], count: int, seed: int) -> np.ndarray:
+    """Draw triplets (count, 3) int32: a ranking, one of its positives, one of its negatives."""
+    draw = np.random.default_rng(seed)
+    rows = np.empty((count, 3), np.int32)
+    for row, which in zip(rows, draw.integers(len(candidates), size=count), strict=True):
+        one = candidates[which]
+        row[:] = one.anchor, draw.choice(one.positives), draw.choice(one.negatives)
+    return rows
+
+
+def _scores(rankings: ImageRankings, triplets: np.ndarray) -> np.ndarray:
+    """Return the fused scores of positives and negatives with their anchors, (m, 2)."""
+    lists = rankings.images[triplets[:, 0]]
+    scores = rankings.scores[triplets[:, 0]]
+    columns = [((lists == triplets[:, k, None]) * scores).sum(axis=1) for k in (1, 2)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def mining_statistics(
+    dataset: Dataset, triplets: Triplets, split: Split, candidates: list[Candidates]
+) -> dict[str, float]:
+    """Return what there was to draw from and how right the draws are, by the ground truth.
+
+    ``right positives`` and ``right negatives`` are shares of the triplets whose anchor has a known
+    instance; the others cannot be judged.
+    """
+    labels = class_labels(dataset)
+    member = np.zeros((len(labels), len(dataset.images)), bool)
+    for row, images in zip(member, labels.values(), strict=True):
+        row[images] = True
+    anchor, positive, negative = triplets.images.T
+    judged = member[:, anchor].any(axis=0)
+    same = (member[:, anchor] & member[:, positive]).any(axis=0)
+    wrong = (member[:, anchor] & member[:, negative]).any(axis=0)
+    shares = {
+        "right positives": same[judged].mean() if judged.any() else float("nan"),
+        "right negatives": 1 - wrong[judged].mean() if judged.any() else float("nan"),
+    }
+    return {
+        "training images": len(split.images),
+        "rankings to draw from": len(candidates),
+        "positives a ranking": float(np.mean([len(c.positives) for c in candidates])),
+        "negatives a ranking": float(np.mean([len(c.negatives) for c in candidates])),
+        "triplets": len(triplets),
+        "different pairs": len(np.unique(np.sort(triplets.images[:, :2], axis=1), axis=0)),
+        "anchors of known instance": float(judged.mean()),
+        **{name: float(value) for name, value in shares.items()},
+    }

@@ -1,0 +1,90 @@
+"""Mined triplets, what they are mined from, and how networks learned from them."""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from blcf_utils.config_finetuning import MiningConfig
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.finetuning.image_rankings import ImageRankings
+from blcf_utils.finetuning.splits import class_labels
+from blcf_utils.finetuning.triplets import Triplets
+from blcf_utils.plots.canvas import (
+    IGNORED,
+    QUERY,
+    RELEVANT,
+    SERIES,
+    WRONG,
+    done,
+    frame,
+    grid,
+    photograph,
+    picture,
+)
+
+
+def show_triplets(dataset: Dataset, triplets: Triplets, count: int = 5) -> Figure:
+    """Show mined triplets, one a column: anchor, positive, negative with their fused scores.
+
+    A frame says what the ground truth knows: green, the same instance as the anchor; orange,
+    another one or none; grey, nothing is known of the anchor.
+    """
+    chosen = np.linspace(0, len(triplets) - 1, count).astype(int)
+    labels = [set(images.tolist()) for images in class_labels(dataset).values()]
+    figure, axes = grid(3, len(chosen), 1.7, 1.5)
+    for line, k in zip(axes.T, chosen, strict=True):
+        names = ("anchor", *(f"{n} {s:.1f}" for n, s in zip("+-", triplets.scores[k], strict=True)))
+        anchor = int(triplets.images[k, 0])
+        for ax, image, name in zip(line, triplets.images[k].tolist(), names, strict=True):
+            picture(ax, photograph(dataset, dataset.images[image]), name)
+            known = [same for same in labels if anchor in same]
+            right = any(image in same for same in known)
+            truth = (RELEVANT if right else WRONG) if known else IGNORED
+            frame(ax, QUERY if image == anchor else truth, 3)
+    return done(figure)
+
+
+def plot_mining(rankings: ImageRankings, config: MiningConfig) -> Figure:
+    """Plot how the fused scores of all ranked pairs are distributed, with the two thresholds."""
+    listed = rankings.images >= 0
+    matched = rankings.matches[listed]
+    figure, axes = grid(1, 2, 3.6, 2.4)
+    left, right = axes[0]
+    left.hist(rankings.scores[listed][matched == 0], np.linspace(0, 1, 41), color=SERIES[0])
+    left.axvspan(*config.negative, color=WRONG, alpha=0.15, label="negatives")
+    left.set(yscale="log", xlabel="fused score, no match", ylabel="pairs of images")
+    bins = np.linspace(0, max(2 * config.positive, 1), 41)
+    right.hist(np.minimum(rankings.scores[listed][matched > 0], bins[-1]), bins, color=SERIES[0])
+    right.axvspan(config.positive, bins[-1], color=RELEVANT, alpha=0.15, label="positives")
+    right.set(xlabel="fused score, verified matches")
+    for ax in (left, right):
+        ax.legend()
+    return done(figure)
+
+
+def plot_training(curves: pd.DataFrame) -> Figure:
+    """Plot loss and mAP of the held-out queries against the step.
+
+    Args:
+        curves: columns loss and validation; index (row, fold, step), see
+            ``experiments.training_curves``.
+    """
+    figure, axes = grid(1, 2, 3.6, 2.6)
+    left, right = axes[0]
+    rows = curves.index.get_level_values("row").unique()
+    for row, colour in zip(rows, cycle(SERIES), strict=False):
+        for fold, curve in curves.loc[row].groupby("fold"):
+            curve = curve.droplevel("fold")
+            label = row if fold == 0 else None
+            loss = curve["loss"].dropna()
+            smooth = loss.rolling(max(1, len(loss) // 20), min_periods=1).mean()
+            left.plot(smooth, color=colour, label=label)
+            right.plot(curve["validation"].dropna(), "o-", markersize=3, color=colour)
+    left.set(xlabel="step", ylabel="triplet loss", ylim=(0, None))
+    right.set(xlabel="step", ylabel="mAP of held-out queries")
+    left.legend()
+    return done(figure)

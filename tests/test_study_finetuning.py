@@ -1,0 +1,177 @@
+"""Fine-tuning in a study: folds, tables t06, t07, t12 and x07, and what must not be mixed up."""
+
+import json
+import shutil
+import textwrap
+
+import numpy as np
+import pytest
+
+from blcf_utils import experiments
+from blcf_utils.config import load_profile
+from blcf_utils.errors import StudyError
+from blcf_utils.finetuning.splits import images_of
+from blcf_utils.study import open_study
+from blcf_utils.tables import read_per_query
+
+PROFILE = """
+    name: toy
+    datasets: [toy, other]
+    features:
+      backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}
+      longest_side: 96
+      batch_size: 4
+      device: cpu
+    whitening: {dimensions: 64}
+    codebook: {words: 60, iterations: 6}
+    sift: {words: 40, max_descriptors: 2000, verification: {least: 4}}
+    finetuning:
+      oxford: toy
+      instre: other
+      folds: 2
+      validation: 0.0
+      mining: {images: 8, positive: 2, negative: [0, 1], triplets: 12}
+      projection: {dimensions: 300}
+      training: {frozen: conv4_2, inputs: maps, steps: 3, batch: 2, device: cpu}
+    seed: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def two_sets(toy_root, tmp_path_factory):
+    """The small set, and the same images in another order."""
+    root = tmp_path_factory.mktemp("two")
+    for name in ("toy", "other"):
+        shutil.copytree(toy_root / "toy", root / name)
+    described = json.loads((root / "other" / "groundtruth.json").read_text())
+    described["images"].reverse()
+    (root / "other" / "groundtruth.json").write_text(json.dumps(described))
+    return root
+
+
+@pytest.fixture(scope="module")
+def open_toy(tmp_path_factory, two_sets):
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLCF_DATA", str(two_sets))
+        patch.setenv("BLCF_RESULTS", str(folder / "results"))
+        patch.setenv("BLCF_CACHE", str(folder / "cache"))
+        path = folder / "toy.yaml"
+        path.write_text(textwrap.dedent(PROFILE), encoding="utf-8")
+        yield lambda **settings: open_study(str(path), settings)
+
+
+def measured(table):
+    cells = table[table["status"] == "measured"].set_index(["row", "column"])["measured"]
+    return cells.astype(float)
+
+
+def test_no_tested_instance_trains_and_every_query_is_tested(open_toy):
+    study = open_toy()
+    dataset, splits = study.dataset("toy"), study.splits("toy")
+    tested = [query for split in splits for query in split.test]
+    assert sorted(tested) == sorted(query.id for query in dataset.queries)
+    for split in splits:
+        queries = [query for query in dataset.queries if query.id in split.test]
+        assert not set(images_of(dataset, queries)) & set(
+            study.triplets("toy", split.number).images.ravel()
+        )
+
+
+def test_the_tables_hold_what_the_networks_answer(open_toy):
+    study = open_toy()
+    t06, t07 = (
+        measured(make(study))
+        for make in (experiments.finetuned_oxford_table, experiments.finetuned_instre_table)
+    )
+    columns = {f"{name}{mode}" for name in ("toy", "other") for mode in ("", "/ls")}
+    assert {column for _, column in t06.index} == columns
+    assert len(t06) == 4 * len(columns)
+    assert len(t07) == 5 * len(columns)
+    # Baselines do not depend on what is trained; A is the sum pooling of the features notebook.
+    for row in ("Baseline A", "Baseline B"):
+        assert t06[row].equals(t07[row])
+    plain = study.evaluate("toy", study.sum_pooling("toy", "gs", whiten=False)).mean
+    assert t06["Baseline A", "toy"] == pytest.approx(plain, abs=0.02)
+    # A query of the dataset trained on is answered by its own fold's network.
+    queries = read_per_query("t06_finetune_oxford", study.results)["(F)Network A", "toy"]
+    assert set(queries) == {query.id for query in study.dataset("toy").queries}
+    for split in study.splits("toy"):
+        found = study.network_descriptors("toy", "(F)Network A", "toy", split.number)
+        ids = [query.id for query in study.dataset("toy").queries]
+        scores = found.queries["gs"] @ found.database.T
+        for query in split.test:
+            ranking = study.network_rankings("toy", "(F)Network A", "toy")[query].images
+            expected = np.argsort(-scores[ids.index(query)], kind="stable")
+            assert ranking.tolist() == expected.tolist()
+    gains = experiments.finetuning_gains(study, "t06_finetune_oxford")
+    assert gains.loc[("toy", "(F)Network A"), "gain"] == pytest.approx(
+        t06["(F)Network A", "toy"] - t06["Baseline A", "toy"]
+    )
+
+
+def test_words_of_tuned_features(open_toy):
+    study = open_toy()
+    t12 = measured(experiments.finetuned_words_table(study))
+    assert {column for _, column in t12.index} == {
+        f"toy/{weighting}/{mode}" for weighting in ("none", "gaussian") for mode in ("gs", "ls")
+    }
+    plain = study.evaluate("toy", study.search("toy", "LS")).mean
+    assert t12["off-the-shelf", "toy/none/ls"] == pytest.approx(plain)
+    tuned = study.on_finetuned("toy", fold=1)
+    weights = study.finetuned("toy", fold=1).weights
+    assert tuned.profile.features.backbone.weights == str(weights)
+    assert tuned.backbone.weights_digest != study.backbone.weights_digest
+
+
+def test_a_random_linear_projection_changes_little(open_toy):
+    study = open_toy(**{"finetuning.projection.dimensions": 4096})
+    x07 = measured(experiments.projection_table(study))
+    for column in ("toy/gs", "toy/ls"):
+        plain = x07["no projection (A)", column]
+        assert x07["pooled, linear", column] == pytest.approx(plain, abs=0.05)
+    assert len(x07) == 4 * 4
+
+
+def test_trainings_of_other_settings_are_other_artefacts(open_toy):
+    first = open_toy().finetuned("toy").artefact
+    assert open_toy().finetuned("toy").artefact.key == first.key
+    assert (
+        open_toy(**{"finetuning.training.device": "auto"}).finetuned("toy").artefact.key
+        == first.key
+    )
+    for key, value in {"training.margin": 0.2, "mining.triplets": 13, "seed": 4}.items():
+        other = open_toy(**{f"finetuning.{key}": value}).finetuned("toy").artefact
+        assert other.key != first.key, key
+
+
+def test_a_profile_without_fine_tuning_says_so(open_toy):
+    study = open_toy(**{"finetuning.oxford": ""})
+    table = experiments.finetuned_oxford_table(study)
+    assert set(table["status"]) == {"not run: finetuning.oxford names no dataset in profile toy"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"finetuning.mining.positive": 1e6}, r"above 1e\+06.*lower finetuning.mining.positive"),
+        ({"finetuning.mining.negative": [1.5, 1.9]}, "widen finetuning.mining.negative"),
+        ({"finetuning.folds": 5}, "at least as many instances as finetuning.folds = 5, found 4"),
+        ({"finetuning.oxford": "nowhere"}, "unknown dataset of finetuning.oxford 'nowhere'"),
+        ({"finetuning.training.frozen": "conv9"}, "unknown layer of vgg-mini 'conv9'"),
+        ({"finetuning.training.frozen": "conv5_1"}, "expected a layer before conv5_1"),
+    ],
+)
+def test_degenerate_settings_say_what_to_change(open_toy, settings, message):
+    with pytest.raises(StudyError, match=message):
+        experiments.finetuned_oxford_table(open_toy(**settings))
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    for settings, message in (
+        ({"finetuning.training.frozen": ""}, "training.inputs: maps stores the maps of frozen"),
+        ({"finetuning.tested": 3}, "expected at most folds = 2"),
+        ({"finetuning.mining.positive": 0.5}, "low <= high < positive"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            load_profile("mini", settings)
