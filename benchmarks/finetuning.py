@@ -1,0 +1,133 @@
+"""Triplets a second of a training, and of a bare forward and backward loop on one fixed batch.
+
+The training loads and varies its inputs, draws its triplets, groups shapes, warms up its rate and
+keeps its curve. The bare loop repeats forward, loss, backward and the optimiser's step on inputs
+that lie ready; both do the same steps in turns, with the same network, loss and optimiser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from pictures import picture_paths
+from side_by_side import interleave, machine, median, report, speed_ratio
+
+from blcf_utils.artefacts import ArtefactStore
+from blcf_utils.backbones import load_backbone
+from blcf_utils.config import BackboneConfig, FeatureConfig
+from blcf_utils.config_finetuning import FinetuneTrainingConfig, ProjectionConfig
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.features import extract_features
+from blcf_utils.finetuning.descriptors import describe_inputs
+from blcf_utils.finetuning.inputs import Photographs, PixelMaps, StoredMaps
+from blcf_utils.finetuning.loss import triplet_loss
+from blcf_utils.finetuning.networks import build_network, split_trunk
+from blcf_utils.finetuning.training import Trainer
+from blcf_utils.finetuning.triplets import Triplets
+
+NETWORK = BackboneConfig(name="vgg-mini", weights="embedded")
+
+
+def main() -> None:
+    """Measure both kinds of inputs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, help="folder of photographs; rendered when absent")
+    parser.add_argument("--number", type=int, default=48)
+    parser.add_argument("--longest-side", type=int, default=340)
+    parser.add_argument("--frozen", default="pool3")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    start, rows, agree = machine(), [], True
+    with tempfile.TemporaryDirectory() as folder:
+        paths = picture_paths(given.images, Path(folder), given.number)
+        dataset = Dataset("pictures", Path(folder), tuple(paths), ())
+        for kind in ("maps", "pixels"):
+            row, same = compare(dataset, kind, given, ArtefactStore(Path(folder) / "cache"))
+            rows.append(row)
+            agree &= same
+    settings = {key: value for key, value in vars(given).items() if key != "images"}
+    report(
+        "finetuning",
+        rows,
+        agree,
+        start,
+        otherwise="the training and the bare loop learned different weights from one batch",
+        **settings,
+    )
+
+
+def compare(dataset: Dataset, kind: str, given, store: ArtefactStore) -> tuple[dict, bool]:
+    """Return a row of the table, and whether both loops learn the same from the same inputs."""
+    backbone = load_backbone(NETWORK)
+    config = FinetuneTrainingConfig(
+        frozen=given.frozen,
+        inputs=kind,
+        batch=given.batch,
+        steps=10**6,
+        device="cpu",
+        precision="float32",
+        size=max(32, given.longest_side * 2 // 3),
+        threads=0,
+    )
+    frozen = None
+    if kind == "maps":
+        layer = NETWORK.model_copy(update={"layer": given.frozen})
+        features = FeatureConfig(backbone=layer, longest_side=given.longest_side, device="cpu")
+        inputs = StoredMaps(extract_features(dataset, features, store), config)
+    else:
+        frozen, _ = split_trunk(backbone, given.frozen)
+        inputs = Photographs(PixelMaps(dataset, backbone, given.longest_side), config)
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, len(dataset.images), (200, 3)).astype(np.int32)
+    triplets = Triplets(images, np.zeros((200, 2), np.float32))
+
+    def trainer() -> Trainer:
+        network = build_network("A", backbone, given.frozen, ProjectionConfig())
+        return Trainer(network, triplets, inputs, config, seed=0, frozen=frozen)
+
+    ours, bare = trainer(), trainer()
+    loaded = ours.loaded()
+    ready = next(bare.loaded())
+    once = trainer()
+    once.advance(iter([ready]))
+    bare_step(bare, ready)
+    pairs = zip(once.network.parameters(), bare.network.parameters(), strict=True)
+    same = all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+    seconds = interleave(
+        {
+            "training": lambda: [ours.advance(loaded) for _ in range(given.steps)],
+            "bare loop": lambda: [bare_step(bare, ready) for _ in range(given.steps)],
+        },
+        given.repeats,
+    )
+    loaded.close()
+    done = given.steps * given.batch
+    row = {
+        "inputs": kind,
+        "training, triplets/s": done / median(seconds["training"]),
+        "bare loop, triplets/s": done / median(seconds["bare loop"]),
+        "share": speed_ratio(seconds, "training", "bare loop"),
+    }
+    return row, same
+
+
+def bare_step(trainer: Trainer, inputs: list[torch.Tensor]) -> None:
+    """Do one forward, backward and optimiser's step on inputs that lie ready."""
+    config = trainer.config
+    trainer.optimizer.zero_grad(set_to_none=True)
+    vectors = describe_inputs(trainer.describer, inputs, trainer.device, trainer.precision)
+    triplet_loss(*vectors.chunk(3), config.margin, config.distance).mean().backward()
+    # The first step's rate of the warm-up, so that both can be compared after one step.
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = config.learning_rate / config.warmup * group["share"]
+    trainer.optimizer.step()
+
+
+if __name__ == "__main__":
+    main()
