@@ -49,7 +49,8 @@ class PixelMaps:
     def pixels(self, image: int) -> np.ndarray:
         """Return an image at its reading size, (h, w, 3) uint8 RGB."""
         path, exif = self.dataset.all_images[image], self.dataset.exif_orientation
-        return read_image(path, self.inputs[image], exif_orientation=exif)
+        # A copy: what PIL gives cannot be written to, which torch does not like.
+        return read_image(path, self.inputs[image], exif_orientation=exif).copy()
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels (3, h, w) of 0..1 as the network takes them."""
@@ -119,7 +120,7 @@ class Photographs:
         config, shorter = self.config, min(pixels.shape[:2])
         side = max(1, round(draw.uniform(config.crop, 1) * shorter))
         top, left = (draw.integers(0, n - side + 1) for n in pixels.shape[:2])
-        part = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+        part = pixels[top : top + side, left : left + side].copy()
         out = torch.from_numpy(part).permute(2, 0, 1).float() / 255
         if config.flip and draw.random() < 0.5:
             out = out.flip(2)

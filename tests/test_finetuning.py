@@ -1,0 +1,250 @@
+"""Fine-tuning piece by piece: loss, networks A and B, sampler, killed and resumed training."""
+
+import numpy as np
+import pytest
+import torch
+
+from blcf_utils.backbones import load_backbone
+from blcf_utils.config import BackboneConfig
+from blcf_utils.config_finetuning import FinetuneTrainingConfig, ProjectionConfig
+from blcf_utils.errors import StudyError
+from blcf_utils.finetuning.inputs import Photographs, PixelMaps
+from blcf_utils.finetuning.loss import triplet_loss
+from blcf_utils.finetuning.networks import (
+    TRUNK,
+    build_network,
+    load_network,
+    save_network,
+    split_trunk,
+)
+from blcf_utils.finetuning.training import CHECKPOINT, CURVE, Trainer, triplets_of_step
+from blcf_utils.finetuning.triplets import Candidates, Triplets, draw_triplets
+
+FROZEN = "conv4_2"
+PROJECTION = ProjectionConfig(dimensions=64)
+CONFIG = FinetuneTrainingConfig(
+    frozen=FROZEN,
+    inputs="pixels",
+    size=32,
+    batch=2,
+    accumulate=2,
+    steps=6,
+    warmup=2,
+    margin=0.5,
+    learning_rate=1e-3,
+    checkpoint_every=2,
+    validate_every=2,
+    threads=1,
+    device="cpu",
+    precision="float32",
+)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(BackboneConfig(name="vgg-mini", weights="random"))
+
+
+@pytest.fixture(scope="module")
+def triplets():
+    images = np.random.default_rng(0).integers(0, 12, (7, 3)).astype(np.int32)
+    return Triplets(images, np.ones((7, 2), np.float32))
+
+
+@pytest.fixture
+def trainer(toy, backbone, triplets):
+    def make(network="B", validation=None, inputs=None, **settings):
+        config = CONFIG.model_copy(update=settings)
+        made = build_network(network, backbone, FROZEN, PROJECTION)
+        inputs = inputs or Photographs(PixelMaps(toy, backbone, 48), config)
+        frozen, _ = split_trunk(backbone, FROZEN)
+        return Trainer(made, triplets, inputs, config, 3, validation, frozen=frozen)
+
+    return make
+
+
+class Scores:
+    """A validation that says what it is told."""
+
+    queries = (1,)
+
+    def __init__(self, *scores):
+        self.scores = list(scores)
+
+    def score(self, network, device):
+        return self.scores.pop(0)
+
+
+def weights(network):
+    return {key: value.detach().clone() for key, value in network.state_dict().items()}
+
+
+def equal(one, other):
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_triplet_loss_by_hand():
+    a, p, n = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    assert triplet_loss(a, p, n, 0.1).item() == pytest.approx(9 - 4 + 0.1)
+    assert triplet_loss(a, p, n, 0.1, "euclidean").item() == pytest.approx(3 - 2 + 0.1)
+    assert triplet_loss(a, n, p, 0.1).item() == 0
+    same = a.clone().requires_grad_()
+    triplet_loss(same, a, a, 0.1, "euclidean").sum().backward()
+    assert torch.isfinite(same.grad).all()
+
+
+def test_network_a_is_the_sum_of_the_whole_trunk(backbone):
+    pixels = torch.randn(2, 3, 64, 48)
+    frozen, _ = split_trunk(backbone, FROZEN)
+    network = build_network("A", backbone, FROZEN, PROJECTION)
+    sums = backbone.module(pixels).sum((2, 3))
+    expected = sums / sums.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(network(frozen(pixels)), expected, atol=1e-5, rtol=1e-4)
+    assert all(p.requires_grad for p in network.parameters())
+    assert not any(p.requires_grad for p in backbone.module.parameters())
+
+
+def test_a_linear_projection_keeps_cosines_and_a_local_rectified_one_does_not(backbone):
+    maps = torch.rand(6, backbone.channels, 4, 5) ** 3
+    plain = build_network("A", backbone, FROZEN, PROJECTION).pool(maps)
+    cosines = {}
+    for place, relu in (("pooled", False), ("local", False), ("local", True)):
+        config = ProjectionConfig(dimensions=20_000, place=place, relu=relu)
+        vectors = build_network("B", backbone, FROZEN, config).pool(maps)
+        assert vectors.shape == (6, 20_000)
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(6))
+        cosines[place, relu] = vectors @ vectors.T
+    assert (cosines["pooled", False] - plain @ plain.T).abs().max() < 0.03
+    assert (cosines["local", True] - cosines["local", False]).abs().max() > 0.005
+
+
+def test_what_is_saved_is_a_backbone_and_the_same_network(backbone, tmp_path):
+    network = build_network("B", backbone, FROZEN, PROJECTION)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+    save_network(network, backbone, tmp_path)
+    again = load_network("B", backbone, FROZEN, PROJECTION, tmp_path)
+    assert equal(weights(network), weights(again))
+    loaded = load_backbone(BackboneConfig(name="vgg-mini", weights=str(tmp_path / TRUNK)))
+    frozen, _ = split_trunk(backbone, FROZEN)
+    pixels = torch.randn(1, 3, 48, 48)
+    torch.testing.assert_close(loaded.module(pixels), network.trunk(frozen(pixels)))
+    assert (loaded.mean, loaded.std) == (backbone.mean, backbone.std)
+    assert loaded.weights_digest != backbone.weights_digest
+
+
+def test_the_normalisation_of_tuned_weights_travels_with_them(backbone, tmp_path):
+    from dataclasses import replace
+
+    other = replace(backbone, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    save_network(build_network("A", other, FROZEN, PROJECTION), other, tmp_path)
+    loaded = load_backbone(BackboneConfig(name="vgg-mini", weights=str(tmp_path / TRUNK)))
+    assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+
+
+def test_each_epoch_visits_every_triplet_once():
+    steps = [triplets_of_step(k, triplets=7, batch=3, seed=1) for k in range(14)]
+    order = np.concatenate(steps)
+    for epoch in order.reshape(6, 7):
+        assert sorted(epoch) == list(range(7))
+    assert order[:7].tolist() != order[7:14].tolist()
+
+
+def test_draws_are_seeded_and_of_one_ranking():
+    some = [
+        Candidates(0, np.array([1, 2]), np.array([5])),
+        Candidates(3, np.array([4]), np.array([6, 7])),
+    ]
+    rows = draw_triplets(some, 50, seed=2)
+    np.testing.assert_array_equal(rows, draw_triplets(some, 50, seed=2))
+    assert not np.array_equal(rows, draw_triplets(some, 50, seed=3))
+    found = {tuple(row) for row in rows.tolist()}
+    assert found == {(0, 1, 5), (0, 2, 5), (3, 4, 6), (3, 4, 7)}
+
+
+@pytest.mark.parametrize("network", ["A", "B"])
+def test_killed_and_resumed_training_ends_with_the_same_weights(trainer, tmp_path, network):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    one = trainer(network, Scores(0.1, 0.2, 0.3, 0.25))
+    before = weights(one.network)
+    assert one.run(whole)
+    after = weights(one.network)
+    assert not any(torch.equal(before[key], after[key]) for key in before)
+    assert not trainer(network, Scores(0.1, 0.2)).run(parts, stop_after=3)
+    two = trainer(network, Scores(0.3, 0.25))
+    assert two.run(parts)
+    assert equal(weights(two.network), after)
+    assert (whole / CURVE).read_bytes() == (parts / CURVE).read_bytes()
+
+
+def test_the_best_validation_is_kept_and_patience_stops(trainer, tmp_path):
+    one = trainer("A", Scores(0.9, 0.3, 0.2, 0.1), patience=1)
+    assert one.run(tmp_path)
+    assert one.step == 4  # 0.2 at step 4 is no gain over 0.3 at step 2
+    two = trainer("A", steps=6, keep="last")
+    (tmp_path / "two").mkdir()
+    two.run(tmp_path / "two", stop_after=2)
+    assert equal(weights(two.network), weights(one.network))
+    curve = (tmp_path / CURVE).read_text().splitlines()
+    assert [line.split(",")[-1] for line in curve[1:]] == ["0.9", "", "0.3", "", "0.2"]
+
+
+def test_accumulated_batches_are_one_larger_batch(trainer, toy, backbone, tmp_path):
+    pixels = PixelMaps(toy, backbone, 48)
+
+    class Still:
+        def load(self, images, seed):
+            return [torch.from_numpy(pixels.map(i)[:, :32, :32].copy()) for i in images]
+
+    still = {"inputs": Still(), "optimizer": "sgd", "steps": 3}
+    one, two = trainer("A", **still), trainer("A", batch=4, accumulate=1, **still)
+    before = weights(one.network)
+    for made, name in ((one, "one"), (two, "two")):
+        (tmp_path / name).mkdir()
+        made.run(tmp_path / name)
+    for key, value in weights(one.network).items():
+        moved = (value - before[key]).abs().max()
+        assert (value - weights(two.network)[key]).abs().max() < 1e-3 * moved
+
+
+def test_a_loss_that_is_not_finite_leaves_the_checkpoint_alone(trainer, tmp_path):
+    trainer().run(tmp_path, stop_after=2)
+    kept = (tmp_path / CHECKPOINT).read_bytes()
+
+    class Poisoned:
+        def load(self, images, seed):
+            return [torch.full((3, 32, 32), float("nan")) for _ in images]
+
+    broken = trainer(inputs=Poisoned())
+    with pytest.raises(StudyError, match=r"loss of step 2 is nan; lower .*learning_rate"):
+        broken.run(tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == kept
+    assert trainer().run(tmp_path)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(trainer, tmp_path):
+    trainer().run(tmp_path, stop_after=2)
+    with pytest.raises(StudyError, match="interrupted training had other settings"):
+        trainer(margin=0.4).run(tmp_path)
+
+
+def test_inputs_follow_their_seed(toy, backbone):
+    inputs = Photographs(PixelMaps(toy, backbone, 48), CONFIG)
+    first, again, other = (inputs.load([0, 1], seed) for seed in (5, 5, 6))
+    assert all(x.shape == (3, 32, 32) for x in first)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    still = CONFIG.model_copy(update={"crop": 1.0, "flip": False, "colour": 0.0})
+    calm = Photographs(PixelMaps(toy, backbone, 48), still)
+    middle = float(calm.load([0], 1)[0].mean())
+    assert middle == pytest.approx(float(PixelMaps(toy, backbone, 48).map(0).mean()), abs=0.5)
+
+
+def test_an_unknown_layer_or_the_last_one_cannot_be_frozen(backbone):
+    with pytest.raises(StudyError, match="unknown layer of vgg-mini 'conv9'"):
+        split_trunk(backbone, "conv9")
+    with pytest.raises(StudyError, match="expected a layer before conv5_1"):
+        split_trunk(backbone, "conv5_1")
