@@ -26,6 +26,7 @@ OWN_TITLES = {
     "x05_dimensions": "mAP against the dimensions that PCA whitening keeps",
     "x06_quantisation": "Dense vectors in product-quantised codes beside the inverted file",
     "x07_projections": "What a random projection to a higher dimension does by itself (mAP)",
+    "x08_seen_instances": "Network A on instances it never saw, and trained on all images (mAP)",
 }
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 

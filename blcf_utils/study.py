@@ -25,7 +25,7 @@ from blcf_utils.bow import (
 from blcf_utils.boxes import Mode
 from blcf_utils.codebook import Codebook, learn_codebook
 from blcf_utils.config import BackboneConfig, FeatureConfig, Profile, load_profile
-from blcf_utils.config_base import digest_of
+from blcf_utils.config_base import Config, digest_of
 from blcf_utils.datasets import load_dataset
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.checks import check_dataset
@@ -144,9 +144,15 @@ class Study(
         """Return the same study on another backbone; datasets are shared, not read again."""
         return self._with_features(self.profile.features.model_copy(update={"backbone": backbone}))
 
+    def with_finetuning(self, **changes) -> Study:
+        """Return the same study with other settings of ``finetuning``."""
+        return self._with(finetuning=self.profile.finetuning.model_copy(update=changes))
+
     def _with_features(self, features: FeatureConfig) -> Study:
-        profile = self.profile.model_copy(update={"features": features})
-        other = Study(profile, self.store, self.trial)
+        return self._with(features=features)
+
+    def _with(self, **groups: Config) -> Study:
+        other = Study(self.profile.model_copy(update=groups), self.store, self.trial)
         other.dataset = self.dataset
         return other
 

@@ -1,4 +1,4 @@
-"""Fine-tuning in a study: folds, tables t06, t07, t12 and x07, and what must not be mixed up."""
+"""Fine-tuning in a study: folds, its tables, and what must not be mixed up."""
 
 import json
 import shutil
@@ -131,6 +131,31 @@ def test_a_random_linear_projection_changes_little(open_toy):
         plain = x07["no projection (A)", column]
         assert x07["pooled, linear", column] == pytest.approx(plain, abs=0.05)
     assert len(x07) == 4 * 4
+
+
+def test_seen_instances_are_answered_by_a_network_of_all_images(open_toy):
+    study = open_toy()
+    x08 = measured(experiments.seen_instances_table(study))
+    t06 = measured(experiments.finetuned_oxford_table(study))
+    everything = study.with_finetuning(folds=1)
+    assert everything.splits("toy")[0].images.tolist() == list(range(18))
+    assert everything.dataset("toy") is study.dataset("toy")
+    for mode, column in (("gs", "toy"), ("ls", "toy/ls")):
+        assert x08["Baseline A", f"toy/{mode}"] == t06["Baseline A", column]
+        unseen = x08["(F)Network A, unseen instances", f"toy/{mode}"]
+        assert unseen == t06["(F)Network A", column]
+        found = everything.network_evaluation("toy", "(F)Network A", "toy", mode).mean
+        assert x08["(F)Network A, seen instances", f"toy/{mode}"] == pytest.approx(found)
+    keys = [one.finetuned("toy").artefact.key for one in (study, everything)]
+    assert keys[0] != keys[1]
+
+
+def test_what_there_is_to_mine_on_both_datasets(open_toy):
+    found = experiments.mining_table(open_toy())
+    assert found.columns.tolist() == [
+        (name, source) for name in ("toy", "other") for source in ("fused", "labels")
+    ]
+    assert (found.loc["triplets"] == 12).all()
 
 
 def test_trainings_of_other_settings_are_other_artefacts(open_toy):

@@ -24,7 +24,9 @@ from blcf_utils.experiments.finetuning import (
     finetuned_oxford_table,
     finetuned_words_table,
     finetuning_gains,
+    mining_table,
     projection_table,
+    seen_instances_table,
     training_curves,
 )
 from blcf_utils.experiments.fusion import fusion_curve, fusion_table
@@ -65,6 +67,7 @@ __all__ = [
     "intervals_table",
     "localisation_table",
     "method_gains",
+    "mining_table",
     "pooling_table",
     "projection_table",
     "quality_against_map",
@@ -72,6 +75,7 @@ __all__ = [
     "query_gains",
     "saliency_table",
     "search_table",
+    "seen_instances_table",
     "state_of_the_art_table",
     "summary_table",
     "training_curves",

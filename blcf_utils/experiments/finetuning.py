@@ -16,7 +16,14 @@ from blcf_utils.boxes import Mode
 from blcf_utils.config_base import digest_of
 from blcf_utils.evaluation import Evaluation
 from blcf_utils.experiments.measuring import MODES, elsewhere
-from blcf_utils.finetuning.variants import INSTRE_ROWS, OXFORD_ROWS, TRAINED_A, VARIANTS, Variant
+from blcf_utils.finetuning.variants import (
+    BASELINES,
+    INSTRE_ROWS,
+    OXFORD_ROWS,
+    TRAINED_A,
+    VARIANTS,
+    Variant,
+)
 from blcf_utils.progress import progress
 from blcf_utils.study import Study
 from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query, write_table
@@ -151,6 +158,46 @@ def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
                 lines[name, row] = paired_bootstrap(values[row, name], baseline)
     index = pd.MultiIndex.from_tuples(lines, names=("dataset", "network"))
     return pd.DataFrame(list(lines.values()), index=index, columns=["gain", "low", "high"])
+
+
+def seen_instances_table(study: Study) -> pd.DataFrame:
+    """Compare network A on instances it never saw with the slides' way (table x08).
+
+    The slides train and test on all images: queries, positives and what looks like them are among
+    the triplets. That network, whose weights are those of the last step because nothing is held
+    out, answers the same queries as those of t06 and t07.
+    """
+    cells, everything = [], study.with_finetuning(folds=1, tested=0)
+    names = [study.stands_for(which) for which in ("oxford", "instre")]
+    ways = {
+        BASELINES[0].row: (study, BASELINES[0].row),
+        f"{TRAINED_A.row}, unseen instances": (study, TRAINED_A.row),
+        f"{TRAINED_A.row}, seen instances": (everything, TRAINED_A.row),
+    }
+    for name in dict.fromkeys(filter(None, names)):
+        for label, (trained, row) in progress(ways.items(), label=f"seen or not: {name}"):
+            keys = [
+                trained.network_descriptors(name, row, name, fold).key
+                for fold in range(len(trained.splits(name)))
+            ]
+            for mode in MODES:
+                started = time.perf_counter()
+                answers = trained.network_rankings(name, row, name, mode)
+                same = {query: answers[query] for query in study.tested_queries(name)}
+                found = study.evaluate_tested(name, same)
+                seconds = time.perf_counter() - started
+                cells.append(_cell(study, label, f"{name}/{mode}", name, found, seconds, keys))
+    return write_table("x08_seen_instances", cells, study.results)
+
+
+def mining_table(study: Study) -> pd.DataFrame:
+    """Return what the first folds of both training datasets hold to mine, and how right it is.
+
+    Returns:
+        Columns (dataset, source of the triplets); a row for each statistic.
+    """
+    names = filter(None, (study.stands_for(which) for which in ("oxford", "instre")))
+    return pd.concat({name: study.mining_statistics(name) for name in names}, axis=1)
 
 
 def projection_table(study: Study) -> pd.DataFrame:
