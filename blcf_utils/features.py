@@ -211,6 +211,29 @@ def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype
     h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, layout)
 
 
+@torch.inference_mode()
+def forward_images(
+    backbone: Backbone, images: np.ndarray, device: torch.device, dtype=torch.float32
+) -> np.ndarray:
+    """Return the local descriptors of equally sized images, (B, H, W, 3) uint8 to (B, h*w, C).
+
+    Args:
+        backbone: its module is on ``device``.
+        images: RGB pixels.
+        device: where the network runs.
+        dtype: of its arithmetic; the descriptors are float16 always, as they are stored.
+    """
+    mean, std = (
+        torch.tensor(values, device=device).view(1, 3, 1, 1)
+        for values in (backbone.mean, backbone.std)
+    )
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
+    pixels.div_(255).sub_(mean).div_(std)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        maps = backbone.module(pixels)
+    return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()
+
+
 class _Extraction:
     """One run of the extraction into a work folder.
 
@@ -227,8 +250,6 @@ class _Extraction:
         self.config, self.backbone, self.device = config, backbone, device
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.folder, self.path = folder, folder / "features.h5"
-        self.mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
 
     def run(self) -> None:
         if not self.path.exists():
@@ -243,7 +264,7 @@ class _Extraction:
             module = self.backbone.module.to(self.device)
             try:
                 with open(self.path, "r+b") as self.file:
-                    self._forward_all(module)
+                    self._forward_all()
             finally:
                 module.to("cpu")
         skipped = [self.paths[i].name for i in np.flatnonzero(self.status == SKIPPED)]
@@ -320,7 +341,7 @@ class _Extraction:
                 decoded.append(error)
         return decoded
 
-    def _forward_all(self, module: torch.nn.Module) -> None:
+    def _forward_all(self) -> None:
         batches = self._batches()
         bar = progress(
             label=f"features {self.backbone.config.name}",
@@ -334,14 +355,14 @@ class _Extraction:
                 ahead[k] = None
                 if k + _BATCHES_AHEAD < len(batches):
                     ahead.append(pool.submit(self._decode, batches[k + _BATCHES_AHEAD]))
-                self._store(module, batch, decoded)
+                self._store(batch, decoded)
                 bar.update(len(batch))
 
     def _write(self, position: int, values: np.ndarray) -> None:
         self.file.seek(position)
         self.file.write(values.tobytes())
 
-    def _store(self, module, batch: np.ndarray, decoded: list) -> None:
+    def _store(self, batch: np.ndarray, decoded: list) -> None:
         good = [k for k, image in enumerate(decoded) if not isinstance(image, UnreadableImage)]
         bad = [k for k in range(len(batch)) if k not in good]
         if bad and self.config.on_corrupt == "error":
@@ -349,7 +370,9 @@ class _Extraction:
         self.status[batch[bad]], self.status[batch[good]] = SKIPPED, DONE
         if good:
             pixels = np.stack([decoded[k] for k in good])
-            self._store_maps(batch[good], self._forward(module, pixels))
+            self._store_maps(
+                batch[good], forward_images(self.backbone, pixels, self.device, self.dtype)
+            )
         for image in batch:
             self._write(self.status_at + int(image), self.status[image : image + 1])
         self.file.flush()
@@ -365,12 +388,3 @@ class _Extraction:
         for image, rows in zip(images, maps, strict=True):
             self._write(self.rows_at + int(self.offsets[image]) * row_bytes, rows)
         self.file.flush()  # before the status that says so
-
-    @torch.inference_mode()
-    def _forward(self, module, images: np.ndarray) -> np.ndarray:
-        """Return the descriptors of equally sized images: (B, h*w, C) float16."""
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-        pixels.div_(255).sub_(self.mean).div_(self.std)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            maps = module(pixels)
-        return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()

@@ -1,0 +1,1 @@
+"""Own photographs: a folder indexed once, brought up to date cheaply, and searched."""

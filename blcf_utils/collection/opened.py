@@ -1,0 +1,97 @@
+"""An indexed folder, opened for searching: photographs, maps, inverted files, thumbnails."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from blcf_utils.collection.consolidation import StoredMaps, index_path, stored_weights
+from blcf_utils.collection.encoder import Encoder
+from blcf_utils.collection.indexing import home_of, open_encoder, read_settings
+from blcf_utils.datasets.base import Dataset, Protocol
+from blcf_utils.datasets.folder import FILE, parse_queries_csv
+from blcf_utils.datasets.joining import join_files
+from blcf_utils.errors import StudyError, known
+from blcf_utils.index import InvertedFile
+from blcf_utils.search import SearchBase
+from blcf_utils.weighting import NONE
+
+
+class Collection:
+    """A folder of photographs as ``blcf index`` left it.
+
+    Attributes:
+        folder: the photographs.
+        profile: the settings it was indexed with.
+        weightings: what can be searched with.
+        dataset: its photographs, in the order of their relative paths, and the queries of its
+            ``queries.csv`` where it has one.
+        maps: their assignment maps.
+    """
+
+    def __init__(self, folder: Path | str):
+        home = home_of(folder)
+        if not (home / "current" / "places.json").exists():
+            raise StudyError(f"{folder}: is not indexed yet; run blcf index {folder} first")
+        self._home, self._current = home, home / "current"
+        self.folder = Path(folder).expanduser().resolve()
+        self.profile, weightings, _ = read_settings(home)
+        self.weightings = (NONE, *weightings)
+        places = json.loads((self._current / "places.json").read_text(encoding="utf-8"))
+        self.names = tuple(place[0] for place in places["places"])
+        with np.load(home / "words" / "words.npz") as arrays:
+            self.maps = StoredMaps(self._current, len(arrays["centroids"]))
+        self._thumbnails = np.load(self._current / "thumbnails.npy")
+        self._bases: dict[str, SearchBase] = {}
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The photographs and, from ``queries.csv``, the queries."""
+        files = {name: self.folder / name for name in self.names}
+        table = self.folder / FILE
+        queries = parse_queries_csv(table, files, set(files)) if table.is_file() else ()
+        return join_files(
+            self.folder.name,
+            self.folder,
+            self.names,
+            files,
+            queries,
+            protocol=Protocol("trapezoid", "junk", f"own {FILE}"),
+            domain="own photographs",
+            exif_orientation=True,
+        )
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What encodes a photograph that is not in the folder."""
+        return open_encoder(self._home, self.profile)
+
+    def base(self, weighting: str = NONE) -> SearchBase:
+        """Return what searches with a weighting need.
+
+        Raises:
+            StudyError: the folder was not indexed with that weighting.
+        """
+        if weighting not in self.weightings:
+            raise known(f"weighting of {self.folder.name}", weighting, self.weightings)
+        if weighting not in self._bases:
+            index = InvertedFile.open(index_path(self._current, weighting))
+            weights = None
+            if weighting != NONE:
+                weights = stored_weights(self._current, weighting, self.maps)
+            how = self.profile.encoding.box
+            self._bases[weighting] = SearchBase(
+                replace(self.dataset), self.maps, index, how, weights=weights
+            )
+        return self._bases[weighting]
+
+    def thumbnail(self, image: int) -> bytes:
+        """Return a small JPEG of a photograph."""
+        start, length = self._thumbnails[image].tolist()
+        with open(self._current / "thumbnails.bin", "rb") as file:
+            file.seek(start)
+            return file.read(length)
