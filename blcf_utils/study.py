@@ -144,6 +144,12 @@ class Study(
         """Return the same study on another backbone; datasets are shared, not read again."""
         return self._with_features(self.profile.features.model_copy(update={"backbone": backbone}))
 
+    def with_words(self, words: int) -> Study:
+        """Return the same study with another number of visual words."""
+        other = self._with(codebook=self.profile.codebook.model_copy(update={"words": words}))
+        other.features = self.features
+        return other
+
     def with_finetuning(self, **changes) -> Study:
         """Return the same study with other settings of ``finetuning``."""
         return self._with(finetuning=self.profile.finetuning.model_copy(update=changes))

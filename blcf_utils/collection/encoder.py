@@ -72,4 +72,4 @@ class Encoder:
     def encode(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """Return a photograph's assignment map (h, w) uint16 and its (width, height) in pixels."""
         pixels, size = self.read(path)
-        return self.words(self.feature_maps(pixels[None])[0]), size
+        return self.words(self.feature_maps(np.stack([pixels]))[0]), size
