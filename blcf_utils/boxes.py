@@ -65,6 +65,23 @@ def check_box(box: Box | None, size: tuple[int, int]) -> None:
         )
 
 
+def read_box(text: str) -> Box | None:
+    """Read a box ``x1,y1,x2,y2`` in pixels; blank for the whole image.
+
+    Raises:
+        StudyError: not four numbers.
+    """
+    if not text.strip():
+        return None
+    try:
+        x1, y1, x2, y2 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise StudyError(
+            f"box {text!r}: expected x1,y1,x2,y2, four numbers in pixels of the image"
+        ) from None
+    return x1, y1, x2, y2
+
+
 def box_cells(
     box: Box | None, size: tuple[int, int], shape: tuple[int, int], how: Projection = "edges"
 ) -> np.ndarray:

@@ -179,6 +179,73 @@ def report(profile: ProfileOption = "mini", results: ResultsOption = None) -> No
     typer.echo(_shown(write_report(load_profile(profile).name, results)))
 
 
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds the photographs.")],
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", "-p", help="Whose backbone and settings; mini, if none."),
+    ] = None,
+    weighting: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What can be searched with; repeatable. Gaussian and salgan-mini, if none."
+        ),
+    ] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Forget what was indexed before.")] = False,
+) -> None:
+    """Make a folder of photographs searchable; later only what is new or changed is read."""
+    from blcf_utils.collection.indexing import index_folder
+
+    done = index_folder(folder, profile, weighting, anew=anew)
+    for why in done.unreadable.values():
+        typer.echo(f"left out: {why}", err=True)
+    typer.echo(
+        f"{folder}: {done.photographs:,} photographs can be searched ({done.added:,} new, "
+        f"{done.changed:,} changed, {done.kept:,} kept, {done.removed:,} removed, "
+        f"{len(done.unreadable):,} unreadable) after {done.seconds:.1f} s"
+    )
+
+
+@app.command()
+def query(
+    folder: Annotated[Path, typer.Argument(help="A folder that blcf index has indexed.")],
+    image: Annotated[Path, typer.Argument(help="The query image, of the folder or any other.")],
+    box: Annotated[
+        str, typer.Option(metavar="X1,Y1,X2,Y2", help="In pixels; the whole image, if none.")
+    ] = "",
+    recipe: Annotated[str, typer.Option(help="Such as GS, LS + R or LS + R + LQE.")] = "LS + R",
+    weighting: Annotated[str, typer.Option(help="One the folder was indexed with.")] = "None",
+    top: Annotated[int, typer.Option(min=1, help="How many results.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Search an indexed folder for what a box of an image shows."""
+    from blcf_utils.collection.querying import query_folder, results_as_json, results_as_text
+
+    results = query_folder(folder, image, box, recipe=recipe, weighting=weighting, top=top)
+    typer.echo(results_as_json(results) if as_json else results_as_text(results))
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None, typer.Argument(help="An indexed folder; a dataset of the profile, if none.")
+    ] = None,
+    profile: ProfileOption = "mini",
+    dataset: Annotated[str, typer.Option(help="Of the profile; its first, if none.")] = "",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Serve the explorer as a web page, on a dataset or on an indexed folder."""
+    from blcf_utils.explore.demo import page_of_dataset, page_of_folder, serve
+
+    code = page_of_folder(folder) if folder else page_of_dataset(profile, dataset)
+    raise typer.Exit(serve(code, host, port, browser))
+
+
 @data_app.command("list")
 def data_list() -> None:
     """List the datasets that can be downloaded and what is here already."""

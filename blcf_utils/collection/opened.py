@@ -95,3 +95,26 @@ class Collection:
         with open(self._current / "thumbnails.bin", "rb") as file:
             file.seek(start)
             return file.read(length)
+
+
+class WithPhotograph:
+    """Assignment maps with one more image behind them.
+
+    Args:
+        maps: of a dataset or a folder.
+        words: (h, w) assignment map of the further image.
+        size: its (width, height) in pixels.
+    """
+
+    def __init__(self, maps, words: np.ndarray, size: tuple[int, int]):
+        self._maps, self._last = maps, words
+        self.words, self.n_database = maps.words, maps.n_database
+        self.shapes = np.concatenate([maps.shapes, [words.shape]])
+        self.sizes = np.concatenate([maps.sizes, [size]])
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def map(self, image: int) -> np.ndarray:
+        """Return the assignment map of an image."""
+        return self._last if image == len(self._maps) else self._maps.map(image)

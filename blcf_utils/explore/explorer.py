@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from blcf_utils.boxes import check_box
+from blcf_utils.collection.opened import WithPhotograph
 from blcf_utils.datasets.base import Box, Dataset, Query
 from blcf_utils.errors import StudyError, known
 from blcf_utils.evaluation import average_precision, precision_recall, unit_ranking
@@ -20,6 +21,7 @@ from blcf_utils.explore.truth import Truth, known_truth
 from blcf_utils.images import image_size
 from blcf_utils.recipes import Found, Searcher
 from blcf_utils.search import SearchBase
+from blcf_utils.windows import window_box
 
 MODES = ("LS", "GS")
 EXPANSIONS = ("none", "GQE", "LQE")
@@ -43,7 +45,7 @@ class Knobs:
     mode: str = "LS"
     rerank: bool = False
     expansion: str = "none"
-    top: int = 12
+    top: int = 11
 
     @property
     def recipe(self) -> str:
@@ -229,7 +231,7 @@ class Explorer:
         words, size = self._encoded[key]
         asked = Query("explored", path, None, ())
         dataset = replace(base.dataset, queries=(*base.dataset.queries, asked))
-        return replace(base, dataset=dataset, maps=_WithUpload(base.maps, words, size))
+        return replace(base, dataset=dataset, maps=WithPhotograph(base.maps, words, size))
 
     def _hits(
         self, searcher: Searcher, query: Query, found: Found, truth: Truth | None
@@ -249,7 +251,7 @@ class Explorer:
                 rank,
                 image,
                 float(score[image]),
-                window_box(windows.get(image), maps.shapes[image], maps.sizes[image]),
+                _place(windows.get(image), maps.shapes[image], maps.sizes[image]),
                 truth.verdict(dataset.unit_of(image)) if truth else "",
                 dataset.images[image].name,
             )
@@ -282,33 +284,16 @@ class Explorer:
         return frame.sort_values("contribution", ascending=False, kind="stable", ignore_index=True)
 
 
-class _WithUpload:
-    """Assignment maps with one more image behind them."""
-
-    def __init__(self, maps, words: np.ndarray, size: tuple[int, int]):
-        self._maps, self._last = maps, words
-        self.words, self.n_database = maps.words, maps.n_database
-        self.shapes = np.concatenate([maps.shapes, [words.shape]])
-        self.sizes = np.concatenate([maps.sizes, [size]])
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-    def map(self, image: int) -> np.ndarray:
-        """Return the assignment map of an image."""
-        return self._last if image == len(self._maps) else self._maps.map(image)
-
-
-def window_box(window, shape, size) -> Box:
-    """Return a window (y0, y1, x0, x1) in cells as (x1, y1, x2, y2) in pixels; all if None."""
-    (height, width), (across, down) = (float(v) for v in shape), (float(v) for v in size)
-    y0, y1, x0, x1 = window or (0, height, 0, width)
-    return (x0 * across / width, y0 * down / height, x1 * across / width, y1 * down / height)
-
-
 def _mode(answer: Answer) -> str:
     return answer.knobs.mode.lower()
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
     return values / max(float(np.sqrt((values * values).sum())), 1e-12)
+
+
+def _place(window, shape, size) -> Box:
+    """Return a window in pixels; the whole image where there is none."""
+    if window is None:
+        return (0.0, 0.0, float(size[0]), float(size[1]))
+    return window_box(window, shape, size)

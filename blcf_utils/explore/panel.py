@@ -10,6 +10,7 @@ from functools import wraps
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
+from blcf_utils.boxes import read_box
 from blcf_utils.errors import StudyError
 from blcf_utils.explore.explorer import EXPANSIONS, MODES, Explorer, Hit
 from blcf_utils.explore.pictures import plot_answer, show_answer, show_why
@@ -195,23 +196,6 @@ class Panel:
             self.results.jpegs = [subject.thumbnail(hit.image) for hit in answer.hits]
             self.results.turn += 1
         self.curve.value = _png(plot_answer(answer))
-
-
-def read_box(text: str) -> tuple[float, float, float, float] | None:
-    """Read a box ``x1,y1,x2,y2`` in pixels; blank for the whole image.
-
-    Raises:
-        StudyError: not four numbers.
-    """
-    if not text.strip():
-        return None
-    try:
-        x1, y1, x2, y2 = (float(part) for part in text.split(","))
-    except ValueError:
-        raise StudyError(
-            f"box {text!r}: expected x1,y1,x2,y2, four numbers in pixels of the image"
-        ) from None
-    return x1, y1, x2, y2
 
 
 def explore(study, dataset: str = "", layers=(), words=(), weightings=(), **knobs) -> Panel:

@@ -71,7 +71,7 @@ def show_why(explorer: Explorer, image: int) -> Figure:
     _draw_patches(upper, left, right, explorer, image, best["word"].tolist())
     first, second, third = lower.subplots(1, 3)
     words = answer.base.maps.map(image)
-    picture(first, word_colours(words), f"assignment map, {len(np.unique(words))} words")
+    picture(first, word_colours(words), f"{len(np.unique(words))} words")
     pixels, _ = _pixels(explorer, explorer.subject.dataset.images[image])
     weights = answer.base.weights(image) if answer.base.weights else np.ones(words.shape)
     draw_heat(second, pixels, np.asarray(weights), f"weights: {answer.knobs.weighting}")
@@ -111,19 +111,9 @@ def _draw_patches(figure, left, right, explorer: Explorer, image: int, words: li
         draw_box(left, _scaled(box, _pixels(explorer, answer.question.path)[1]))
     for word, colour in zip(words, colours, strict=True):
         if word in middles[0] and word in middles[1]:
-            figure.add_artist(
-                ConnectionPatch(
-                    middles[0][word],
-                    middles[1][word],
-                    "data",
-                    "data",
-                    axesA=left,
-                    axesB=right,
-                    color=colour,
-                    linewidth=1.2,
-                    alpha=0.9,
-                )  # fmt: skip
-            )
+            ends = middles[0][word], middles[1][word], "data", "data"
+            line = ConnectionPatch(*ends, axesA=left, axesB=right, color=colour, linewidth=1.2)
+            figure.add_artist(line)
 
 
 def _draw_contributions(ax, added, best) -> None:
@@ -134,7 +124,7 @@ def _draw_contributions(ax, added, best) -> None:
     colours = [f"C{k % 10}" for k in range(len(best))] + ["#999999"]
     ax.barh(names[::-1], values[::-1], color=colours[::-1])
     ax.tick_params(labelsize=7)
-    ax.set_title(f"cosine of the last search {total:.3f}: what each word adds", fontsize=8)
+    ax.set_title(f"what each word adds to {total:.3f}", fontsize=8)
 
 
 def _pixels(explorer: Explorer, path) -> tuple[np.ndarray, float]:

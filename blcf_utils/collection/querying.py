@@ -1,0 +1,112 @@
+"""Search an indexed folder from the command line or from Python."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from blcf_utils.boxes import check_box, read_box
+from blcf_utils.collection.opened import Collection, WithPhotograph
+from blcf_utils.datasets.base import Box, Query
+from blcf_utils.errors import StudyError
+from blcf_utils.images import image_size
+from blcf_utils.recipes import Searcher
+from blcf_utils.weighting import NONE
+from blcf_utils.windows import window_box
+
+
+@dataclass(frozen=True)
+class Result:
+    """One photograph that was found.
+
+    Attributes:
+        rank: from 1.
+        photograph: path relative to the folder.
+        score: what it is ranked by.
+        box: where the query was found, (x1, y1, x2, y2) in pixels; None without re-ranking.
+    """
+
+    rank: int
+    photograph: str
+    score: float
+    box: Box | None
+
+
+def query_folder(
+    folder: Path | str,
+    image: Path | str,
+    box: Box | str | None = None,
+    *,
+    recipe: str = "LS + R",
+    weighting: str = NONE,
+    top: int = 10,
+) -> list[Result]:
+    """Return the photographs of an indexed folder that show what a box of an image shows.
+
+    Args:
+        folder: as given to ``index_folder``.
+        image: a photograph of the folder (it is left out of its results), or any other file.
+        box: (x1, y1, x2, y2) in pixels, or as text; None or blank for the whole image.
+        recipe: steps of ``blcf_utils.recipes``.
+        weighting: one that the folder was indexed with.
+        top: how many results.
+
+    Raises:
+        StudyError: the folder is not indexed, the image does not decode, a box outside it, an
+            unknown recipe or weighting.
+    """
+    collection = Collection(folder)
+    base = collection.base(weighting)
+    path = _path(collection, Path(image).expanduser())
+    box = read_box(box) if isinstance(box, str) else box
+    check_box(box, image_size(path, exif_orientation=True))
+    query = Query("query", path, box, ())
+    own = base.dataset.image_index.get(path)
+    if own is None:
+        dataset = replace(base.dataset, queries=(*base.dataset.queries, query))
+        maps = WithPhotograph(base.maps, *collection.encoder.encode(path))
+        base = replace(base, dataset=dataset, maps=maps)
+    profile = collection.profile
+    found = Searcher(base, profile.reranking, profile.expansion).run(recipe, query)
+    ranked = zip(found.ranking.images.tolist(), found.ranking.scores.tolist(), strict=True)
+    results = []
+    for number, score in ranked:
+        if number == own:
+            continue
+        window = found.windows.get(number)
+        where = None
+        if window is not None:
+            where = window_box(window, base.maps.shapes[number], base.maps.sizes[number])
+            where = tuple(round(value, 1) for value in where)
+        results.append(Result(len(results) + 1, collection.names[number], float(score), where))
+        if len(results) == top:
+            break
+    return results
+
+
+def results_as_json(results: list[Result]) -> str:
+    """Return results as a JSON list of objects."""
+    return json.dumps([asdict(one) for one in results], indent=1, ensure_ascii=False)
+
+
+def results_as_text(results: list[Result]) -> str:
+    """Return results as lines: rank, score, photograph, box."""
+    lines = []
+    for one in results:
+        box = "" if one.box is None else "  " + ",".join(f"{value:.0f}" for value in one.box)
+        lines.append(f"{one.rank:3}  {one.score:.4f}  {one.photograph}{box}")
+    return "\n".join(lines)
+
+
+def _path(collection: Collection, image: Path) -> Path:
+    """Return an image's path as the collection writes it, if it has it."""
+    inside = collection.folder / image
+    if image.is_file():
+        resolved = image.resolve()
+        return resolved if resolved in collection.dataset.image_index else image
+    if not image.is_absolute() and inside in collection.dataset.image_index:
+        return inside
+    raise StudyError(
+        f"{image}: no such file, nor a photograph of {collection.folder}; name an image file"
+    )

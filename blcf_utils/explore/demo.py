@@ -1,0 +1,156 @@
+"""The explorer as a web page outside JupyterLab.
+
+Voila serves it: it runs the cell that shows the panel in a kernel of the visitor's own and sends
+nothing but the output, so the page and the notebook are one code. (Panel, Solara and Streamlit
+would need the panel written again; Voila is kept by the Jupyter project, as ipywidgets is.)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import webbrowser
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+
+from blcf_utils.errors import StudyError
+from blcf_utils.explore.subject import FolderSubject, StudySubject
+from blcf_utils.explore.uploads import MAX_BYTES
+from blcf_utils.study import open_study
+
+TITLE = "Instance search"
+HOST, PORT = "127.0.0.1", 8866
+# Kernels of visitors who have gone give their memory back.
+IDLE_SECONDS = 600
+
+
+def page_of_folder(folder: Path | str) -> str:
+    """Return the code of a page that searches an indexed folder.
+
+    Raises:
+        StudyError: it is not indexed.
+    """
+    FolderSubject(folder)  # said now, not to the first visitor
+    where = str(Path(folder).expanduser().resolve())
+    return f"""\
+        from blcf_utils.explore.panel import explore_folder
+
+        explore_folder({where!r})
+        """
+
+
+def page_of_dataset(
+    profile: str, dataset: str = "", layers=(), words=(), weightings=("Gaussian", "salgan-mini")
+) -> str:
+    """Return the code of a page that searches a dataset of a profile.
+
+    Everything that the page can ask for is made now, where progress can be seen.
+
+    Raises:
+        StudyError: no such profile or dataset.
+    """
+    study = open_study(profile)
+    dataset = study.pick(dataset)
+    StudySubject(study, dataset, layers, words, weightings).prepare()
+    arguments = f"{dataset!r}, {tuple(layers)!r}, {tuple(words)!r}, {tuple(weightings)!r}"
+    return f"""\
+        import contextlib, io
+
+        from blcf_utils.explore.panel import explore
+        from blcf_utils.study import open_study
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            panel = explore(open_study({profile!r}), {arguments})
+        panel
+        """
+
+
+@contextmanager
+def serving(code: str, host: str = HOST, port: int = PORT, log=None):
+    """Serve a page for as long as the block lasts; yields (process, address).
+
+    Args:
+        code: of the one cell, whose last expression is the panel.
+        host: the address to listen on; 127.0.0.1 is reached from this machine only.
+        port: 0 for any free one.
+        log: where the server writes, as for ``subprocess``; this process' own output when None.
+
+    Raises:
+        StudyError: the port is taken.
+    """
+    port = _free_port(host, port)
+    with tempfile.TemporaryDirectory(prefix="blcf-demo-") as folder:
+        notebook = nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_markdown_cell(f"# {TITLE}"),
+                nbformat.v4.new_code_cell(textwrap.dedent(code)),
+            ],
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            },
+        )
+        path = Path(folder) / "instance-search.ipynb"
+        nbformat.write(notebook, path)
+        process = subprocess.Popen(
+            _command(path, host, port),
+            env={**os.environ, "BLCF_PROGRESS": "off", "JUPYTER_PREFER_ENV_PATH": "1"},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield process, f"http://{host}:{port}/"
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def serve(code: str, host: str = HOST, port: int = PORT, browser: bool = True) -> int:
+    """Serve a page until it is interrupted; returns the server's exit status."""
+    with serving(code, host, port) as (process, address):
+        print(f"{TITLE}: {address} (stop with Ctrl-C)", flush=True)
+        if browser:
+            webbrowser.open(address)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            return 0
+
+
+def _command(path: Path, host: str, port: int) -> list[str]:
+    # Photographs travel in one message each, which is 10 MiB at most by default.
+    settings = {"websocket_max_message_size": 2 * MAX_BYTES}
+    return [
+        sys.executable, "-m", "voila", str(path), "--no-browser",
+        f"--Voila.ip={host}", f"--port={port}", "--Voila.port_retries=0",
+        f"--Voila.tornado_settings={settings!r}",
+        "--VoilaConfiguration.strip_sources=True",
+        "--VoilaConfiguration.show_tracebacks=False",
+        "--VoilaConfiguration.file_allowlist=[]",
+        f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}",
+        "--MappingKernelManager.cull_interval=60",
+    ]  # fmt: skip
+
+
+def _free_port(host: str, port: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StudyError(
+                f"{host}:{port}: cannot listen there ({error.strerror}); choose another --port "
+                "or --host"
+            ) from None
+        return probe.getsockname()[1]
