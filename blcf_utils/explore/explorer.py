@@ -111,6 +111,14 @@ class Answer:
     base: SearchBase = field(repr=False)
     query: Query = field(repr=False)
 
+    def first(self, verdict: str) -> int:
+        """Return the first image shown that is ``relevant`` or ``not relevant``.
+
+        Where none is, the first of all for ``relevant`` and the last for the other.
+        """
+        images = [hit.image for hit in self.hits if hit.verdict == verdict]
+        return (images or [self.hits[-(verdict != "relevant")].image])[0]
+
 
 class Explorer:
     """Answers questions about a subject; each change gives a new answer.

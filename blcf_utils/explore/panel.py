@@ -95,10 +95,10 @@ class Panel:
         )  # fmt: skip
         right = widgets.VBox(
             [widgets.HTML(style), self.message, self.summary, self.results, self.details],
-            layout=widgets.Layout(flex="2 1 320px", min_width="260px"),
+            layout=widgets.Layout(flex="2 1 320px", min_width="260px", margin="0 0 0 14px"),
         )
         self.widget = widgets.Box(
-            [left, right], layout=widgets.Layout(display="flex", flex_flow="row wrap", gap="16px")
+            [left, right], layout=widgets.Layout(display="flex", flex_flow="row wrap")
         )
         for name in ("coding", "weighting", "mode", "rerank", "expansion"):
             getattr(self, name).observe(self._turned, "value")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from blcf_utils.backbones import layer_names
 from blcf_utils.collection.encoder import Encoder
 from blcf_utils.collection.opened import Collection
 from blcf_utils.collection.shards import THUMBNAIL, thumbnail_of
@@ -70,7 +71,7 @@ class StudySubject(Subject):
     Args:
         study: its profile gives the default coding.
         name: the dataset; the profile's first when empty.
-        layers: further layers of the same backbone.
+        layers: further layers of the same backbone; the one beside the profile's when empty.
         words: further sizes of the codebook.
         weightings: by their row names.
     """
@@ -87,7 +88,7 @@ class StudySubject(Subject):
         self.profile, self.dataset, self.title = study.profile, study.dataset(self.name), self.name
         main = (study.profile.features.backbone.layer, study.profile.codebook.words)
         self._studies: dict[str, Study] = {}
-        for layer in dict.fromkeys((main[0], *layers)):
+        for layer in dict.fromkeys((main[0], *(layers or [_neighbour(study)]))):
             backbone = study.profile.features.backbone.model_copy(update={"layer": layer})
             there = study if layer == main[0] else study.with_backbone(backbone)
             for k in dict.fromkeys((main[1], *words)):
@@ -158,3 +159,11 @@ def jpeg(pixels: np.ndarray, quality: int = 85) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
+
+
+def _neighbour(study: Study) -> str:
+    """Return the layer after a study's own, or before it where that is the last."""
+    backbone = study.profile.features.backbone
+    names = layer_names(backbone.name)
+    at = names.index(backbone.layer)
+    return names[at + 1] if at + 1 < len(names) else names[max(0, at - 1)]

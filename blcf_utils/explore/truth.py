@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blcf_utils.datasets.base import Box, Dataset
-from blcf_utils.localisation import intersection_over_union
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,15 @@ class Truth:
 def known_truth(dataset: Dataset, path: Path, box: Box | None) -> Truth | None:
     """Return what the ground truth says of an image and a box; None where it says nothing.
 
-    A dataset's own query with that image decides, the one whose box overlaps most. An image that
-    is only a positive of some query is judged by that query's positives, itself left out.
+    A dataset's own query with that image decides, the one whose box overlaps most; of a box that
+    has less than half in common with all of them nothing is known. An image that is only a
+    positive of some query is judged by that query's positives, itself left out.
     """
     own = [query for query in dataset.queries if query.image == path]
     if own:
-        query = max(own, key=lambda q: _overlap(q.box, box))
+        query = max(own, key=lambda q: _shared(q.box, box))
+        if _shared(query.box, box) < 0.5:
+            return None
         return Truth(query.instance or query.id, query.positives, query.junk)
     number = dataset.image_index.get(path)
     if number is None or number >= len(dataset.images):
@@ -63,7 +65,10 @@ def _hard_junk(query, dataset: Dataset) -> set[int]:
     return {unit for unit in query.junk if unit != own}
 
 
-def _overlap(a: Box | None, b: Box | None) -> float:
+def _shared(a: Box | None, b: Box | None) -> float:
+    """Return the area two boxes share, as a share of the smaller one; 1 for the whole image."""
     if a is None or b is None:
-        return float(a is b)
-    return intersection_over_union(a, b)
+        return 1.0
+    across, down = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b))
+    return max(0.0, across) * max(0.0, down) / smaller
