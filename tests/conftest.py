@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from pathlib import Path
 
+import album as album_pictures
 import numpy as np
 import pytest
 from PIL import Image
@@ -173,3 +175,20 @@ def toy_searcher(toy, toy_stages, tiny_network):
         made.append(QueryMaps(view, maps, images.image_index))
     base = SearchBase(toy, toy_stages.maps, toy_stages.index, augmented=lambda: made)
     return Searcher(base, RerankingConfig(), ExpansionConfig(images=3))
+
+
+@pytest.fixture
+def album_profile(tmp_path) -> str:
+    """The path of a profile with which a few photographs are indexed within a second."""
+    path = tmp_path / "small.yaml"
+    path.write_text(textwrap.dedent(album_pictures.PROFILE), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def album(tmp_path, store) -> Path:
+    """A folder of twelve photographs: four posters, three photographs each, in two sub-folders."""
+    root = tmp_path / "holiday"
+    for i in range(12):
+        album_pictures.paint(root / f"day{i % 2}" / f"{i:02d}.jpg", i, i // 3)
+    return root

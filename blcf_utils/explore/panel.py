@@ -183,7 +183,9 @@ class Panel:
         answer, subject = self.explorer.answer, self.explorer.subject
         self.message.value = ""
         known = (
-            f"AP {answer.ap:.3f} ({answer.truth.instance})" if answer.truth else "no truth known"
+            f"AP {answer.ap:.3f} ({answer.truth.instance})"
+            if answer.truth
+            else "nothing known of what is relevant"
         )
         self.summary.value = (
             f"<b>{html.escape(answer.knobs.recipe)}</b>, weighting {answer.knobs.weighting}: "
