@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help env study photos report lab test lint references bench clean
+.PHONY: help env study photos report demo lab test lint references bench clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ photos: $(STAMP) ## Run it on real photographs (BLCF_DATA and BLCF_WEIGHTS name 
 
 report: $(STAMP) ## Write the HTML report of what has been run
 	$(BIN)/blcf report --profile $(PROFILE)
+
+demo: $(STAMP) ## Open the explorer in a browser, on the embedded data
+	$(BIN)/blcf demo --profile $(PROFILE)
 
 lab: $(STAMP) ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

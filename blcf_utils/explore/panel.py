@@ -54,7 +54,7 @@ class Panel:
         self._show()
 
     def _build(self, subject: Subject) -> None:
-        wide = {"layout": widgets.Layout(width="100%"), "style": {"description_width": "84px"}}
+        wide = {"layout": widgets.Layout(width="97%"), "style": {"description_width": "84px"}}
         dataset, knobs = subject.dataset, self.explorer.knobs
         starts = [(f"{q.id}", ("query", q.id)) for q in dataset.queries] or [
             (path.name, ("image", i)) for i, path in enumerate(dataset.images[:_MANY])

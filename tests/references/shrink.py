@@ -8,7 +8,8 @@ import nbformat
 def shrink(path: Path) -> None:
     """Drop every output but those of cells tagged nbval-check-output, and run-time metadata."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("papermill", None)
+    for of_the_run in ("papermill", "widgets"):
+        notebook.metadata.pop(of_the_run, None)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
