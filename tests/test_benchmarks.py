@@ -22,6 +22,7 @@ TINY = {
     "reranking": "--images 4 --words 300 --height 5 --width 4 --repeats 1",
     "saliency": "--number 2 --longest-side 96 --repeats 1 --width 0.02",
     "aggregation": "--images 2 --channels 16 --words 4 --repeats 1",
+    "explorer": "--noise 12 --queries 2",
     "finetuning": "--number 4 --longest-side 96 --batch 2 --steps 1 --repeats 1",
     "encoding": "--number 4 --words 60 --histograms 30 --repeats 1",
 }
