@@ -76,6 +76,8 @@ def show_why(explorer: Explorer, image: int) -> Figure:
     weights = answer.base.weights(image) if answer.base.weights else np.ones(words.shape)
     draw_heat(second, pixels, np.asarray(weights), f"weights: {answer.knobs.weighting}")
     _draw_contributions(third, added, best)
+    for ax in (left, right, first, second, third):
+        ax.title.set_fontsize(9)
     return done(figure)
 
 
