@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +13,28 @@ from blcf_utils.config import BackboneConfig
 from blcf_utils.errors import StudyError
 from blcf_utils.published import table_info
 from blcf_utils.report_claims import claims_to_html
+from blcf_utils.report_notebooks import notebook_to_html
 from blcf_utils.report_pages import (
     Cell,
     claims_summary,
     definition_list,
     html_table,
-    notebook_to_html,
+    number_cell,
+    per_query_to_html,
     plain_table_to_html,
     table_summary,
     table_to_html,
     verdict_cell,
 )
-from blcf_utils.report_style import SORT, style_sheet
+from blcf_utils.report_queries import QueriesPage, query_pages
+from blcf_utils.report_script import SCRIPT
+from blcf_utils.report_style import style_sheet
 from blcf_utils.run_record import read_run, results_folder
 from blcf_utils.tables import LONG
 
 CLAIMS = "claims"
 DATA = "data"
+PER_QUERY = "per_query"
 PLAIN_INTRODUCTIONS = {
     "intervals": "<p>Every mean over queries with its 95 % bootstrap interval (low to high), and "
     "its gain over the first row of its table in the same column, with the interval of the paired "
@@ -80,13 +86,18 @@ def write_report(profile: str, results: Path | None = None) -> Path:
     site = folder / "report"
     shutil.rmtree(site, ignore_errors=True)
     names = {path.stem for path in notebooks}
+    queries = query_pages(record, folder, site)
     pages = [_notebook_page(path, names) for path in notebooks]
-    pages += [_table_page(path, folder, record) for path in tables]
-    pages.sort(key=lambda page: ("notebook", "table", "claims").index(page.group))
+    pages += [_table_page(path, folder, record, queries) for path in tables]
+    pages += [Page(q.file, f"Queries of {q.dataset}", q.body, "queries") for q in queries]
+    pages.sort(key=lambda page: ("notebook", "table", "queries", "claims").index(page.group))
     pages.append(_provenance_page(record))
-    pages.insert(0, _index_page(profile, record, pages))
+    pages.insert(0, _index_page(profile, record, pages, queries))
     for path in tables:
         write_text(site / DATA / path.name, path.read_text(encoding="utf-8"))
+        of_queries = folder / PER_QUERY / path.name
+        if of_queries.is_file():
+            write_text(site / DATA / PER_QUERY / path.name, of_queries.read_text(encoding="utf-8"))
     write_text(site / "report.css", style_sheet())
     for number, page in enumerate(pages):
         before = pages[number - 1] if number else None
@@ -100,13 +111,18 @@ def _notebook_page(path: Path, others: set[str]) -> Page:
     return Page(f"{path.stem}.html", title, body, "notebook")
 
 
-def _table_page(path: Path, folder: Path, record: dict) -> Page:
+def _table_page(path: Path, folder: Path, record: dict, queries: list[QueriesPage]) -> Page:
     header = path.read_text(encoding="utf-8").partition("\n")[0].strip()
     name = path.stem
     title, summary = name.replace("_", " "), ("", "", "")
     if header == ",".join(LONG):
         title, context = table_info(name).title, _context(record)
+        anchors = {
+            page.dataset: {query: f"{page.file}#{place}" for query, place in page.anchors.items()}
+            for page in queries
+        }
         body, summary = table_to_html(name, folder, context), table_summary(name, folder, context)
+        body += per_query_to_html(name, folder, anchors)
     elif name == CLAIMS:
         title, summary, body = "Claims of the slides", claims_summary(path), claims_to_html(path)
     else:
@@ -156,7 +172,7 @@ def _provenance_page(record: dict) -> Page:
     return Page("provenance.html", "Provenance", "\n".join(parts), "provenance")
 
 
-def _index_page(profile: str, record: dict, pages: list[Page]) -> Page:
+def _index_page(profile: str, record: dict, pages: list[Page], queries: list[QueriesPage]) -> Page:
     document = record.get("profile", {}).get("document", {})
     about = document.get("description", "")
     parts = [f"<h1>Instance search with visual words: profile {html.escape(profile)}</h1>"]
@@ -189,6 +205,16 @@ def _index_page(profile: str, record: dict, pages: list[Page]) -> Page:
         rows = [[_link(page, page.stem), Cell(html.escape(page.title)), *page.summary]
                 for page in tables]  # fmt: skip
         parts.append("<h2>Tables</h2>" + html_table(header, rows))
+    if queries:
+        rows = dict.fromkeys(row for page in queries for row in page.means)
+        lines = [
+            [Cell(f'<a href="{page.file}">{html.escape(page.dataset)}</a>', key=page.dataset),
+             len(page.anchors),
+             *(number_cell(page.means.get(row, math.nan), 3) for row in rows)]
+            for page in queries
+        ]  # fmt: skip
+        header = ["queries of", "queries", *(f"mAP {row}" for row in rows)]
+        parts.append("<h2>Queries and what they find</h2>" + html_table(header, lines))
     claims = next((page for page in pages if page.group == "claims"), None)
     if claims:
         told = f": {', '.join(claims.summary)}" if claims.summary else ""
@@ -205,7 +231,8 @@ def _layout(
     profile: str, page: Page, pages: list[Page], before: Page | None, after: Page | None
 ) -> str:
     groups = [("index", "Overview"), ("notebook", "Notebooks"), ("table", "Tables"),
-              ("claims", "Claims"), ("provenance", "Provenance")]  # fmt: skip
+              ("queries", "Queries"), ("claims", "Claims"),
+              ("provenance", "Provenance")]  # fmt: skip
     links = []
     for group, label in groups:
         first = next((p for p in pages if p.group == group), None)
@@ -234,7 +261,7 @@ def _layout(
 <nav class="steps" aria-label="Next and previous page">{"".join(steps)}</nav>
 </main>
 <footer class="site">BLCF Study · profile {html.escape(profile)}</footer>
-<script>{SORT}</script>
+<script>{SCRIPT}</script>
 </body>
 </html>
 """

@@ -1,31 +1,26 @@
-"""Pieces of the report: an executed notebook, a result table or a record as HTML.
-
-Everything works without a network: figures are embedded, formulas become MathML, and nothing is
-loaded from anywhere else.
-"""
+"""Pieces of the report: result tables, values of single queries and records as HTML."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import nbformat
 import pandas as pd
-from latex2mathml.converter import convert as to_mathml
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from blcf_utils.published import table_info
-from blcf_utils.tables import NOT_RUN, read_table, shown_number, verdicts
+from blcf_utils.published import dataset_of, table_info
+from blcf_utils.tables import NOT_RUN, read_per_query, read_table, shown_number, verdicts
 
-# Nothing that needs a script: a widget shows its text, which names what it is.
-SHOWN_TYPES = [
-    "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain",
-]  # fmt: skip
-LINK = re.compile(r'<a((?: [^>]*)? )href="([^"]*)"([^>]*)>(.*?)</a>', re.S)
+# More columns than this and a table takes a wide sheet when it is printed.
+MANY_COLUMNS = 8
+# More numbers than this and a page only offers them as data.
+MOST_NUMBERS = 12_000
+# Longer texts than this get a column that is wide enough to be read on a phone.
+LONG_TEXT = 40
+TAG = re.compile(r"<[^>]*>")
 COMPARED = ("reproduced", "close", "differs")
 VERDICT_COLOURS = {
     "reproduced": "good", "holds": "good", "close": "mid", "differs": "bad", "fails": "bad",
@@ -42,59 +37,10 @@ class Cell:
     css: str = ""
 
 
-class _Renderer(IPythonRenderer):
-    """Markdown with formulas as MathML instead of text for a script to typeset."""
-
-    def block_math(self, body: str) -> str:
-        return _mathml(body, "block")
-
-    def inline_math(self, body: str) -> str:
-        return _mathml(body, "inline")
-
-    def latex_environment(self, name: str, body: str) -> str:
-        inner = body if name.rstrip("*") == "equation" else rf"\begin{{{name}}}{body}\end{{{name}}}"
-        return _mathml(inner, "block")
-
-
-def markdown_to_html(source: str) -> str:
-    """Return Markdown with LaTeX formulas as HTML with MathML."""
-    return MarkdownWithMath(renderer=_Renderer(escape=False)).render(source)
-
-
-def notebook_to_html(path: Path, others: Collection[str] = ()) -> tuple[str, str]:
-    """Return an executed notebook's title (its first heading) and its body as HTML.
-
-    Args:
-        path: the executed notebook.
-        others: names of the notebooks that have a page of their own; a link to one of them leads
-            to its page, a link to any other file of the repository becomes plain text.
-    """
-    notebook = nbformat.read(path, as_version=4)
-    title, heading = "", ""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            found = re.findall(r"^#+ +(.+?) *#*$", cell.source, re.M)
-            heading = found[-1] if found else heading
-            title = title or (found[0] if found else "")
-        if cell.cell_type == "code":
-            cell.outputs = [shown for output in cell.outputs if (shown := _shown(output))]
-        # What a reader who does not see a figure is told, unless the notebook says better.
-        cell.metadata.setdefault("alt", f"Figure of the section {_plain(heading)!r}")
-    exporter = HTMLExporter(
-        template_name="basic",
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        embed_images=True,
-    )
-    exporter.register_filter("markdown2html", markdown_to_html)
-    body, _ = exporter.from_notebook_node(notebook)
-    return _plain(title) or path.stem, LINK.sub(lambda link: _relink(link, others), body)
-
-
 def html_table(
     header: Sequence[str | Cell], rows: Iterable[Sequence[object]], caption: str = ""
 ) -> str:
-    """Return a sortable table; numbers align right and sort as numbers.
+    """Return a table; numbers align right. The report's script makes its columns sort.
 
     Args:
         header: column titles.
@@ -105,13 +51,14 @@ def html_table(
     for item in header:
         cell = item if isinstance(item, Cell) else Cell(html.escape(item))
         css = f' class="{cell.css}"' if cell.css else ""
-        heads.append(f'<th scope="col"{css}><button type="button">{cell.shown}</button></th>')
+        heads.append(f'<th scope="col"{css}>{cell.shown}</th>')
     lines = []
     for row in rows:
         lines.append("<tr>" + "".join(_td(value) for value in row) + "</tr>")
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    css = "scroll many" if len(heads) > MANY_COLUMNS else "scroll"
     return (
-        f'<div class="scroll"><table>{title}<thead><tr>{"".join(heads)}</tr></thead>\n'
+        f'<div class="{css}"><table>{title}<thead><tr>{"".join(heads)}</tr></thead>\n'
         f"<tbody>{chr(10).join(lines)}</tbody></table></div>"
     )
 
@@ -159,10 +106,10 @@ def table_to_html(table_id: str, folder: Path, context: dict[str, str]) -> str:
     parts.append(_not_run(table))
     compared = _compared(table_id, folder, context)
     if len(compared):
+        shown = partial(number_cell, decimals=info.decimals)
         rows = [
-            [v.row, v.column, _number(v.published, info.decimals),
-             _number(v.measured, info.decimals), _number(v.difference, info.decimals, sign=True),
-             _number(v.tolerance, info.decimals), verdict_cell(v.verdict)]
+            [v.row, v.column, shown(v.published), shown(v.measured),
+             shown(v.difference, sign=True), shown(v.tolerance), verdict_cell(v.verdict)]
             for v in compared.itertuples()
         ]  # fmt: skip
         head = ["row", "column", "published", "measured", "difference", "tolerance", "verdict"]
@@ -180,6 +127,39 @@ def table_summary(table_id: str, folder: Path, context: dict[str, str]) -> tuple
     verdict = _compared(table_id, folder, context)["verdict"]
     told = [f"{(verdict == name).sum()} {name}" for name in COMPARED if (verdict == name).any()]
     return str(measured.sum()), str((~measured).sum()), ", ".join(told) or "nothing to compare"
+
+
+def per_query_to_html(table_id: str, folder: Path, anchors: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the values behind a table's means, query by query, folded up; empty without any.
+
+    Args:
+        table_id: a table in ``folder/tables``.
+        folder: the profile's results folder.
+        anchors: dataset to query id to the address of what is shown of that query.
+    """
+    values = read_per_query(table_id, folder)
+    if not values:
+        return ""
+    data = f"data/per_query/{table_id}.csv"
+    link = f'<a href="{data}" download>{table_id}.csv of every query</a>'
+    parts = ["<h2>Query by query</h2>"]
+    if sum(map(len, values.values())) > MOST_NUMBERS:
+        return f"{parts[0]}<p>The values behind every mean, as data: {link}.</p>"
+    parts.append(f"<p>The values whose mean is a cell of the table; as data: {link}.</p>")
+    for column in dict.fromkeys(column for _, column in values):
+        of_rows = {row: each for (row, other), each in values.items() if other == column}
+        pages = anchors.get(dataset_of(column), {})
+        lines = []
+        for query in dict.fromkeys(q for each in of_rows.values() for q in each):
+            name = html.escape(query)
+            shown = f'<a href="{html.escape(pages[query])}">{name}</a>' if query in pages else name
+            numbers = (each.get(query) for each in of_rows.values())
+            lines.append([Cell(shown, key=query), *(_rounded(number) for number in numbers)])
+        parts.append(
+            f"<details><summary>{html.escape(column)}: {len(lines)} queries</summary>"
+            f"{html_table(['query', *(Cell(_breakable(row)) for row in of_rows)], lines)}</details>"
+        )
+    return "\n".join(parts)
 
 
 def claims_summary(path: Path) -> tuple[str, ...]:
@@ -205,39 +185,14 @@ def verdict_cell(text: str) -> Cell:
     return Cell(html.escape(text), css=css)
 
 
-def _mathml(latex: str, display: str) -> str:
-    known = re.sub(r"\\operatorname\*?(?=\s*\{)", r"\\mathrm", latex.strip())
-    # The converter has no "aligned" and no "gathered"; "split" lays out the same.
-    known = re.sub(r"(\\(?:begin|end)\{)(?:aligned|gathered)\}", r"\1split}", known)
-    try:
-        return to_mathml(known, display=display)
-    except Exception:  # the converter raises whatever its parser meets: the reader gets the source
-        return f"<code>{html.escape(latex.strip())}</code>"
-
-
-def _shown(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
-    """Reduce an output to its best form that needs no script; None when it has none."""
-    if "data" in output:
-        best = next((kind for kind in SHOWN_TYPES if kind in output.data), None)
-        if best is None:
-            return None
-        output.data = nbformat.from_dict({best: output.data[best]})
-    return output
-
-
-def _relink(link: re.Match, others: Collection[str]) -> str:
-    before, address, after, text = link.groups()
-    path, sign, fragment = address.partition("#")
-    name = path.removesuffix(".ipynb")
-    if not path or re.match(r"[a-z]+:", path):
-        return link.group()
-    if name != path and name in others:
-        return f'<a{before}href="{name}.html{sign}{fragment}"{after}>{text}</a>'
-    return text
-
-
-def _plain(markdown: str) -> str:
-    return re.sub(r"[`*$]", "", markdown).strip()
+def number_cell(value: object, decimals: int, *, sign: bool = False, css: str = "") -> Cell:
+    """Return a number with so many decimals as a cell that sorts by its exact value."""
+    if isinstance(value, float):
+        if pd.isna(value):
+            return Cell("–", css=f"n {css}".strip())
+        shown = ("+" if sign and value >= 0 else "") + shown_number(value, decimals)
+        return Cell(shown, key=repr(value), css=f"n {css}".strip())
+    return Cell(html.escape(str(value)), css=css)
 
 
 def _is_number(text: str) -> bool:
@@ -252,18 +207,22 @@ def _td(value: object) -> str:
     if not isinstance(value, Cell):
         text = str(value)
         value = Cell(html.escape(text), css="n" if _is_number(text) else "")
+    css = value.css
+    if len(TAG.sub("", value.shown)) > LONG_TEXT:
+        css = f"{css} long".strip()
     key = f' data-key="{html.escape(value.key)}"' if value.key is not None else ""
-    css = f' class="{value.css}"' if value.css else ""
+    css = f' class="{css}"' if css else ""
     return f"<td{css}{key}>{value.shown}</td>"
 
 
-def _number(value: object, decimals: int, *, sign: bool = False, css: str = "") -> Cell:
-    if isinstance(value, float):
-        if pd.isna(value):
-            return Cell("–", css=f"n {css}".strip())
-        shown = ("+" if sign and value >= 0 else "") + shown_number(value, decimals)
-        return Cell(shown, key=repr(value), css=f"n {css}".strip())
-    return Cell(html.escape(str(value)), css=css)
+def _breakable(name: str) -> str:
+    """Return an escaped name that may be broken after its + and /."""
+    return re.sub(r"(?<=[+/])(?=\S)", "<wbr>", html.escape(name))
+
+
+def _rounded(value: float | None) -> Cell:
+    # Without an exact key: a page holds thousands of these.
+    return Cell("–" if value is None else f"{value:.3f}", css="n")
 
 
 def _compared(table_id: str, folder: Path, context: dict[str, str]) -> pd.DataFrame:
@@ -275,13 +234,15 @@ def _beside(table: pd.DataFrame, decimals: int) -> str:
     cells = {(c.row, c.column): c for c in table.itertuples()}
     header: list[str | Cell] = ["row"]
     halves = []
-    for column in table["column"].unique():
+    measured = table.loc[table["measured"].notna(), "column"].unique().tolist()
+    # This run's columns first: a table of many datasets is wider than a page.
+    for column in dict.fromkeys([*measured, *table["column"]]):
         part = table[table["column"] == column]
         for what in ("measured", "published"):
             if part[what].notna().any():
                 halves.append((column, what))
                 css = "published" if what == "published" else ""
-                header.append(Cell(f"{html.escape(column)}<br>{what}", css=css))
+                header.append(Cell(f"{_breakable(column)}<br>{what}", css=css))
     rows = []
     for row in table["row"].unique():
         line: list[object] = [row]
@@ -294,7 +255,7 @@ def _beside(table: pd.DataFrame, decimals: int) -> str:
                 )
             else:
                 css = "published" if what == "published" else ""
-                line.append(_number(value, decimals, css=css))
+                line.append(number_cell(value, decimals, css=css))
         rows.append(line)
     return html_table(header, rows)
 

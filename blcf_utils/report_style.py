@@ -1,4 +1,4 @@
-"""The look of the report: one style sheet and the few lines of script that sort its tables."""
+"""The look of the report: one style sheet for screens, phones and paper."""
 
 from pygments.formatters import HtmlFormatter
 
@@ -29,21 +29,50 @@ img, svg { max-width: 100%; height: auto; }
 .anchor-link { visibility: hidden; text-decoration: none; padding-left: .3em; }
 h1:hover .anchor-link, h2:hover .anchor-link, h3:hover .anchor-link { visibility: visible; }
 .scroll, .output_html, .text_cell_render { overflow-x: auto; }
+figure { margin: 1rem 0; }
+figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; }
+.scroll { margin: 1rem 0; max-height: 90vh; overflow: auto; }
+.scroll table { margin: 0; }
+details { margin: .6rem 0; } summary { cursor: pointer; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .92rem; }
+table.dataframe { border: 0; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; }
+th, td { padding: .35rem .7rem; border: 0 solid var(--line); border-bottom-width: 1px;
+  text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
-tbody th { min-width: 9.5em; }
+.dataframe thead tr:not(:last-child) th { border-bottom: 0; padding-bottom: 0; }
+tbody th, .scroll td:first-child { min-width: 7.5em; max-width: 14em; }
+td.long { min-width: 14em; }
+.scroll td:first-child, .scroll th:first-child { position: sticky; left: 0; background: #fff; }
+.scroll thead th { position: sticky; top: 0; background: #fff; z-index: 1; }
+.scroll thead th:first-child { z-index: 2; }
 .output_html thead th { text-align: left; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.published, th.published { color: var(--soft); }
 th button { all: unset; cursor: pointer; font-weight: 650; }
+th button:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 th button::after { content: " \\2195"; color: var(--soft); font-weight: 400; }
 th[aria-sort="ascending"] button::after { content: " \\2191"; color: var(--ink); }
 th[aria-sort="descending"] button::after { content: " \\2193"; color: var(--ink); }
 .good { color: var(--good); } .mid { color: var(--mid); } .bad { color: var(--bad); }
 .soft { color: var(--soft); }
+.legend { list-style: none; padding: 0; }
+.legend li { border-left: 1rem solid var(--kind); padding-left: .5rem; margin: .2rem 0; }
+.relevant { --kind: var(--good); } .wrong { --kind: var(--bad); } .junk { --kind: var(--soft); }
+.asked { --kind: var(--link); }
+.query { margin-top: 1.6rem; border-top: 1px solid var(--line); }
+.query h3 { margin: .8rem 0 0; overflow-wrap: anywhere; }
+.query h3 small { color: var(--soft); font-weight: 400; }
+.query p { margin: .2rem 0 .6rem; }
+.hits { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.7rem, 1fr)); gap: .6rem; }
+.hit { margin: 0; max-width: 8.5rem; }
+.shot { position: relative; width: fit-content; border: 3px solid var(--kind); }
+.junk .shot { border-style: dashed; } .wrong .shot { border-style: double; border-width: 5px; }
+.shot img { display: block; max-height: 8rem; width: auto; }
+.shot svg { position: absolute; inset: 0; width: 100%; height: 100%; }
+.shot rect { fill: none; stroke: #fff; stroke-width: 4; vector-effect: non-scaling-stroke; }
+.shot rect + rect { stroke: var(--kind); stroke-width: 2; }
+.hit figcaption { color: var(--kind); font-size: .8rem; line-height: 1.3; margin: .2rem 0 0; }
 .notice { border-left: 4px solid var(--mid); background: var(--wash); padding: .6rem 1rem; }
 .cell { margin: 1rem 0; }
 .input_area, .output_stream, .output_error, pre { border-radius: 4px; }
@@ -69,30 +98,21 @@ footer.site { border-top: 1px solid var(--line); color: var(--soft); font-size: 
   header.site, .steps, .skip, .anchor-link, th button::after { display: none; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; }
   a { color: inherit; text-decoration: none; }
-  img, tr, pre { break-inside: avoid; } h1, h2, h3 { break-after: avoid; }
-  .scroll, .output_html, .text_cell_render, pre { overflow: visible; }
+  img, tr, pre, figure, .query { break-inside: avoid; }
+  h1, h2, h3, summary { break-after: avoid; }
+  .scroll, .output_html, .text_cell_render, pre { overflow: visible; max-height: none; }
+  .scroll td:first-child, .scroll thead th { position: static !important; }
   pre { white-space: pre-wrap; }
+  table { font-size: 8pt; } td.n { white-space: normal; }
+  th, td { padding: .15rem .3rem; overflow-wrap: break-word; min-width: 0 !important; }
+  details th, details td, .dataframe th, .dataframe td { overflow-wrap: anywhere; }
+  .many, .output_html:has(thead th:nth-child(9)) { page: wide; }
+  .many table, .output_html:has(thead th:nth-child(9)) table { font-size: 6.5pt; }
+  .shot, .legend li { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .hits { grid-template-columns: repeat(9, 1fr); gap: .3rem; }
 }
-"""
-
-SORT = """
-for (const button of document.querySelectorAll("th button")) {
-  button.addEventListener("click", () => {
-    const head = button.closest("th"), table = head.closest("table");
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const at = [...head.parentNode.children].indexOf(head), body = table.tBodies[0];
-    const key = (row) => row.children[at].dataset.key ?? row.children[at].textContent.trim();
-    const order = (a, b) => {
-      const x = key(a), y = key(b), p = parseFloat(x), q = parseFloat(y);
-      if (isNaN(p) !== isNaN(q)) return isNaN(p) ? 1 : -1;
-      const by = isNaN(p) ? x.localeCompare(y, undefined, {numeric: true}) : p - q;
-      return up ? by : -by;
-    };
-    body.append(...[...body.rows].sort(order));
-  });
-}
+@page { margin: 14mm; }
+@page wide { size: A4 landscape; margin: 10mm; }
 """
 
 

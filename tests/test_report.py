@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,7 +19,9 @@ from blcf_utils.artefacts import write_json
 from blcf_utils.config import load_profile
 from blcf_utils.errors import StudyError
 from blcf_utils.report import write_report
-from blcf_utils.report_pages import html_table, markdown_to_html
+from blcf_utils.report_notebooks import markdown_to_html, notebook_to_html
+from blcf_utils.report_pages import MOST_NUMBERS, html_table, per_query_to_html
+from blcf_utils.report_script import SCRIPT
 from blcf_utils.report_style import style_sheet
 from blcf_utils.tables import Measurement, write_table
 
@@ -99,7 +103,8 @@ def site(tmp_path_factory):
         write_table(
             "t02_blcf_search",
             [
-                Measurement("GS", "oxford5k", 0.655),
+                Measurement("GS", "oxford5k", 0.655, per_query={"q<1>": 0.61, "q2": 0.7}),
+                Measurement("LS", "oxford5k", 0.7, per_query={"q<1>": 0.7}),
                 Measurement("GS", "set<a>", 0.25),
                 Measurement("LS", "set<a>", None, "not run: no boxes & no time"),
             ],
@@ -200,6 +205,8 @@ def test_outputs_are_shown_and_escaped(site):
     assert "<td>0.5</td>" in text
     assert "&lt;Figure&gt;" not in text
     assert Links(text).alts == ["Figure of the section 'One thing'"]
+    assert text.count("<figcaption>") == text.count("<figure>") == 1
+    assert "<figcaption>Figure 1. One thing</figcaption>" in text
     assert "<title>One thing · BLCF Study, tiny</title>" in text
 
 
@@ -246,11 +253,164 @@ def test_claims_provenance_and_failures_are_told(site):
     assert "A test&#x27;s &lt;own&gt; profile" in index
 
 
-def test_tables_sort_numbers_as_numbers_and_are_usable_by_keyboard():
-    text = html_table(["name", "n"], [["a", 10], ["b", 9.5]])
-    assert text.count('<button type="button">') == 2
+def test_a_table_has_heads_captions_and_aligned_numbers():
+    text = html_table(["name", "n"], [["a", 10], ["b", "not run"]], caption="Of <names>")
+    assert text.count('<th scope="col">') == 2
     assert '<td class="n">10</td>' in text
-    assert 'scope="col"' in text
+    assert "<td>not run</td>" in text
+    assert "<caption>Of &lt;names&gt;</caption>" in text
+
+
+def test_the_values_behind_the_means_are_folded_up_query_by_query(site):
+    text = page(site, "t02_blcf_search")
+    details = text[text.index("<details>") : text.index("</details>")]
+    assert "oxford5k: 2 queries" in details
+    assert re.findall(r"<td.*?</td>", details) == [
+        '<td data-key="q&lt;1&gt;">q&lt;1&gt;</td>', '<td class="n">0.610</td>',
+        '<td class="n">0.700</td>',
+        '<td data-key="q2">q2</td>', '<td class="n">0.700</td>', '<td class="n">–</td>',
+    ]  # fmt: skip
+    assert text.count("<details>") == 1
+    assert "<details>" not in page(site, "x01_own")
+    assert (site / "data" / "per_query" / "t02_blcf_search.csv").is_file()
+
+
+def test_thousands_of_values_are_offered_as_data_only(tmp_path):
+    many = {f"q{i}": 0.5 for i in range(MOST_NUMBERS + 1)}
+    write_table("x01_own", [Measurement("a", "set", 0.5, per_query=many)], tmp_path, title="Own")
+    text = per_query_to_html("x01_own", tmp_path, {})
+    assert 'href="data/per_query/x01_own.csv"' in text
+    assert "<table" not in text
+
+
+WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0h1"/></svg>'
+
+
+@pytest.mark.parametrize(
+    ("bundle", "expected"),
+    [
+        ({"image/png": picture(), "text/plain": "Box(children=())"}, "data:image/png;base64,"),
+        # What widgets say where they do not work is not what they show.
+        (
+            {"image/png": picture(), "text/html": "<p>Widgets need a script</p>"},
+            "data:image/png;base64,",
+        ),
+        ({"image/svg+xml": SVG, "text/plain": "Box()"}, '<path d="M0 0h1"'),
+        ({"text/html": "<table><tr><td>7</td></tr></table>"}, "<td>7</td>"),
+        ({"text/html": " ", "text/plain": "Box()"}, "<code>Box()</code>"),
+        ({"text/plain": "Box(a < b)"}, "<code>Box(a &lt; b)</code>"),
+        ({}, "An interactive element without a picture"),
+    ],
+)
+def test_a_widget_is_shown_by_what_stands_in_for_it(tmp_path, bundle, expected):
+    output = nbformat.v4.new_output("display_data", {**WIDGET, **bundle})
+    cell = nbformat.v4.new_code_cell("panel", outputs=[output])
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    # Written as papermill leaves it: the state that only a script could show.
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    nbformat.write(notebook, tmp_path / "10_panel.ipynb")
+    _, body = notebook_to_html(tmp_path / "10_panel.ipynb")
+    assert expected in body
+    assert "Widgets need" not in body
+    assert "vnd.jupyter" not in body
+    assert "<script" not in body
+    if "<figure>" in body:
+        assert "to use it, open 10_panel.ipynb</figcaption>" in body
+    shown = re.search(r'<div class="output_html[^>]*>(.*?)</div>\s*</div>', body, re.S).group(1)
+    assert shown.strip()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; the tests that need it skip where none is installed."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = os.environ.get("BLCF_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if not program:
+        pytest.skip("SKIPPED, NOT TESTED: the report in a browser; install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as drivers:
+        opened = drivers.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened
+        opened.close()
+
+
+TABLE = html_table(
+    ["name", "score"],
+    [["b", "not run"], ["a10", 10], ["a9", 9.5], ["–", -2], ["c", "–"], ["a", "+0.125"]],
+)
+
+
+def first_column(tab) -> list[str]:
+    return tab.locator("tbody tr td:first-child").all_inner_texts()
+
+
+@pytest.fixture
+def sortable(browser, tmp_path):
+    (tmp_path / "table.html").write_text(
+        f'<meta charset="utf-8"><main>{TABLE}</main><script>{SCRIPT}</script>', encoding="utf-8"
+    )
+    tab = browser.new_page()
+    tab.goto((tmp_path / "table.html").as_uri())
+    yield tab
+    tab.close()
+
+
+def test_numbers_sort_as_numbers_and_what_was_not_run_stays_last(sortable):
+    sortable.get_by_role("button", name="score").click()
+    assert first_column(sortable) == ["–", "a", "a9", "a10", "b", "c"]
+    head = sortable.locator("th").nth(1)
+    assert head.get_attribute("aria-sort") == "ascending"
+    sortable.get_by_role("button", name="score").click()
+    assert first_column(sortable) == ["a10", "a9", "a", "–", "b", "c"]
+    assert head.get_attribute("aria-sort") == "descending"
+
+
+def test_a_table_is_sorted_by_keyboard_and_texts_as_people_count(sortable):
+    sortable.keyboard.press("Tab")
+    sortable.keyboard.press("Enter")
+    assert first_column(sortable) == ["a", "a9", "a10", "b", "c", "–"]
+    sortable.keyboard.press("Tab")
+    sortable.keyboard.press("Space")
+    heads = sortable.locator("th")
+    assert [heads.nth(i).get_attribute("aria-sort") for i in (0, 1)] == [None, "ascending"]
+
+
+def test_every_page_opens_without_network_errors_or_sideways_scrolling(browser, site):
+    tab = browser.new_page(viewport={"width": 380, "height": 800})
+    errors, loaded = [], []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    tab.on("request", lambda request: loaded.append(request.url))
+    for path in sorted(site.glob("*.html")):
+        tab.goto(path.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 380, path.name
+    assert not errors
+    assert {urlsplit(address).scheme for address in loaded} <= {"file", "data"}
+    tab.close()
+
+
+def test_pages_are_complete_without_a_script(browser, site):
+    tab = browser.new_context(java_script_enabled=False).new_page()
+    tab.goto((site / "t02_blcf_search.html").as_uri())
+    assert tab.locator("th").first.inner_text() == "row"
+    assert tab.locator("th button").count() == 0
+    tab.locator("summary").click()
+    assert tab.get_by_text("0.610").is_visible()
+    tab.context.close()
+
+
+def test_print_hides_navigation_and_cuts_no_table(browser, site):
+    tab = browser.new_page(viewport={"width": 700, "height": 900})
+    tab.emulate_media(media="print")
+    tab.goto((site / "t02_blcf_search.html").as_uri())
+    assert not tab.locator("header.site").is_visible()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 700
+    for box in tab.locator(".scroll").element_handles():
+        assert box.evaluate("one => getComputedStyle(one).overflowX") == "visible"
+    tab.close()
 
 
 def test_the_style_serves_phones_print_and_contrast():
