@@ -13,9 +13,7 @@ import json
 import logging
 import os
 import re
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +23,17 @@ from pathlib import Path
 from blcf_utils.config_base import digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import cache_dir
+from blcf_utils.peak_memory import PeakMemory, peak_memory_mb
 
 log = logging.getLogger("blcf")
 
 MANIFEST = "artefact.json"
 MADE = "made.json"
+# Settings that say how much work a stage is; the run's record keeps them.
+WORK = (
+    "batch", "dimensions", "factor", "inputs", "interpolate", "iterations", "keypoints", "layer",
+    "longest_side", "max_descriptors", "model", "name", "size", "steps", "words",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -94,6 +98,18 @@ def log_event(record: dict) -> None:
             stream.write(json.dumps(record, sort_keys=True) + "\n")
 
 
+def _settings(document: dict) -> dict:
+    """Return those numbers of a document that say how much work its stage is."""
+    flat = dict(document)
+    for group in document.values():
+        flat |= group if isinstance(group, dict) else {}
+    return {
+        name: value
+        for name, value in sorted(flat.items())
+        if name in WORK and isinstance(value, int | float | str)
+    }
+
+
 class ArtefactStore:
     """Finds artefacts by their document, or makes them.
 
@@ -134,12 +150,13 @@ class ArtefactStore:
         safe = re.sub(r"[^\w.+-]+", "_", label)
         folder = self.root / stage / f"{safe}-{key}"
         started = time.perf_counter()
-        reused = self._is_complete(folder, document)
-        if not reused:
-            with self._lock(folder):
-                reused = self._is_complete(folder, document)
-                if not reused:
-                    self._make(folder, document, make)
+        with PeakMemory() as peak:
+            reused = self._is_complete(folder, document)
+            if not reused:
+                with self._lock(folder):
+                    reused = self._is_complete(folder, document)
+                    if not reused:
+                        self._make(folder, document, make)
         made = json.loads((folder / MADE).read_text(encoding="utf-8"))
         artefact = Artefact(stage, label, key, folder, reused, made["seconds"])
         log.log(logging.DEBUG if quiet else logging.INFO, "%s", artefact)
@@ -152,12 +169,17 @@ class ArtefactStore:
                 "seconds": round(time.perf_counter() - started, 3),
                 "made_in_seconds": made["seconds"],
                 "peak_rss_so_far_mb": peak_memory_mb(),
+                **({} if reused or not peak.exact else {"peak_rss_mb": peak.mb}),
+                **({"resumed": True} if made.get("resumed") else {}),
+                "bytes": self._size(folder),
+                "settings": _settings(document),
             }
         )
         return artefact
 
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")
+        resumed = work.exists()
         work.mkdir(parents=True, exist_ok=True)
         for stale in work.glob(".*"):  # half-written by a killed run (see atomic_path)
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
@@ -173,13 +195,19 @@ class ArtefactStore:
                 ) from None
             raise
         seconds = round(time.perf_counter() - started, 3)
-        write_json(work / MADE, {"seconds": seconds})
+        write_json(work / MADE, {"seconds": seconds, **({"resumed": True} if resumed else {})})
         files = sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST)
         sizes = {p.relative_to(work).as_posix(): p.stat().st_size for p in files}
         write_json(work / MANIFEST, {"document": document, "files": sizes})
         if folder.exists():  # without a manifest: someone deleted part of it
             shutil.rmtree(folder)
         os.replace(work, folder)
+
+    @staticmethod
+    def _size(folder: Path) -> int:
+        """Return how many bytes an artefact's files have."""
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return sum(manifest["files"].values())
 
     @staticmethod
     def _is_complete(folder: Path, document: dict) -> bool:
@@ -201,13 +229,3 @@ class ArtefactStore:
         with open(folder.with_name(f".{folder.name}.lock"), "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
-
-
-def peak_memory_mb() -> int:
-    """Return the process' own peak resident memory in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would start at the peak of the parent that forked us
-        lines = status.read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
-    unit = 1024 if sys.platform != "darwin" else 1024**2
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from blcf_utils.datasets.stand_in import marked_folders
 from blcf_utils.errors import StudyError
 
 Box = tuple[float, float, float, float]
@@ -121,6 +122,11 @@ class Dataset:
     def image_index(self) -> dict[Path, int]:
         """Position of each path in ``all_images``."""
         return {path: i for i, path in enumerate(self.all_images)}
+
+    @cached_property
+    def stand_in(self) -> bool:
+        """Whether pictures stand in for the dataset's own, so that nothing found is measured."""
+        return bool(marked_folders(self.all_images, self.root))
 
     def of_query_images(self) -> Dataset:
         """Return the query images as a database of their own, without queries."""

@@ -9,7 +9,7 @@ from blcf_utils.experiments.measuring import published_columns
 from blcf_utils.intervals import write_intervals
 from blcf_utils.published import published_ids, table_info
 from blcf_utils.study import Study
-from blcf_utils.tables import read_table, verdicts, write_table
+from blcf_utils.tables import read_table, verdicts
 
 
 def complete_tables(study: Study) -> list[str]:
@@ -23,7 +23,7 @@ def complete_tables(study: Study) -> list[str]:
         if not (folder / f"{table_id}.csv").exists():
             why = "the notebook that measures it has not run"
             reasons = dict.fromkeys(published_columns(table_id), why)
-            write_table(table_id, [], study.results, not_run=reasons)
+            study.write_table(table_id, [], not_run=reasons)
     own = {path.stem for path in folder.glob("*.csv")} - {
         "claims",
         "verdicts",

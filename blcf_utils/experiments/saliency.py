@@ -20,7 +20,7 @@ from blcf_utils.saliency.models import MODELS
 from blcf_utils.saliency.object_masks import object_masks
 from blcf_utils.saliency.quality import judge
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, read_table, write_table
+from blcf_utils.tables import Measurement, read_table
 from blcf_utils.weighting import NONE
 
 TABLE = "x03_saliency_quality"
@@ -57,7 +57,7 @@ def saliency_table(study: Study) -> pd.DataFrame:
                 cells += _quality(study, name, row, masks)
             if not why and row in MODELS:
                 cells += _seconds(study, name, row)
-    return write_table(TABLE, cells, study.results)
+    return study.write_table(TABLE, cells)
 
 
 def _quality(study: Study, name: str, row: str, masks: dict[int, np.ndarray]) -> list[Measurement]:
