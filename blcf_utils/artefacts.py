@@ -150,13 +150,12 @@ class ArtefactStore:
         safe = re.sub(r"[^\w.+-]+", "_", label)
         folder = self.root / stage / f"{safe}-{key}"
         started = time.perf_counter()
-        with PeakMemory() as peak:
-            reused = self._is_complete(folder, document)
-            if not reused:
-                with self._lock(folder):
-                    reused = self._is_complete(folder, document)
-                    if not reused:
-                        self._make(folder, document, make)
+        reused = self._is_complete(folder, document)
+        if not reused:
+            with self._lock(folder):
+                reused = self._is_complete(folder, document)
+                if not reused:
+                    self._make(folder, document, make)
         made = json.loads((folder / MADE).read_text(encoding="utf-8"))
         artefact = Artefact(stage, label, key, folder, reused, made["seconds"])
         log.log(logging.DEBUG if quiet else logging.INFO, "%s", artefact)
@@ -169,8 +168,8 @@ class ArtefactStore:
                 "seconds": round(time.perf_counter() - started, 3),
                 "made_in_seconds": made["seconds"],
                 "peak_rss_so_far_mb": peak_memory_mb(),
-                **({} if reused or not peak.exact else {"peak_rss_mb": peak.mb}),
-                **({"resumed": True} if made.get("resumed") else {}),
+                # Of the run that made it, like its seconds.
+                **{name: made[name] for name in ("peak_rss_mb", "resumed") if name in made},
                 "bytes": self._size(folder),
                 "settings": _settings(document),
             }
@@ -185,7 +184,8 @@ class ArtefactStore:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         started = time.perf_counter()
         try:
-            make(work)
+            with PeakMemory() as peak:
+                make(work)
         except OSError as error:
             if error.errno == 28:
                 free = shutil.disk_usage(self.root).free
@@ -195,7 +195,12 @@ class ArtefactStore:
                 ) from None
             raise
         seconds = round(time.perf_counter() - started, 3)
-        write_json(work / MADE, {"seconds": seconds, **({"resumed": True} if resumed else {})})
+        made = {"seconds": seconds}
+        if peak.exact:
+            made["peak_rss_mb"] = peak.mb
+        if resumed:  # what an earlier, killed run had made is not in these seconds
+            made["resumed"] = True
+        write_json(work / MADE, made)
         files = sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST)
         sizes = {p.relative_to(work).as_posix(): p.stat().st_size for p in files}
         write_json(work / MANIFEST, {"document": document, "files": sizes})

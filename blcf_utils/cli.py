@@ -150,6 +150,33 @@ def status(
 
 
 @app.command()
+def stages(
+    profile: ProfileOption = "mini",
+    results: ResultsOption = None,
+    full: Annotated[
+        str | None,
+        typer.Option("--as", metavar="PROFILE", help="Extrapolate to this profile's settings."),
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Change what is assumed of a machine with a GPU."),
+    ] = None,
+) -> None:
+    """Write the table of what every stage of a run took: time, memory, disk (x10_stages)."""
+    from blcf_utils.stages import TABLE, write_stages
+    from blcf_utils.stages_forecast import read_assumptions
+
+    assumptions = read_assumptions(_pairs(assume, "--assume"))
+    table = write_stages(profile, results, full=full, assumptions=assumptions)
+    sums = table[["seconds", "seconds_extrapolated", "seconds_predicted"]].sum() / 3600
+    typer.echo(
+        f"{TABLE}: {len(table)} stages, {sums['seconds']:.2f} h measured, "
+        f"{sums['seconds_extrapolated']:.1f} h extrapolated on this machine, "
+        f"{sums['seconds_predicted']:.1f} h predicted for {assumptions.name}"
+    )
+
+
+@app.command()
 def verify(
     profile: ProfileOption = "mini",
     results: ResultsOption = None,

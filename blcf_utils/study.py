@@ -192,6 +192,8 @@ class Study(
             "ground_truth": dataset.ground_truth_digest,
             "images": len(dataset.images),
             "queries": len(dataset.queries),
+            "all_images": len(dataset.all_images),
+            "query_images": len({query.image for query in dataset.queries}),
         }
         if dataset.stand_in:
             self._stand_ins[name] = None
