@@ -102,8 +102,10 @@ class Dataset:
     @cached_property
     def unit_numbers(self) -> np.ndarray:
         """The number of the unit that each database image belongs to, (n,)."""
+        if self.units is None:  # names of images may repeat in other folders (INSTRE's 001.jpg)
+            return np.arange(len(self.images))
         number = {name: i for i, name in enumerate(self.unit_names)}
-        return np.array([number[name] for name in self.units or self.unit_names])
+        return np.array([number[name] for name in self.units])
 
     def unit_of(self, image: int) -> int:
         """Return the number of the unit that a database image belongs to."""
