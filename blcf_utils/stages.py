@@ -30,9 +30,13 @@ COLUMNS = (
     "extrapolated_by", "peak_rss_mb", "bytes", "runs_on", "seconds_predicted",
 )  # fmt: skip
 # Of images with equal bytes these stages compute the first only; the others they compute for all.
-ONCE_PER_CONTENT = ("assignment", "checks", "features", "saliency", "sift", "sift_words", "weights")
+ONCE_PER_CONTENT = (
+    "assignment", "checks", "detector", "features", "saliency", "sift", "sift_words", "weights"
+)  # fmt: skip
 # Every image of a dataset is gone through.
-PER_IMAGE = (*ONCE_PER_CONTENT, "descriptors", "class-vectors", "detector", "image-rankings")
+PER_IMAGE = (*ONCE_PER_CONTENT, "descriptors", "class-vectors", "image-rankings")
+# Not of the query images outside the database.
+DATABASE_ONLY = ("descriptors", "detector", "image-rankings", "saliency", "weights")
 REST = "searching, scoring, plotting"
 
 
@@ -104,8 +108,8 @@ def stage_rows(record: dict, full: Profile | None = None) -> list[StageRow]:
 
 
 def _row(event: dict, datasets: dict[str, dict]) -> StageRow:
-    images, distinct = _counts(event["label"], datasets)
     stage = event["stage"]
+    images, distinct = _counts(event["label"], datasets, stage in DATABASE_ONLY)
     if stage not in PER_IMAGE:
         images = distinct = 0
     computed = distinct if stage in ONCE_PER_CONTENT else images
@@ -125,7 +129,7 @@ def _row(event: dict, datasets: dict[str, dict]) -> StageRow:
     )
 
 
-def _counts(label: str, datasets: dict[str, dict]) -> tuple[int, int]:
+def _counts(label: str, datasets: dict[str, dict], database_only: bool) -> tuple[int, int]:
     """Return how many images the dataset of a label has, and how many of them are distinct."""
     fitting = [name for name in datasets if label == name or label.startswith(f"{name}-")]
     if not fitting:
@@ -135,8 +139,8 @@ def _counts(label: str, datasets: dict[str, dict]) -> tuple[int, int]:
     if label.startswith(f"{name}-queries-"):
         images = data.get("query_images", 0)
         return images, min(images, data.get("distinct", images))
-    images = data.get("all_images", data.get("images", 0))
-    return images, data.get("distinct", images)
+    images = data["images"] if database_only else data.get("all_images", data["images"])
+    return images, min(images, data.get("distinct", images))
 
 
 def _scaled(row: StageRow, ran: dict, full: dict, rows: Sequence[StageRow]) -> StageRow:
@@ -233,12 +237,12 @@ def _line(row: StageRow, record: dict, assumptions: Assumptions) -> tuple:
         row.computed or "",
         round(row.seconds, 2),
         "yes" if row.resumed else "",
-        round(row.extrapolated, 1),
+        round(row.extrapolated, 2),
         row.why,
         row.peak_rss_mb or "",
         row.bytes or "",
         on,
-        round(seconds, 1),
+        round(seconds, 2),
     )
 
 

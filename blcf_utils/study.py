@@ -193,6 +193,7 @@ class Study(
             "images": len(dataset.images),
             "queries": len(dataset.queries),
             "all_images": len(dataset.all_images),
+            "distinct": len(np.unique(dataset.distinct)),
             "query_images": len({query.image for query in dataset.queries}),
         }
         if dataset.stand_in:
