@@ -98,6 +98,19 @@ def log_event(record: dict) -> None:
             stream.write(json.dumps(record, sort_keys=True) + "\n")
 
 
+_noted: list[dict[str, int]] = []
+
+
+def note_work(**numbers: int) -> None:
+    """Let the record of the stage that is being made say how much there was to do.
+
+    Numbers of one name add up. Outside of a stage nothing happens.
+    """
+    if _noted:
+        for name, number in numbers.items():
+            _noted[-1][name] = _noted[-1].get(name, 0) + number
+
+
 def _settings(document: dict) -> dict:
     """Return those numbers of a document that say how much work its stage is."""
     flat = dict(document)
@@ -169,7 +182,7 @@ class ArtefactStore:
                 "made_in_seconds": made["seconds"],
                 "peak_rss_so_far_mb": peak_memory_mb(),
                 # Of the run that made it, like its seconds.
-                **{name: made[name] for name in ("peak_rss_mb", "resumed") if name in made},
+                **{name: made[name] for name in ("peak_rss_mb", "resumed", "work") if name in made},
                 "bytes": self._size(folder),
                 "settings": _settings(document),
             }
@@ -183,6 +196,7 @@ class ArtefactStore:
         for stale in work.glob(".*"):  # half-written by a killed run (see atomic_path)
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         started = time.perf_counter()
+        _noted.append({})
         try:
             with PeakMemory() as peak:
                 make(work)
@@ -194,12 +208,16 @@ class ArtefactStore:
                     "BLCF_CACHE to another disk and run again: finished parts are kept"
                 ) from None
             raise
+        finally:
+            noted = _noted.pop()
         seconds = round(time.perf_counter() - started, 3)
         made = {"seconds": seconds}
         if peak.exact:
             made["peak_rss_mb"] = peak.mb
         if resumed:  # what an earlier, killed run had made is not in these seconds
             made["resumed"] = True
+        if noted:
+            made["work"] = noted
         write_json(work / MADE, made)
         files = sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST)
         sizes = {p.relative_to(work).as_posix(): p.stat().st_size for p in files}

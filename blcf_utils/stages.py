@@ -31,12 +31,15 @@ COLUMNS = (
 )  # fmt: skip
 # Of images with equal bytes these stages compute the first only; the others they compute for all.
 ONCE_PER_CONTENT = (
-    "assignment", "checks", "detector", "features", "saliency", "sift", "sift_words", "weights"
+    "assignment", "checks", "class-vectors", "descriptors", "detector", "features", "saliency",
+    "sift", "sift_words", "weights",
 )  # fmt: skip
 # Every image of a dataset is gone through.
-PER_IMAGE = (*ONCE_PER_CONTENT, "descriptors", "class-vectors", "image-rankings")
+PER_IMAGE = (*ONCE_PER_CONTENT, "image-rankings")
 # Not of the query images outside the database.
-DATABASE_ONLY = ("descriptors", "detector", "image-rankings", "saliency", "weights")
+DATABASE_ONLY = (
+    "class-vectors", "descriptors", "detector", "image-rankings", "saliency", "weights"
+)  # fmt: skip
 REST = "searching, scoring, plotting"
 
 
@@ -113,7 +116,10 @@ def _row(event: dict, datasets: dict[str, dict]) -> StageRow:
     if stage not in PER_IMAGE:
         images = distinct = 0
     computed = distinct if stage in ONCE_PER_CONTENT else images
-    factor = images / computed if computed else 1.0
+    factor, why = images / computed if computed else 1.0, "images"
+    work = event.get("work", {})
+    if work.get("pairs_matched"):  # what verification takes is matching pairs of images
+        factor, why = work["pairs"] / work["pairs_matched"], "pairs of images"
     return StageRow(
         stage,
         event["label"],
@@ -122,7 +128,7 @@ def _row(event: dict, datasets: dict[str, dict]) -> StageRow:
         event.get("made_in_seconds", event.get("seconds", 0.0)),
         bool(event.get("resumed")),
         factor,
-        "images" if factor > 1 else "",
+        f"{why} x {factor:.3g}" if factor > 1 else "",
         event.get("peak_rss_mb"),
         event.get("bytes", 0),
         event.get("settings", {}),

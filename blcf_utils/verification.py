@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from blcf_utils.artefacts import note_work
 from blcf_utils.boxes import Mode
 from blcf_utils.config import VerificationConfig
 from blcf_utils.datasets.base import Dataset
@@ -246,6 +247,7 @@ class _Matcher:
             which = b"" if inside is None else hashlib.sha256(np.packbits(inside)).digest()
             found = self.known.setdefault(b"%d " % self.features.distinct[image] + which, found)
         todo = [first for first in dict.fromkeys(firsts) if first not in found]
+        note_work(pairs=len(firsts), pairs_matched=len(todo))
         found |= zip(todo, self.pool.map(lambda i: self._match(query, i), todo), strict=True)
         return np.array([found[first] for first in firsts], np.int32)
 
