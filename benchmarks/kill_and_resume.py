@@ -2,14 +2,15 @@
 
     python benchmarks/kill_and_resume.py --profile rehearsal --notebook 00 --notebook 01 --kills 2
 
-Both runs have caches and results of their own in a temporary folder. SIGKILL goes to the whole
-process group: runner, kernel and their children at once. Compared are the files of every artefact,
+Both runs have caches and results of their own in a temporary folder. SIGKILL goes to the runner,
+its kernel and whatever they started, at once. Compared are the files of every artefact,
 byte by byte, and every cell of the tables that is no time; what only one run has is a difference.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -37,6 +38,21 @@ def start(folder: Path, arguments: argparse.Namespace) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
+
+
+def kill_all(pid: int) -> None:
+    """Kill a process and all that it started: a kernel is in a process group of its own."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            stat = (entry / "stat").read_text(encoding="utf-8")
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    doomed = [pid]
+    for one in doomed:
+        doomed += [child for child, parent in parents.items() if parent == one]
+    for one in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -84,7 +100,7 @@ def main() -> int:
                 print(f"kill {kill + 1}: too late, the run had ended")
                 break
             except subprocess.TimeoutExpired:
-                os.killpg(run.pid, signal.SIGKILL)
+                kill_all(run.pid)
                 run.wait()
             spent += after
             partial = [p.parent.name + "/" + p.name for p in cut.glob("cache/*/*.partial")]

@@ -200,3 +200,12 @@ def test_settings_that_contradict_each_other_are_refused():
     ):
         with pytest.raises(StudyError, match=message):
             load_profile("mini", settings)
+
+
+def test_a_weighting_without_weights_is_a_cell_that_was_not_run(open_toy, monkeypatch, tmp_path):
+    monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path))
+    study = open_toy(**{"finetuning.saliency": "SalGAN"})
+    t12 = experiments.finetuned_words_table(study).set_index(["row", "column"])
+    for row in ("off-the-shelf", "fine-tuned"):
+        assert "official weights are not here" in t12.loc[(row, "toy/saliency/gs"), "status"]
+        assert t12.loc[(row, "toy/gaussian/ls"), "status"] == "measured"
