@@ -107,10 +107,9 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
     keys = [study.finetuned(name, TRAINED_A.row, k).artefact.key for k in _folds(study, name)]
     for row, search in searches.items():
         for label, weighting in weightings.items():
-            why = study.why_not(name, weighting)
-            if why:
-                columns = (f"{name}/{label}/{mode}" for mode in MODES)
-                cells += [Measurement(row, c, None, f"not run: {why}") for c in columns]
+            if why := study.why_not(name, weighting):
+                empty = [(row, f"{name}/{label}/{mode}") for mode in MODES]
+                cells += [Measurement(*cell, None, f"not run: {why}") for cell in empty]
                 continue
             weights = study.weights(name, study.weighting_name(weighting))
             for mode in MODES:
