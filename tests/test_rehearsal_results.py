@@ -5,8 +5,10 @@ Every experiment runs on two tiny stand-ins. A way of writing a measured cell ma
 
 import json
 import os
+import re
 import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +108,12 @@ DERIVED = {"claims_table", "intervals_table", "mining_table", "summary_table"}
 def test_every_experiment_is_rehearsed_here():
     tables = {name for name in experiments.__all__ if name.endswith("_table")}
     assert set(RUN) == tables - DERIVED
+
+
+def test_experiments_write_through_the_study():
+    """Only the study knows whether its datasets are stand-ins."""
+    for path in Path(experiments.__file__).parent.glob("*.py"):
+        assert not re.search(r"(?<!study\.)\bwrite_table\b", path.read_text(encoding="utf-8")), path
 
 
 def _assert_nothing_measured(study):
