@@ -163,11 +163,13 @@ def stages(
     ] = None,
 ) -> None:
     """Write the table of what every stage of a run took: time, memory, disk (x10_stages)."""
+    from blcf_utils.config import load_profile
     from blcf_utils.stages import TABLE, write_stages
     from blcf_utils.stages_forecast import read_assumptions
 
     assumptions = read_assumptions(_pairs(assume, "--assume"))
-    table = write_stages(profile, results, full=full, assumptions=assumptions)
+    name = load_profile(profile).name
+    table = write_stages(name, results, full=full, assumptions=assumptions)
     sums = table[["seconds", "seconds_extrapolated", "seconds_predicted"]].sum() / 3600
     typer.echo(
         f"{TABLE}: {len(table)} stages, {sums['seconds']:.2f} h measured, "
