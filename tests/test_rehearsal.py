@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from official import write_ground_truth
 from PIL import Image
+from typer.testing import CliRunner
 
 from blcf_utils.datasets import load_dataset
 from blcf_utils.datasets.checks import check_dataset
@@ -166,3 +167,15 @@ def test_distractors_that_stand_in_make_the_whole_a_stand_in(toy, truth, tmp_pat
         more = add_distractors(toy, "more", tmp_path / "oxc1_100k", partial=True)
     assert len(more.images) == len(toy.images) + 5
     assert more.stand_in
+
+
+def test_the_command_says_what_it_wrote(truth, tmp_path):
+    from blcf_utils.cli import app
+
+    options = ["--groundtruth", str(truth), "--dataset", "instre", "--pictures", "2"]
+    command = ["rehearse", "write", str(tmp_path), *options, "--names", "9", "--workers", "1"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "instre: 9 names of the official 28,543 on 2 pictures" in done.output
+    again = CliRunner().invoke(app, command)
+    assert again.output == done.output

@@ -3,6 +3,7 @@
 Every experiment runs on two tiny stand-ins. A way of writing a measured cell makes a test fail.
 """
 
+import io
 import json
 import os
 import re
@@ -15,11 +16,14 @@ import pytest
 from official import write_ground_truth
 
 from blcf_utils import experiments, plots
+from blcf_utils.errors import StudyError
 from blcf_utils.intervals import show_intervals
-from blcf_utils.rehearsal.marking import RESULTS_MARKER, STAMP, STATUS
+from blcf_utils.rehearsal.marking import RESULTS_MARKER, STAMP, STATUS, rehearsed_datasets
 from blcf_utils.rehearsal.writing import write_stand_ins
 from blcf_utils.report import write_report
 from blcf_utils.run_record import output_files
+from blcf_utils.runner import run_study
+from blcf_utils.stages import write_stages
 from blcf_utils.study import open_study
 from blcf_utils.tables import Measurement, read_table, verdicts, wide, write_table
 
@@ -71,7 +75,9 @@ def study(tmp_path_factory):
         patch.setenv("BLCF_STAGE_LOG", str(folder / "stages.jsonl"))
         path = folder / "rehearsed.yaml"
         path.write_text(textwrap.dedent(PROFILE), encoding="utf-8")
-        yield open_study(str(path))
+        made = open_study(str(path))
+        made.path = path
+        yield made
 
 
 def _compared(study):
@@ -272,3 +278,23 @@ def test_stages_say_how_much_was_there_and_how_much_was_done(study):
 def _events():
     with open(os.environ["BLCF_STAGE_LOG"], encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def test_a_run_says_in_its_record_and_its_notebooks_that_it_is_a_rehearsal(study, tmp_path):
+    summary = run_study(str(study.path), ["01"], results=tmp_path, stream=io.StringIO())
+    assert summary.ok, summary.notebooks
+    record = json.loads((summary.results / "run.json").read_text(encoding="utf-8"))
+    assert record["rehearsal"].startswith(STAMP)
+    assert "instre, oxford5k" in record["rehearsal"]
+    executed = (summary.results / "notebooks" / "01_datasets.ipynb").read_text(encoding="utf-8")
+    assert STAMP in executed
+    assert read_table("t01_datasets", summary.results)["measured"].isna().all()
+    table = write_stages("rehearsed", tmp_path)
+    assert (table["stage"] == "checks").sum() == 2
+
+
+def test_a_damaged_marker_of_results_is_said(tmp_path):
+    assert rehearsed_datasets(tmp_path) == ()
+    (tmp_path / RESULTS_MARKER).write_text("[]", encoding="utf-8")
+    with pytest.raises(StudyError, match="expected the marker of a rehearsal's results"):
+        rehearsed_datasets(tmp_path)
