@@ -170,7 +170,7 @@ def test_a_query_or_a_length_that_cannot_be_answered_is_one_sentence(uri):
     with pytest.raises(StudyError, match="top of at least 1, found 0"):
         remote.search(*pairs[0], 0)
     large = MilvusIndex(remote._client, uri, "large", replace(remote.record, images=20_000))
-    with pytest.raises(StudyError, match="20,000 results were asked for .* at most 16,384"):
+    with pytest.raises(StudyError, match=r"20,000 results were asked for .* at most 16,384"):
         large.search(*pairs[0])
 
 

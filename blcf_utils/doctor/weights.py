@@ -1,0 +1,118 @@
+"""The weights a profile reads: are they here, do they load, and which rows want for some."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from blcf_utils.backbones import load_backbone, torchvision_source
+from blcf_utils.comparison.rows import ROWS
+from blcf_utils.config import BackboneConfig
+from blcf_utils.doctor.findings import Finding
+from blcf_utils.errors import StudyError
+from blcf_utils.saliency.models import OFFICIAL
+from blcf_utils.study import Study
+
+SECONDS = 3.0
+
+
+def reachable(url: str) -> bool:
+    """Return whether the host of an address takes connections."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def check_backbone(
+    config: BackboneConfig, topic: str = "weights", connects: Callable[[str], bool] = reachable
+) -> Finding:
+    """Return whether a backbone's weights are here and load, or can be downloaded.
+
+    Args:
+        config: the backbone.
+        topic: of the finding.
+        connects: whether an address can be reached.
+    """
+    said = f"{config.label}"
+    try:
+        if config.weights == "torchvision":
+            url, path = torchvision_source(config.name)
+            if not path.is_file():
+                if connects(url):
+                    return Finding(topic, "ok", f"{said}: downloaded at the first use from {url}")
+                mend = (
+                    f"put {path.name} into {path.parent} by hand, or set features.backbone.weights "
+                    "to local with BLCF_WEIGHTS, or to the path of a state dict"
+                )
+                what = f"{said}: not downloaded yet, and {urlsplit(url).hostname} does not answer"
+                return Finding(topic, "problem", what, mend)
+        backbone = load_backbone(config)
+    except StudyError as error:
+        return Finding(topic, "problem", str(error), "mend this, or choose other weights")
+    if config.weights == "random":
+        mend = "set features.backbone.weights for results that mean something"
+        return Finding(topic, "warning", f"{said}: an untrained network", mend)
+    return Finding(topic, "ok", f"{said}: {backbone.origin} loads")
+
+
+def check_saliency(study: Study) -> list[Finding]:
+    """Return whether the saliency models have their weights, and what the run cannot do without."""
+    profile, reasons = study.profile, study.weightings()
+    missing = {name: why for name, why in reasons.items() if why}
+    findings = []
+    wanted = profile.finetuning.saliency
+    if wanted and profile.finetuning.oxford and wanted in missing:
+        findings.append(
+            Finding(
+                "weighting",
+                "problem",
+                f"finetuning.saliency is {wanted}, and {missing[wanted]}; notebook 06 stops there",
+                _fetch([wanted]) + f", or --set finetuning.saliency={wanted.lower()}-mini",
+            )
+        )
+    elif wanted and wanted not in reasons:
+        said = f"finetuning.saliency: {wanted} is no weighting"
+        findings.append(Finding("weighting", "problem", said, f"one of {', '.join(reasons)}"))
+    if missing:
+        lacking = [name for name in OFFICIAL if name in missing]
+        said = (
+            f"{len(reasons) - len(missing)} of {len(reasons)} weightings can run; rows of t08 and "
+            f"t09 that will say 'not run': {', '.join(missing)}"
+        )
+        findings.append(Finding("saliency", "warning", said, _fetch(lacking)))
+    else:
+        findings.append(Finding("saliency", "ok", f"all {len(reasons)} weightings can run"))
+    for name in profile.weighting.folders:
+        for dataset in profile.datasets:
+            why = study.why_not(dataset, name)
+            if why:
+                mend = "rows of that weighting say 'not run' there until the maps are complete"
+                findings.append(Finding(f"maps {name}", "warning", f"{dataset}: {why}", mend))
+    return findings
+
+
+def _fetch(names: list[str]) -> str:
+    return f"blcf weights fetch {' '.join(OFFICIAL[name] for name in names)}"
+
+
+def check_compared(study: Study, dataset: str) -> Finding:
+    """Return which rows of the comparison will say ``not run``, and why."""
+    reasons: dict[str, list[str]] = {}
+    for row in ROWS:
+        why = study.why_not_compared(dataset, row)
+        if why:
+            # Rows that lack the same thing are told together.
+            why = why.split("; run it with")[0].replace(", none is given", "")
+            reasons.setdefault(why, []).append(row.id)
+    rows = sum(map(len, reasons.values()))
+    if not rows:
+        return Finding("comparison", "ok", f"all {len(ROWS)} compared methods can run")
+    told = "; ".join(f"{', '.join(ids)} ({why})" for why, ids in reasons.items())
+    mend = "give weights where you have them: --set comparison.weights.ROW=FILE"
+    said = f"{len(ROWS) - rows} of {len(ROWS)} methods can run; 'not run' will be {told}"
+    return Finding("comparison", "warning", said, mend)
