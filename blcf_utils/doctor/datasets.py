@@ -16,6 +16,7 @@ from blcf_utils.datasets.files import some_names
 from blcf_utils.doctor.findings import Finding
 from blcf_utils.errors import StudyError
 from blcf_utils.images import UnreadableImage, image_size
+from blcf_utils.paths import datasets_dir
 from blcf_utils.sources import dataset_sources
 
 STAND_IN = "stand-in.json"
@@ -57,6 +58,10 @@ def look_at_dataset(profile: Profile, name: str) -> tuple[Finding, Seen | None]:
     entry = REGISTRY.get(name)
     if entry and entry.rendered:
         return _rendered(topic, name, options)
+    folder = datasets_dir() / (entry.folder if entry and entry.folder else name)
+    if not folder.is_dir():
+        said = f"there is no folder {folder}"
+        return Finding(topic, "problem", said, how_to_get(name)), _published(name)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -74,7 +79,7 @@ def how_to_get(name: str) -> str:
             if source.kind == "manual":
                 return " ".join(source.instructions.split())
             return f"blcf data fetch {source_name}"
-    return f"put the folder {name} into the folder that BLCF_DATA names"
+    return f"set BLCF_DATA to the folder that holds {name}"
 
 
 def _rendered(topic: str, name: str, options: dict) -> tuple[Finding, Seen]:

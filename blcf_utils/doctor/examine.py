@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import torch
-
-from blcf_utils.backbones import Backbone, load_backbone, map_sizes
-from blcf_utils.comparison.rows import ROWS
+from blcf_utils.backbones import load_backbone, map_sizes
+from blcf_utils.comparison.methods import METHODS
+from blcf_utils.comparison.rows import ROWS, Row
 from blcf_utils.config import BackboneConfig, Profile, load_profile
 from blcf_utils.doctor import machine, room, weights
 from blcf_utils.doctor.datasets import Seen, look_at_dataset
@@ -46,6 +46,16 @@ def examine(
         StudyError: the profile itself is wrong.
     """
     resolved = load_profile(profile, settings)
+    log = logging.getLogger("blcf")
+    level = log.level
+    log.setLevel(logging.ERROR)  # stages warn as they run; here findings say it
+    try:
+        return _examine(resolved, measure, connects)
+    finally:
+        log.setLevel(level)
+
+
+def _examine(resolved: Profile, measure: bool, connects: Callable[[str], bool]) -> list[Finding]:
     findings = [machine.check_python(), machine.check_packages(), machine.check_torch()]
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     installed = os.cpu_count() or 1
@@ -62,11 +72,19 @@ def examine(
     findings += wrong
     if study is not None:
         findings += weights.check_saliency(study)
-        findings.append(weights.check_compared(study, resolved.datasets[0]))
-    findings += _room(resolved, study, seen, bool(gpus))
+        findings += weights.check_compared(_reasons(study))
+    workload = _workload(resolved, study, seen)
+    findings += _room(workload, gpus)
     if measure and seen:
-        findings += _time(resolved, study, seen)
+        findings += _time(workload)
     return findings
+
+
+@cache
+def _reasons(study: Study) -> tuple[tuple[Row, str], ...]:
+    """Return every row of the comparison with why it cannot run on the first dataset."""
+    dataset = study.profile.datasets[0]
+    return tuple((row, study.why_not_compared(dataset, row)) for row in ROWS)
 
 
 def _places() -> Finding:
@@ -116,18 +134,18 @@ def _shapes(backbone: BackboneConfig, side: int, size: tuple[int, int]):
 
 
 def _workload(profile: Profile, study: Study | None, seen: tuple[Seen, ...]) -> Workload:
-    rows, weightings = (), ()
+    rows, weightings, classes = (), (), 0
     if study is not None:
-        # Only what is asked for here: whether the datasets themselves are here is said elsewhere.
-        rows = tuple(r for r in ROWS if not study.why_not_compared(profile.datasets[0], r))
+        rows = tuple(row for row, why in _reasons(study) if not why)
         weightings = tuple(n for n, why in study.weightings().items() if n != NONE and not why)
+        if any(row.method in METHODS and METHODS[row.method].kind == "online" for row in rows):
+            classes = len(study.head().linear)
     models = sum(name in MODELS for name in weightings)
-    return Workload(profile, seen, rows, weightings, models, _shapes)
+    return Workload(profile, seen, rows, weightings, models, _shapes, classes)
 
 
-def _room(
-    profile: Profile, study: Study | None, seen: tuple[Seen, ...], on_gpu: bool
-) -> list[Finding]:
+def _room(workload: Workload, gpus: list[tuple[str, int]]) -> list[Finding]:
+    profile, seen = workload.profile, workload.seen
     cache_folder, results = cache_dir(), results_dir(profile.name)
     findings = [
         room.check_writable(cache_folder, "cache"),
@@ -140,7 +158,6 @@ def _room(
     if not seen:
         return findings
     try:
-        workload = _workload(profile, study, seen)
         disk, memory = workload.disk(), workload.memory()
     except (StudyError, RuntimeError) as error:
         said = f"nothing can be predicted: {' '.join(str(error).split())[:300]}"
@@ -148,35 +165,24 @@ def _room(
     there = room.bytes_there(cache_folder, [one.name for one in seen])
     free = room.free_bytes(cache_folder)
     findings.append(room.check_disk(disk, cache_folder, free, there))
-    if on_gpu and profile.features.device != "cpu":
+    if gpus and profile.features.device != "cpu":
         forward = max(need.amount for need in memory if need.what.startswith("forward"))
-        findings.append(room.check_gpu_memory(forward, machine.gpu_memory()[0][1]))
+        findings.append(room.check_gpu_memory(forward, gpus[0][1]))
         memory = [need for need in memory if not need.what.startswith("forward")]
     findings.append(room.check_memory(memory, *machine.memory()))
     return findings
 
 
-def _time(profile: Profile, study: Study | None, seen: tuple[Seen, ...]) -> list[Finding]:
+def _time(workload: Workload) -> list[Finding]:
+    features = workload.profile.features
     try:
-        device = resolve_device(profile.features.device)
-        workload = _workload(profile, study, seen)
-        size = resized_size((4, 3), profile.features.longest_side)
-        pace = room.measure_network(_untrained(profile.features.backbone), size, device)
-        return [room.tell_time(workload.seconds(pace, room.measure_products(device)))]
+        device = resolve_device(features.device)
+        untrained = features.backbone.model_copy(update={"weights": "random"})  # as fast as any
+        size = resized_size((4, 3), features.longest_side)
+        pace = room.measure_network(load_backbone(untrained), size, device)
+        needs = workload.seconds(pace, room.measure_products(device))
     except (StudyError, RuntimeError) as error:
         said = f"not estimated: {' '.join(str(error).split())[:300]}"
         return [Finding("time", "warning", said, "see above")]
-
-
-def _untrained(config: BackboneConfig) -> Backbone:
-    """Return the network with random weights: as fast as with any."""
-    import logging
-
-    log = logging.getLogger("blcf")
-    level = log.level
-    log.setLevel(logging.ERROR)  # its warning is about results, and there are none
-    try:
-        with torch.inference_mode():
-            return load_backbone(config.model_copy(update={"weights": "random"}))
-    finally:
-        log.setLevel(level)
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    return [room.tell_time(needs, load)]

@@ -55,8 +55,8 @@ def _summary(findings: Sequence[Finding], profile: str) -> str:
     )
     noted = f"{warnings} warning{'s' * (warnings != 1)}" if warnings else "no warnings"
     if problems:
-        verb = "stops" if problems == 1 else "stop"
-        return f"{problems} problem{'s' * (problems != 1)} {verb} blcf run --profile {profile}; {noted}"
+        found = "1 problem stops" if problems == 1 else f"{problems} problems stop"
+        return f"{found} blcf run --profile {profile}; {noted}"
     return f"blcf run --profile {profile} can start; {noted}"
 
 

@@ -8,7 +8,7 @@ Disk, in bytes, of what a run keeps in the cache:
 
 | stage | bytes |
 |---|---|
-| features | n h w C 2 (float16), once for each network, layer and size: the profile's own, at full resolution, the last layer for methods that read a classifier, ``compare_backbones``, the compared methods' own networks, the frozen layers of fine-tuning (``inputs: maps``), and each fine-tuned network on the dataset it was trained on |
+| features | n h w C 2 (float16), once for each network, layer and size (below) |
 | features of query views | q views h w C 2 |
 | assignment maps | n h w f^2 2 (uint16), for each network that makes words |
 | weights | N h w (f^2 + 1) 4 (float32) for each weighting |
@@ -17,6 +17,11 @@ Disk, in bytes, of what a run keeps in the cache:
 | SIFT | n keypoints (128 + 16 + 2), descriptors, places and words |
 | words | teachers K D 4 for each network, and K 128 4 of SIFT |
 | compared methods | N D 4 each; 30 patches an image for sets; N classes D 2 for CAM's classes |
+
+Networks, layers and sizes are the profile's own, the same at full resolution, its last layer where
+compared methods read a classifier, ``compare_backbones``, the compared methods' own networks, the
+frozen layers of fine-tuning (``inputs: maps``), and each fine-tuned network on the dataset it was
+trained on.
 
 Memory is that of the largest step on top of what the libraries take: k-means holds its descriptors
 (float32) and three times its words; a forward pass ``batch`` times the largest pair of arrays that
@@ -34,6 +39,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blcf_utils.backbones import layer_names
 from blcf_utils.comparison.methods import DATABASE_LEVELS, METHODS
 from blcf_utils.comparison.rows import Row
 from blcf_utils.config import BackboneConfig, Profile
@@ -43,7 +49,6 @@ from blcf_utils.views import augmented_views
 
 PNG_BYTES = 0.25  # a pixel of a saliency map; 0.2 to 0.3 on rendered and real photographs
 PATCHES = sum(level * level for level in range(1, DATABASE_LEVELS + 1))
-CLASSES = 1000  # of ImageNet
 LIBRARIES = 700e6  # what a notebook's kernel holds before it computes: 600 to 700 MB measured
 RESULTS = 100e6  # tables, figures, notebooks and report
 WORDS_HELD = 3  # copies of the centroids during an iteration
@@ -74,6 +79,7 @@ class _Maps:
     side: int
     datasets: tuple[Seen, ...]
     words: bool = False  # whether assignment maps are made of them
+    tuned: bool = False  # whether its weights are those of fine-tuning
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class Workload:
         rows: rows of the comparison that can run.
         weightings: weightings that can run, without ``None``.
         models: how many of them look at a saliency map that is computed.
+        classes: of the classifier that CAM reads; 0 where it reads none.
         shapes: gives the shape of feature maps.
     """
 
@@ -95,6 +102,7 @@ class Workload:
     weightings: tuple[str, ...]
     models: int
     shapes: Shapes
+    classes: int = 0
 
     def disk(self) -> list[Need]:
         """Return the bytes each stage will keep in the cache, largest first."""
@@ -184,8 +192,8 @@ class Workload:
             operations_a_second: of a matrix product in float32.
         """
         profile, needs = self.profile, []
-        for maps in (self._main(), self._full()):
-            if maps.what != "at full resolution" or maps in self._stored_maps():
+        for maps in self._stored_maps():
+            if maps.backbone.name == profile.features.backbone.name and not maps.tuned:
                 pixels = sum(s.images * _mean_pixels(s, maps.side) for s in maps.datasets)
                 needs.append(Need(f"network, {maps.what}", pixels / 1e6 * seconds_a_megapixel))
         main, f2 = self._main(), profile.encoding.interpolate**2
@@ -223,14 +231,20 @@ class Workload:
             stored.append(_Maps(f"of {backbone.label}", backbone, main.side, self.seen, True))
         pooled = full if profile.comparison.maps == "full" else main
         for row in self.rows:
-            if row.network and row.network != "detector":
+            if row.method not in METHODS:
+                continue
+            backbone = pooled.backbone
+            if row.network:
                 weights = row.weights or profile.comparison.weights.get(row.id, "")
                 backbone = BackboneConfig(name=row.network, layer=row.layer, weights=weights)
-                stored.append(_Maps(f"of {backbone.label}", backbone, pooled.side, self.seen))
+            if METHODS[row.method].needs:
+                last = layer_names(backbone.name)[-1]
+                backbone = backbone.model_copy(update={"layer": last})
+            stored.append(_Maps(f"of {backbone.label}", backbone, pooled.side, self.seen))
         stored += self._of_finetuning()
         once = {}
         for maps in stored:
-            once.setdefault((maps.backbone, maps.side, maps.what[:10] == "fine-tuned"), maps)
+            once.setdefault((maps.backbone, maps.side, maps.datasets, maps.tuned), maps)
         return list(once.values())
 
     def _of_finetuning(self) -> list[_Maps]:
@@ -246,7 +260,8 @@ class Workload:
         if tuning.oxford in named:
             folds = tuning.tested or tuning.folds
             datasets = (named[tuning.oxford],) * folds
-            found.append(_Maps("of fine-tuned networks", main.backbone, main.side, datasets, True))
+            maps = _Maps("of fine-tuned networks", main.backbone, main.side, datasets, True, True)
+            found.append(maps)
         return found
 
     def _shape(self, maps: _Maps, size: tuple[int, int]) -> tuple[tuple[int, int, int], int]:
@@ -288,7 +303,7 @@ class Workload:
             if row.method == "vlad-plain":
                 wide = config.vlad_words * self._shape(self._main(), (400, 300))[0][0]
             if kind == "online":
-                classes += 2.0 * database * CLASSES * wide
+                classes += 2.0 * database * self.classes * wide
             vectors += 4.0 * database * wide * (PATCHES if kind == "set" else 1)
         return [Need("vectors of compared methods", vectors), Need("CAM of every class", classes)]
 

@@ -19,6 +19,7 @@ from blcf_utils.features import forward_images
 SHOWN = 4  # the largest parts, in words
 TIGHT = 1.1  # predictions are that good; less room than this is a warning
 MEASURED_SECONDS = 1.0
+BUSY = 1.5
 
 
 def check_disk(needs: Sequence[Need], folder: Path, free: int, there: int = 0) -> Finding:
@@ -71,12 +72,18 @@ def free_bytes(folder: Path) -> int:
 def bytes_there(cache: Path, datasets: Sequence[str]) -> int:
     """Return the bytes of finished and begun artefacts of some datasets in the cache."""
     total = 0
-    for stage in cache.glob("*/"):
-        for artefact in stage.iterdir():
-            if artefact.name.startswith(tuple(f"{name}-" for name in datasets)):
-                if stage.name != "rendered":
-                    total += sum(p.stat().st_size for p in artefact.rglob("*") if p.is_file())
+    begins = tuple(f"{name}-" for name in datasets)
+    for artefact in cache.glob("*/*"):
+        if artefact.name.startswith(begins) and artefact.parent.name != "rendered":
+            total += sum(_size(path) for path in artefact.rglob("*"))
     return total
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # a run that is under way has moved it
+        return 0
 
 
 def check_memory(needs: Sequence[Need], total: int, free: int) -> Finding:
@@ -151,14 +158,22 @@ def measure_products(device: torch.device) -> float:
     return passes * 2 * 2048 * 512 * 2048 / spent
 
 
-def tell_time(needs: Sequence[Need], days: float = 2.0) -> Finding:
-    """Return the estimate of the longest stages' times; no state but a warning above ``days``."""
+def tell_time(needs: Sequence[Need], load: float = 0.0, days: float = 2.0) -> Finding:
+    """Return the estimate of the longest stages' times, a warning where it is more than ``days``.
+
+    Args:
+        needs: of the workload, in seconds.
+        load: how many programs a core ran while it was measured.
+        days: from so many on it is a warning.
+    """
     total = sum(need.amount for need in needs)
-    parts = ", ".join(f"{need.what} {seconds_text(need.amount)}" for need in needs)
+    parts = ", ".join(f"{need.what} {seconds_text(need.amount)}" for need in needs[:SHOWN])
     said = (
         f"coarse estimate {seconds_text(total)} ({parts}); without saliency, SIFT, training and "
         "evaluation"
     )
+    if load > BUSY:
+        said += f"; too long, as the machine is busy ({load:.1f} programs a core)"
     if total > days * 86_400:
         mend = "use a machine with a GPU, or fewer images, a smaller size or fewer words"
         return Finding("time", "warning", said, mend)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from blcf_utils.backbones import load_backbone, torchvision_source
-from blcf_utils.comparison.rows import ROWS
+from blcf_utils.comparison.rows import Row
 from blcf_utils.config import BackboneConfig
 from blcf_utils.doctor.findings import Finding
 from blcf_utils.errors import StudyError
@@ -15,6 +15,7 @@ from blcf_utils.saliency.models import OFFICIAL
 from blcf_utils.study import Study
 
 SECONDS = 3.0
+TRAINED = "needs weights trained for retrieval, which their authors hand out"
 
 
 def reachable(url: str) -> bool:
@@ -100,19 +101,23 @@ def _fetch(names: list[str]) -> str:
     return f"blcf weights fetch {' '.join(OFFICIAL[name] for name in names)}"
 
 
-def check_compared(study: Study, dataset: str) -> Finding:
-    """Return which rows of the comparison will say ``not run``, and why."""
-    reasons: dict[str, list[str]] = {}
-    for row in ROWS:
-        why = study.why_not_compared(dataset, row)
-        if why:
-            # Rows that lack the same thing are told together.
-            why = why.split("; run it with")[0].replace(", none is given", "")
-            reasons.setdefault(why, []).append(row.id)
-    rows = sum(map(len, reasons.values()))
-    if not rows:
-        return Finding("comparison", "ok", f"all {len(ROWS)} compared methods can run")
-    told = "; ".join(f"{', '.join(ids)} ({why})" for why, ids in reasons.items())
-    mend = "give weights where you have them: --set comparison.weights.ROW=FILE"
-    said = f"{len(ROWS) - rows} of {len(ROWS)} methods can run; 'not run' will be {told}"
-    return Finding("comparison", "warning", said, mend)
+def check_compared(reasons: Sequence[tuple[Row, str]]) -> list[Finding]:
+    """Return which rows of the comparison will say ``not run``, a line for each thing they lack.
+
+    Args:
+        reasons: rows, each with why it cannot run; blank where it can.
+    """
+    lacking: dict[str, list[str]] = {}
+    for row, why in reasons:
+        own = row.network and row.weights and why.endswith("see the other rows")
+        if why and not row.never and not own:  # the others are no one's to mend
+            trained = row.network and not row.weights
+            lacking.setdefault(TRAINED if trained else why, []).append(row.id)
+    ready = sum(not why for _, why in reasons)
+    said = f"{ready} of {len(reasons)} methods of t10, t11 and t13 can run"
+    findings = [Finding("comparison", "ok", said)]
+    for why, ids in lacking.items():
+        mend = "" if why != TRAINED else "where you have them: --set comparison.weights.ROW=FILE"
+        said = f"'not run' for {', '.join(ids)}: {why}"
+        findings.append(Finding("comparison", "warning", said, mend))
+    return findings
