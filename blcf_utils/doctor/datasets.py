@@ -127,11 +127,12 @@ def _weigh(topic: str, dataset: Dataset, said: list[str]):
             bad.append(images[i].name)
     told = f"{len(dataset.images):,} images, {len(dataset.queries):,} queries"
     if dataset.extra_images:
-        told += f" ({len(dataset.extra_images):,} query images outside the database)"
+        outside = len(dataset.extra_images)
+        told += f", {outside:,} query image{'s' * (outside != 1)} outside the database"
     broken = dict.fromkeys([*empty, *bad])
     if broken:
         names = some_names(list(broken))
-        told += f", of which {len(broken):,} are empty or no images: {names}"
+        told += f"; empty or no image: {names}"
         mend = f"{how_to_get(dataset.name)} again, or set features.on_corrupt: skip"
         finding = Finding(topic, "problem", told, mend)
     elif not dataset.queries:

@@ -184,5 +184,4 @@ def _time(workload: Workload) -> list[Finding]:
     except (StudyError, RuntimeError) as error:
         said = f"not estimated: {' '.join(str(error).split())[:300]}"
         return [Finding("time", "warning", said, "see above")]
-    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
-    return [room.tell_time(needs, load)]
+    return [room.tell_time(needs)]

@@ -27,9 +27,12 @@ Memory is that of the largest step on top of what the libraries take: k-means ho
 (float32) and three times its words; a forward pass ``batch`` times the largest pair of arrays that
 a layer reads and writes; sets of patches are held whole.
 
-Time is that of the networks, of k-means and of the assignment: images by the seconds of one image
-(measured, by its pixels), 2 n K D operations for each iteration or assignment by the speed of a
-matrix product (measured). Saliency, SIFT, rendering, training and the evaluation are not in it.
+Pages of mapped files, which the system takes back when it wants them, are no part of it.
+
+Time is that of the profile's network, of k-means and of the assignment: images by the seconds of
+one image (measured, by its pixels), 2 n K D operations for each iteration or assignment by the
+speed of a matrix product (measured). Saliency, SIFT, rendering, training and the evaluation are not
+in it.
 """
 
 from __future__ import annotations
@@ -192,8 +195,9 @@ class Workload:
             operations_a_second: of a matrix product in float32.
         """
         profile, needs = self.profile, []
+        own = (self._main().what, self._full().what)
         for maps in self._stored_maps():
-            if maps.backbone.name == profile.features.backbone.name and not maps.tuned:
+            if maps.what in own:
                 pixels = sum(s.images * _mean_pixels(s, maps.side) for s in maps.datasets)
                 needs.append(Need(f"network, {maps.what}", pixels / 1e6 * seconds_a_megapixel))
         main, f2 = self._main(), profile.encoding.interpolate**2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,7 @@ from blcf_utils.features import forward_images
 
 SHOWN = 4  # the largest parts, in words
 TIGHT = 1.1  # predictions are that good; less room than this is a warning
-MEASURED_SECONDS = 1.0
-BUSY = 1.5
+MEASURED_SECONDS = 0.7
 
 
 def check_disk(needs: Sequence[Need], folder: Path, free: int, there: int = 0) -> Finding:
@@ -137,43 +136,45 @@ def measure_network(backbone: Backbone, size: tuple[int, int], device: torch.dev
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     module = backbone.module.to(device)
     try:
-        forward_images(backbone, images, device, dtype)  # warm up
-        passes, started = 0, time.perf_counter()
-        while (spent := time.perf_counter() - started) < MEASURED_SECONDS:
-            forward_images(backbone, images, device, dtype)
-            passes += 1
+        pace = _seconds_of(lambda: forward_images(backbone, images, device, dtype), device)
     finally:
         module.to("cpu")
-    return spent / (passes * batch * size[0] * size[1] / 1e6)
+    return pace / (batch * size[0] * size[1] / 1e6)
 
 
 def measure_products(device: torch.device) -> float:
     """Return how many operations of float32 a second a matrix product does."""
     rows, words = torch.rand(2048, 512, device=device), torch.rand(512, 2048, device=device)
-    float((rows @ words).sum())
-    passes, started = 0, time.perf_counter()
-    while (spent := time.perf_counter() - started) < MEASURED_SECONDS / 3:
-        float((rows @ words)[0, 0])  # reading a value waits for the GPU
-        passes += 1
-    return passes * 2 * 2048 * 512 * 2048 / spent
+    # Reading a value waits for the GPU.
+    return 2 * 2048 * 512 * 2048 / _seconds_of(lambda: float((rows @ words)[0, 0]), device)
 
 
-def tell_time(needs: Sequence[Need], load: float = 0.0, days: float = 2.0) -> Finding:
+def _seconds_of(step: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of one step, as they would be without other programs on the processor."""
+    step()  # warm up
+    steps, started, used = 0, time.perf_counter(), time.process_time()
+    while (spent := time.perf_counter() - started) < MEASURED_SECONDS or not steps:
+        step()
+        steps += 1
+    if device.type == "cpu":
+        # Others' turns are not counted.
+        spent = min(spent, (time.process_time() - used) / torch.get_num_threads())
+    return spent / steps
+
+
+def tell_time(needs: Sequence[Need], days: float = 2.0) -> Finding:
     """Return the estimate of the longest stages' times, a warning where it is more than ``days``.
 
     Args:
         needs: of the workload, in seconds.
-        load: how many programs a core ran while it was measured.
         days: from so many on it is a warning.
     """
     total = sum(need.amount for need in needs)
     parts = ", ".join(f"{need.what} {seconds_text(need.amount)}" for need in needs[:SHOWN])
     said = (
-        f"coarse estimate {seconds_text(total)} ({parts}); without saliency, SIFT, training and "
-        "evaluation"
+        f"coarse estimate on an idle machine {seconds_text(total)} ({parts}); without saliency, "
+        "SIFT, training and evaluation"
     )
-    if load > BUSY:
-        said += f"; too long, as the machine is busy ({load:.1f} programs a core)"
     if total > days * 86_400:
         mend = "use a machine with a GPU, or fewer images, a smaller size or fewer words"
         return Finding("time", "warning", said, mend)
