@@ -1,6 +1,9 @@
 """Indexes exported to Milvus Lite rank as ours do; exports resume and never mix."""
 
 import importlib.util
+import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -214,6 +217,60 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pymilvus", None)
     with pytest.raises(StudyError, match=r"pymilvus is not installed.*blcf-study\[milvus\]"):
         connection.connect("http://127.0.0.1:9")
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts a server in a process of its own, any number of times, on the same data."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    started = []
+
+    def start():
+        command = [sys.executable, "-m", "milvus_lite", "server", "--port", str(port)]
+        command += ["--data-dir", str(tmp_path / "data"), "--host", "127.0.0.1"]
+        quiet = subprocess.DEVNULL
+        started.append(subprocess.Popen(command, stdout=quiet, stderr=quiet))
+        for _ in range(300):
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        return started[-1]
+
+    yield start, f"http://127.0.0.1:{port}"
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_that_dies_is_said_and_the_export_goes_on_where_it_stopped(
+    words_of_images, server
+):
+    start, address = server
+    vectors, index = made(words_of_images)
+    process = start()
+
+    def until(image):
+        if image == 170:
+            process.kill()
+            process.wait()
+        return vectors.histogram(image)
+
+    with pytest.raises(StudyError, match=r"failed while receiving .* run again to go on"):
+        export_vectors(replace(vectors, histogram=until), address, batch=40)
+    with pytest.raises(StudyError, match="no answer from"):
+        export_vectors(vectors, address)
+    process = start()
+    done = export_vectors(vectors, address, batch=40)
+    assert (done.kept, done.sent) == (157, N - 6 - 157)
+    assert_same_rankings(done.index, index, words_of_images)
+    process.kill()
+    process.wait()
+    with pytest.raises(StudyError, match=r"failed while searching .*check that the server runs"):
+        done.index.search(*vectors.histogram(0), 5)
 
 
 def test_names_of_collections_are_those_milvus_takes():

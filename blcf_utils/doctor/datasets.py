@@ -129,6 +129,8 @@ def _weigh(topic: str, dataset: Dataset, said: list[str]):
     if dataset.extra_images:
         outside = len(dataset.extra_images)
         told += f", {outside:,} query image{'s' * (outside != 1)} outside the database"
+    if (dataset.root / STAND_IN).is_file():
+        said = ["stand-in pictures of a rehearsal, whose results are marked as not run", *said]
     broken = dict.fromkeys([*empty, *bad])
     if broken:
         names = some_names(list(broken))
@@ -137,11 +139,8 @@ def _weigh(topic: str, dataset: Dataset, said: list[str]):
         finding = Finding(topic, "problem", told, mend)
     elif not dataset.queries:
         finding = Finding(topic, "problem", f"{told}: nothing to measure", "give it queries")
-    elif (dataset.root / STAND_IN).is_file():
-        told += "; stand-in pictures of a rehearsal, whose results are marked as not run"
-        finding = Finding(topic, "warning", told, how_to_get(dataset.name))
     elif said:
-        finding = Finding(topic, "warning", f"{told}; {'; '.join(said)}", how_to_get(dataset.name))
+        finding = Finding(topic, "warning", "; ".join([told, *said]), how_to_get(dataset.name))
     else:
         finding = Finding(topic, "ok", told)
     return finding, tuple(sizes)

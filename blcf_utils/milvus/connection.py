@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 # A cluster under load answers slowly; without a limit the client would try for ever.
 CALL_SECONDS = 120.0
+RESUME = "what was sent is kept, run again to go on"
 INSTALL = "install the extra: pip install 'blcf-study[milvus]'"
 
 
@@ -47,7 +48,8 @@ def connect(uri: str, token: str = "") -> MilvusClient:
         )
     with _quiet():
         try:
-            return MilvusClient(uri, token=token, timeout=CONNECT_SECONDS)
+            # Of its own: a shared one stays broken after its server has been restarted.
+            return MilvusClient(uri, token=token, timeout=CONNECT_SECONDS, dedicated=True)
         except MilvusException as error:
             if is_file:
                 said = (
@@ -63,7 +65,7 @@ def connect(uri: str, token: str = "") -> MilvusClient:
 
 
 @contextlib.contextmanager
-def saying(uri: str, doing: str) -> Iterator[None]:
+def saying(uri: str, doing: str, mend: str = RESUME) -> Iterator[None]:
     """Turn what the client raises into one sentence that says what was being done."""
     from pymilvus.exceptions import MilvusException
 
@@ -72,8 +74,7 @@ def saying(uri: str, doing: str) -> Iterator[None]:
             yield
         except MilvusException as error:
             raise StudyError(
-                f"milvus: {uri} failed while {doing} ({_short(error)}); what was sent is kept, "
-                "run again to go on"
+                f"milvus: {uri} failed while {doing} ({_short(error)}); {mend}"
             ) from None
 
 

@@ -111,9 +111,6 @@ def _prepare(
             f"{record.images:,} images, expected {vectors.key}); replace it with --anew, or name "
             "another one with --collection"
         )
-    else:
-        with saying(uri, f"loading {collection}"):
-            client.load_collection(collection, timeout=CALL_SECONDS)
     return record
 
 

@@ -60,6 +60,8 @@ def read_record(client: MilvusClient, uri: str, collection: str) -> Record | Non
         fields = {field["name"] for field in client.describe_collection(collection)["fields"]}
         rows = []
         if fields == {IMAGE, NAME, WORDS}:
+            # A server that was started again has released it.
+            client.load_collection(collection, timeout=CALL_SECONDS)
             rows = client.query(
                 collection,
                 filter=f"{IMAGE} == {RECORD}",
@@ -176,7 +178,8 @@ class MilvusIndex:
 
     def _ask(self, words, values, limit: int) -> tuple[np.ndarray, np.ndarray]:
         query = dict(zip(words.tolist(), values.tolist(), strict=True))
-        with saying(self.uri, f"searching {self.collection}"):
+        mend = "check that the server runs there"
+        with saying(self.uri, f"searching {self.collection}", mend):
             hits = self._client.search(
                 self.collection,
                 data=[query],
