@@ -68,11 +68,12 @@ def check_saliency(study: Study) -> list[Finding]:
     findings = []
     wanted = profile.finetuning.saliency
     if wanted and profile.finetuning.oxford and wanted in missing:
+        why = missing[wanted].split("; run ")[0]
         findings.append(
             Finding(
                 "weighting",
                 "problem",
-                f"finetuning.saliency is {wanted}, and {missing[wanted]}; notebook 06 stops there",
+                f"finetuning.saliency is {wanted}, and {why}; notebook 06 stops there",
                 _fetch([wanted]) + f", or --set finetuning.saliency={wanted.lower()}-mini",
             )
         )
