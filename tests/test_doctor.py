@@ -122,7 +122,11 @@ def test_memory_too_small_is_a_problem_and_memory_in_use_a_warning():
 
 def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path, monkeypatch):
     assert room.check_writable(tmp_path / "new" / "cache", "cache").state == "ok"
-    monkeypatch.setattr("os.access", lambda *_: False)
+
+    def refuse(dir):
+        raise PermissionError(dir)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     found = room.check_writable(tmp_path / "cache", "cache")
     assert (found.state, "BLCF_CACHE" in found.mend) == ("problem", True)
 

@@ -13,7 +13,7 @@ from blcf_utils.config import Profile
 from blcf_utils.datasets import REGISTRY, load_dataset
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.files import some_names
-from blcf_utils.doctor.findings import Finding
+from blcf_utils.doctor.findings import Finding, of_error
 from blcf_utils.errors import StudyError
 from blcf_utils.images import UnreadableImage, image_size
 from blcf_utils.paths import datasets_dir
@@ -67,7 +67,7 @@ def look_at_dataset(profile: Profile, name: str) -> tuple[Finding, Seen | None]:
             warnings.simplefilter("always")
             dataset = load_dataset(name, **options)
     except StudyError as error:
-        return Finding(topic, "problem", str(error), how_to_get(name)), _published(name)
+        return of_error(topic, error, _mend(name, error)), _published(name)
     finding, sizes = _weigh(topic, dataset, [str(one.message) for one in said])
     return finding, _seen(name, dataset, sizes)
 
@@ -82,6 +82,12 @@ def how_to_get(name: str) -> str:
     return f"set BLCF_DATA to the folder that holds {name}"
 
 
+def _mend(name: str, error: StudyError) -> str:
+    """Return how to complete a dataset: what gets it, or else what its loader says."""
+    fetched = any(name in (each, *one.also) for each, one in dataset_sources().items())
+    return how_to_get(name) if fetched else str(error).partition("; ")[2] or how_to_get(name)
+
+
 def _rendered(topic: str, name: str, options: dict) -> tuple[Finding, Seen]:
     from blcf_utils.datasets.embedded import planned_counts, rendered_folder
 
@@ -90,7 +96,7 @@ def _rendered(topic: str, name: str, options: dict) -> tuple[Finding, Seen]:
     try:
         here = rendered_folder(name, **options)
     except (StudyError, TypeError) as error:
-        return Finding(topic, "problem", str(error), "delete that folder"), seen
+        return of_error(topic, error), seen
     said = f"{images:,} images, {queries:,} queries, "
     said += "rendered" if here else "rendered when it is first needed (a minute or so)"
     return Finding(topic, "ok", said), seen

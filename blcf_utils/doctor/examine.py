@@ -14,7 +14,7 @@ from blcf_utils.comparison.rows import ROWS, Row
 from blcf_utils.config import BackboneConfig, Profile, load_profile
 from blcf_utils.doctor import machine, room, weights
 from blcf_utils.doctor.datasets import Seen, look_at_dataset
-from blcf_utils.doctor.findings import Finding
+from blcf_utils.doctor.findings import Finding, of_error
 from blcf_utils.doctor.needs import Workload
 from blcf_utils.errors import StudyError
 from blcf_utils.features import resolve_device
@@ -124,7 +124,7 @@ def _open(profile: Profile) -> tuple[Study | None, list[Finding]]:
     try:
         return Study(profile), []
     except StudyError as error:
-        return None, [Finding("settings", "problem", str(error), "mend the profile")]
+        return None, [of_error("settings", error)]
 
 
 @cache
@@ -160,8 +160,7 @@ def _room(workload: Workload, gpus: list[tuple[str, int]]) -> list[Finding]:
     try:
         disk, memory = workload.disk(), workload.memory()
     except (StudyError, RuntimeError) as error:
-        said = f"nothing can be predicted: {' '.join(str(error).split())[:300]}"
-        return [*findings, Finding("predictions", "problem", said, "mend the profile's sizes")]
+        return [*findings, of_error("predictions", error)]
     there = room.bytes_there(cache_folder, [one.name for one in seen])
     free = room.free_bytes(cache_folder)
     findings.append(room.check_disk(disk, cache_folder, free, there))
@@ -182,6 +181,5 @@ def _time(workload: Workload) -> list[Finding]:
         pace = room.measure_network(load_backbone(untrained), size, device)
         needs = workload.seconds(pace, room.measure_products(device))
     except (StudyError, RuntimeError) as error:
-        said = f"not estimated: {' '.join(str(error).split())[:300]}"
-        return [Finding("time", "warning", said, "see above")]
+        return [of_error("time", error, state="warning")]
     return [room.tell_time(needs)]

@@ -28,6 +28,19 @@ class Finding:
     mend: str = ""
 
 
+def of_error(topic: str, error: Exception, mend: str = "", state: State = "problem") -> Finding:
+    """Return an error as a finding: the study's errors say behind a semicolon what mends them.
+
+    Args:
+        topic: of the finding.
+        error: what was raised.
+        mend: what to do, instead of what the error says.
+        state: how bad it is.
+    """
+    says, _, tail = " ".join(str(error).split()).partition("; ")
+    return Finding(topic, state, says[:300], mend or tail)
+
+
 def exit_code(findings: Sequence[Finding]) -> int:
     """Return 1 when something will fail, else 0."""
     return int(any(finding.state == "problem" for finding in findings))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,8 +49,11 @@ def check_disk(needs: Sequence[Need], folder: Path, free: int, there: int = 0) -
 def check_writable(folder: Path, topic: str) -> Finding:
     """Return whether files can be made in a folder, or in what of it exists."""
     here = existing(folder)
-    if os.access(here, os.W_OK | os.X_OK):
+    try:
+        tempfile.TemporaryFile(dir=here).close()
         return Finding(topic, "ok", f"{folder} can be written")
+    except OSError:
+        pass
     variable = {"cache": "BLCF_CACHE", "results": "BLCF_RESULTS"}[topic]
     return Finding(
         topic, "problem", f"{here} cannot be written", f"set {variable} to another folder"

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from blcf_utils.backbones import load_backbone, torchvision_source
 from blcf_utils.comparison.rows import Row
 from blcf_utils.config import BackboneConfig
-from blcf_utils.doctor.findings import Finding
+from blcf_utils.doctor.findings import Finding, of_error
 from blcf_utils.errors import StudyError
 from blcf_utils.saliency.models import OFFICIAL
 from blcf_utils.study import Study
@@ -54,7 +54,7 @@ def check_backbone(
                 return Finding(topic, "problem", what, mend)
         backbone = load_backbone(config)
     except StudyError as error:
-        return Finding(topic, "problem", str(error), "mend this, or choose other weights")
+        return of_error(topic, error)
     if config.weights == "random":
         mend = "set features.backbone.weights for results that mean something"
         return Finding(topic, "warning", f"{said}: an untrained network", mend)
@@ -93,8 +93,8 @@ def check_saliency(study: Study) -> list[Finding]:
         for dataset in profile.datasets:
             why = study.why_not(dataset, name)
             if why:
-                mend = "rows of that weighting say 'not run' there until the maps are complete"
-                findings.append(Finding(f"maps {name}", "warning", f"{dataset}: {why}", mend))
+                said, _, mend = why.partition("; ")
+                findings.append(Finding(f"maps {name}", "warning", f"{dataset}: {said}", mend))
     return findings
 
 
@@ -118,7 +118,9 @@ def check_compared(reasons: Sequence[tuple[Row, str]]) -> list[Finding]:
     said = f"{ready} of {len(reasons)} methods of t10, t11 and t13 can run"
     findings = [Finding("comparison", "ok", said)]
     for why, ids in lacking.items():
-        mend = "" if why != TRAINED else "where you have them: --set comparison.weights.ROW=FILE"
-        said = f"'not run' for {', '.join(ids)}: {why}"
+        says, _, mend = why.partition("; ")
+        if why == TRAINED:
+            mend = "where you have them: --set comparison.weights.ROW=FILE"
+        said = f"'not run' for {', '.join(ids)}: {says}"
         findings.append(Finding("comparison", "warning", said, mend))
     return findings
