@@ -225,11 +225,13 @@ def test_a_host_that_takes_no_connections_is_not_reachable():
     assert not weights.reachable("http://127.0.0.1:9/file")
 
 
-def test_saliency_that_a_notebook_cannot_do_without_is_a_problem(store, tmp_path, monkeypatch):
+def test_saliency_models_without_weights_are_told_with_what_goes_empty(
+    store, tmp_path, monkeypatch
+):
     monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path))
     found = by_topic(weights.check_saliency(Study(load_profile("paper"), store)))
-    assert found["weighting"].state == "problem"
-    assert "notebook 06 stops there" in found["weighting"].says
+    assert found["weighting"].state == "warning"
+    assert "columns of t12 say 'not run'" in found["weighting"].says
     assert found["saliency"].mend == "blcf weights fetch salnet salgan sam-vgg sam-resnet"
     found = by_topic(weights.check_saliency(Study(load_profile("mini"), store)))
     assert "weighting" not in found

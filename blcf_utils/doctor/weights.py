@@ -72,8 +72,8 @@ def check_saliency(study: Study) -> list[Finding]:
         findings.append(
             Finding(
                 "weighting",
-                "problem",
-                f"finetuning.saliency is {wanted}, and {why}; notebook 06 stops there",
+                "warning",
+                f"finetuning.saliency is {wanted}, and {why}: columns of t12 say 'not run'",
                 _fetch([wanted]) + f", or --set finetuning.saliency={wanted.lower()}-mini",
             )
         )
