@@ -142,7 +142,12 @@ class Study(
 
     def with_backbone(self, backbone: BackboneConfig) -> Study:
         """Return the same study on another backbone; datasets are shared, not read again."""
-        return self._with_features(self.profile.features.model_copy(update={"backbone": backbone}))
+        features, pooling = self.profile.features, self.profile.sum_pooling
+        changed = {"features": features.model_copy(update={"backbone": backbone})}
+        if backbone.name != features.backbone.name and pooling.full_layer:
+            # A layer name of one network means nothing in another.
+            changed["sum_pooling"] = pooling.model_copy(update={"full_layer": ""})
+        return self._with(**changed)
 
     def with_words(self, words: int) -> Study:
         """Return the same study with another number of visual words."""

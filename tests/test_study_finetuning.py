@@ -124,6 +124,15 @@ def test_words_of_tuned_features(open_toy):
     assert tuned.backbone.weights_digest != study.backbone.weights_digest
 
 
+def test_a_saliency_model_without_weights_leaves_its_columns_empty(open_toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path))
+    study = open_toy(**{"finetuning.saliency": "SalGAN"})
+    table = experiments.finetuned_words_table(study).set_index(["row", "column"])
+    empty = table.loc[[("off-the-shelf", "toy/saliency/ls")], "status"].iloc[0]
+    assert empty.startswith("not run: the official weights are not here")
+    assert len(measured(table.reset_index())) == 2 * 2 * 2
+
+
 def test_a_random_linear_projection_changes_little(open_toy):
     study = open_toy(**{"finetuning.projection.dimensions": 4096})
     x07 = measured(experiments.projection_table(study))
