@@ -30,7 +30,7 @@ from blcf_utils.finetuning.networks import (
     split_trunk,
 )
 from blcf_utils.finetuning.splits import Split, make_splits
-from blcf_utils.finetuning.training import CHECKPOINT, CURVE, Trainer
+from blcf_utils.finetuning.training import CHECKPOINT, CURVE, SPEED_ONLY, Trainer
 from blcf_utils.finetuning.triplets import (
     Source,
     Triplets,
@@ -193,8 +193,7 @@ class StudyFinetuning:
         dataset, split = self.dataset(trained_on), self.splits(trained_on)[fold]
         triplets = self.triplets(trained_on, fold, variant.source)
         training = config.training.document()
-        # Where and how often it is looked at does not change what is learned.
-        for speed_only in ("device", "checkpoint_every"):
+        for speed_only in SPEED_ONLY:
             del training[speed_only]
         document = {
             "version": TRAINING_VERSION,

@@ -83,6 +83,19 @@ def equal(one, other):
     return all(torch.equal(one[key], other[key]) for key in one)
 
 
+def killed_at(made, step):
+    """Let a trainer die in a step, between two checkpoints or not."""
+    advance = made.advance
+
+    def dies(loaded):
+        if made.step == step:
+            raise KeyboardInterrupt
+        advance(loaded)
+
+    made.advance = dies
+    return made
+
+
 def test_the_triplet_loss_by_hand():
     a, p, n = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]])
     assert triplet_loss(a, p, n, 0.1).item() == pytest.approx(9 - 4 + 0.1)
@@ -180,6 +193,20 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(trainer, tmp_pat
     assert (whole / CURVE).read_bytes() == (parts / CURVE).read_bytes()
 
 
+def test_killed_between_checkpoints_it_goes_on_from_the_last_one(trainer, tmp_path):
+    one = trainer("A", Scores(0.1, 0.2, 0.3, 0.25), checkpoint_every=4)
+    one.run(tmp_path / "whole")
+    killed = killed_at(trainer("A", Scores(0.1, 0.2, 0.3), checkpoint_every=4), 5)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(tmp_path / "parts")
+    # How often it is written down may change on the way; the fifth step is done again.
+    two = trainer("A", Scores(0.25), checkpoint_every=1)
+    assert two.run(tmp_path / "parts")
+    assert equal(weights(two.network), weights(one.network))
+    curves = [(tmp_path / name / CURVE).read_bytes() for name in ("whole", "parts")]
+    assert curves[0] == curves[1]
+
+
 def test_the_best_validation_is_kept_and_patience_stops(trainer, tmp_path):
     one = trainer("A", Scores(0.9, 0.3, 0.2, 0.1), patience=1)
     assert one.run(tmp_path)
@@ -210,19 +237,70 @@ def test_accumulated_batches_are_one_larger_batch(trainer, toy, backbone, tmp_pa
         assert (value - weights(two.network)[key]).abs().max() < 1e-3 * moved
 
 
-def test_a_loss_that_is_not_finite_leaves_the_checkpoint_alone(trainer, tmp_path):
-    trainer().run(tmp_path, stop_after=2)
-    kept = (tmp_path / CHECKPOINT).read_bytes()
+class Poisoned:
+    """Inputs that are not numbers."""
 
-    class Poisoned:
-        def load(self, images, seed):
-            return [torch.full((3, 32, 32), float("nan")) for _ in images]
+    def load(self, images, seed):
+        return [torch.full((3, 32, 32), float("nan")) for _ in images]
 
-    broken = trainer(inputs=Poisoned())
-    with pytest.raises(StudyError, match=r"loss of step 2 is nan; lower .*learning_rate"):
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "length of the weights after it"])
+def test_what_is_not_finite_leaves_the_checkpoint_alone(trainer, tmp_path, what):
+    each = {"checkpoint_every": 1}
+    trainer(**each).run(tmp_path, stop_after=2)
+    files = [tmp_path / name for name in (CHECKPOINT, CURVE)]
+    kept = [path.read_bytes() for path in files]
+    broken = trainer(**each, inputs=Poisoned() if what == "loss" else None)
+    first = next(broken.network.trunk.parameters())
+    if what == "gradient":
+        first.register_hook(lambda gradient: gradient * float("inf"))
+    elif what.startswith("length"):
+        broken.optimizer.step = lambda: first.data.fill_(1e30)  # its square is no float32
+    message = rf"the {what} of step 2 is (nan|inf); lower .*learning_rate \(the last checkpoint"
+    with pytest.raises(StudyError, match=message):
         broken.run(tmp_path)
-    assert (tmp_path / CHECKPOINT).read_bytes() == kept
-    assert trainer().run(tmp_path)
+    assert [path.read_bytes() for path in files] == kept
+    assert trainer(**each).run(tmp_path)
+
+
+def test_the_curve_can_be_read_while_it_trains(trainer, tmp_path):
+    one = trainer("A", checkpoint_every=2)
+    one.run(tmp_path / "whole")
+    whole = (tmp_path / "whole" / CURVE).read_text().splitlines()
+    two = trainer("A", checkpoint_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        killed_at(two, 5).run(tmp_path / "killed")
+    assert (tmp_path / "killed" / CURVE).read_text().splitlines() == whole[:5]
+
+
+def test_patience_without_held_out_queries_is_said(trainer, caplog):
+    trainer("A", patience=2)
+    assert "no query is held out" in caplog.text
+    caplog.clear()
+    trainer("A", Scores(0.1), patience=2)
+    trainer("A")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("network", ["A", "B"])
+def test_only_the_trunk_computes_in_the_short_type(trainer, network):
+    seen, makers = {}, {kind: trainer(network, precision=kind) for kind in ("float32", "bfloat16")}
+    for kind, made in makers.items():
+        before = weights(made.network)
+        layer = next(m for m in made.network.trunk if isinstance(m, torch.nn.Conv2d))
+        layer.register_forward_hook(lambda *at, kind=kind: seen.update({kind: at[2].dtype}))
+        made.advance(made.loaded())
+        assert all(value.dtype == torch.float32 for value in weights(made.network).values())
+        assert not equal(before, weights(made.network))
+    assert seen == {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    losses = [made.history[0][1] for made in makers.values()]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    # Unit vectors, not their 8 bits.
+    maps = torch.rand(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = makers["bfloat16"].describer(maps)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(2), atol=1e-5, rtol=0)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(trainer, tmp_path):
