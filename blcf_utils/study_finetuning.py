@@ -102,7 +102,17 @@ class StudyFinetuning:
 
     def splits(self, name: str) -> tuple[Split, ...]:
         """Return the tested folds of a dataset."""
-        return make_splits(self.dataset(name), self.profile.finetuning)
+        return make_splits(self.dataset(name), self.profile.finetuning, self._left_out(name))
+
+    def _left_out(self, name: str) -> np.ndarray | None:
+        """Return the numbers of a dataset's images that do not decode, if that is allowed."""
+        if self.profile.features.on_corrupt == "error":
+            return None
+        return np.flatnonzero(self.features(name).shapes.prod(axis=1) == 0)
+
+    def _pixels(self, name: str) -> PixelMaps:
+        side = self.profile.features.longest_side
+        return PixelMaps(self.dataset(name), self.backbone, side, self._left_out(name))
 
     def tested_queries(self, name: str) -> list[str]:
         """Return the ids of the queries that the tested folds answer."""
@@ -145,6 +155,7 @@ class StudyFinetuning:
             config,
             self.store,
             made_of,
+            self._left_out(name),
         )
 
     def triplets(self, name: str, fold: int = 0, source: Source = "fused") -> Triplets:
@@ -174,7 +185,7 @@ class StudyFinetuning:
         """Return what the networks read of a dataset: maps of the frozen layers, or pixels."""
         frozen, features = self.profile.finetuning.training.frozen, self.profile.features
         if not frozen:
-            return PixelMaps(self.dataset(name), self.backbone, features.longest_side)
+            return self._pixels(name)
         backbone = features.backbone.model_copy(update={"layer": frozen, "relu": "post"})
         return self.with_backbone(backbone).features(name)
 
@@ -216,8 +227,7 @@ class StudyFinetuning:
                 inputs = StoredMaps(maps, config.training)
             else:
                 frozen, _ = split_trunk(self.backbone, config.training.frozen)
-                side = self.profile.features.longest_side
-                inputs = Photographs(PixelMaps(dataset, self.backbone, side), config.training)
+                inputs = Photographs(self._pixels(trained_on), config.training)
             validation = Validation.of(
                 dataset, maps, split, config.training.validation_images, config.seed
             )

@@ -39,13 +39,21 @@ PROFILE = """
 
 @pytest.fixture(scope="module")
 def two_sets(toy_root, tmp_path_factory):
-    """The small set, and the same images in another order."""
+    """The small set, the same images in another order, and with two files that are damaged."""
     root = tmp_path_factory.mktemp("two")
     for name in ("toy", "other"):
         shutil.copytree(toy_root / "toy", root / name)
     described = json.loads((root / "other" / "groundtruth.json").read_text())
     described["images"].reverse()
     (root / "other" / "groundtruth.json").write_text(json.dumps(described))
+    damaged = root / "damaged"
+    shutil.copytree(root / "toy", damaged)
+    described = json.loads((damaged / "groundtruth.json").read_text())
+    whole = (damaged / "images" / described["images"][0]).read_bytes()
+    for name, content in (("header.jpg", whole[: len(whole) // 3]), ("nothing.jpg", b"none")):
+        (damaged / "images" / name).write_bytes(content)
+        described["images"].append(name)
+    (damaged / "groundtruth.json").write_text(json.dumps(described))
     return root
 
 
@@ -157,6 +165,29 @@ def test_seen_instances_are_answered_by_a_network_of_all_images(open_toy):
         assert x08["(F)Network A, seen instances", f"toy/{mode}"] == pytest.approx(found)
     keys = [one.finetuned("toy").artefact.key for one in (study, everything)]
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, {"inputs": "pixels", "size": 32}, {"inputs": "pixels", "size": 32, "frozen": ""}],
+    ids=["maps", "pixels behind frozen layers", "all layers"],
+)
+def test_images_that_do_not_decode_neither_train_nor_ask(open_toy, inputs):
+    settings = {"datasets": ["damaged"], "features.on_corrupt": "skip"}
+    for part in ("oxford", "instre"):
+        settings[f"finetuning.{part}"] = "damaged"
+    settings |= {"finetuning.mining.negatives": "random", "finetuning.mining.triplets": 200}
+    settings |= {f"finetuning.training.{key}": value for key, value in inputs.items()}
+    study = open_toy(**settings)
+    assert len(study.dataset("damaged").images) == 20
+    rankings = study.image_rankings("damaged")
+    assert (rankings.images[18:] == -1).all()
+    assert (rankings.images[:18] >= 0).any(axis=1).all()
+    drawn = np.concatenate([study.triplets("damaged", fold).images for fold in (0, 1)])
+    assert set(drawn.ravel().tolist()) <= set(range(18))
+    t06 = measured(experiments.finetuned_oxford_table(study))
+    assert t06.between(0, 1).all()
+    assert not study.network_descriptors("damaged", "Baseline A").database[18:].any()
 
 
 def test_what_there_is_to_mine_on_both_datasets(open_toy):
