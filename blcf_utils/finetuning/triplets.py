@@ -225,6 +225,22 @@ def _scores(rankings: ImageRankings, triplets: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def judge(dataset: Dataset, triplets: Triplets) -> tuple[np.ndarray, np.ndarray]:
+    """Hold triplets against the ground truth.
+
+    Returns:
+        Whether an instance of the anchor is known, (m,), and whether positive and negative are
+        known to show one of them, (m, 2); both boolean.
+    """
+    labels = class_labels(dataset)
+    member = np.zeros((len(labels), len(dataset.images)), bool)
+    for row, images in zip(member, labels.values(), strict=True):
+        row[images] = True
+    shown = member[:, triplets.images[:, 0]]
+    same = [(shown & member[:, triplets.images[:, k]]).any(axis=0) for k in (1, 2)]
+    return shown.any(axis=0), np.stack(same, axis=1)
+
+
 def mining_statistics(
     dataset: Dataset, triplets: Triplets, split: Split, candidates: list[Candidates]
 ) -> dict[str, float]:
@@ -233,14 +249,7 @@ def mining_statistics(
     ``right positives`` and ``right negatives`` are shares of the triplets whose anchor has a known
     instance; the others cannot be judged.
     """
-    labels = class_labels(dataset)
-    member = np.zeros((len(labels), len(dataset.images)), bool)
-    for row, images in zip(member, labels.values(), strict=True):
-        row[images] = True
-    anchor, positive, negative = triplets.images.T
-    judged = member[:, anchor].any(axis=0)
-    same = (member[:, anchor] & member[:, positive]).any(axis=0)
-    wrong = (member[:, anchor] & member[:, negative]).any(axis=0)
+    judged, (same, wrong) = (part.T for part in judge(dataset, triplets))
     shares = {
         "right positives": same[judged].mean() if judged.any() else float("nan"),
         "right negatives": 1 - wrong[judged].mean() if judged.any() else float("nan"),
