@@ -1,5 +1,7 @@
 """Fine-tuning piece by piece: loss, networks A and B, sampler, killed and resumed training."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -219,6 +221,23 @@ def test_the_best_validation_is_kept_and_patience_stops(trainer, tmp_path):
     assert [line.split(",")[-1] for line in curve[1:]] == ["0.9", "", "0.3", "", "0.2"]
 
 
+def test_patience_counts_on_after_being_killed(trainer, tmp_path):
+    settings = {"patience": 2, "steps": 12, "checkpoint_every": 2}
+    with pytest.raises(KeyboardInterrupt):  # 0.2 and 0.1: one validation without a gain
+        killed_at(trainer("A", Scores(0.0, 0.2, 0.1), **settings), 5).run(tmp_path)
+    two = trainer("A", Scores(0.15), **settings)
+    assert two.run(tmp_path)
+    assert (two.step, two.stopped) == (6, True)
+    # Killed once more before its weights are written, it neither trains on nor validates.
+    three = trainer("A", Scores(), **settings)
+    assert three.run(tmp_path)
+    assert three.step == 6
+    assert equal(weights(three.network), weights(two.network))
+    best = trainer("A", steps=12, keep="last")
+    best.run(tmp_path / "best", stop_after=2)
+    assert equal(weights(two.network), weights(best.network))
+
+
 def test_accumulated_batches_are_one_larger_batch(trainer, toy, backbone, tmp_path):
     pixels = PixelMaps(toy, backbone, 48)
 
@@ -319,6 +338,22 @@ def test_inputs_follow_their_seed(toy, backbone):
     calm = Photographs(PixelMaps(toy, backbone, 48), still)
     middle = float(calm.load([0], 1)[0].mean())
     assert middle == pytest.approx(float(PixelMaps(toy, backbone, 48).map(0).mean()), abs=0.5)
+
+
+def test_batches_come_in_their_order_however_many_are_loaded_ahead(trainer, monkeypatch):
+    class Slow:
+        """The seeds of batches; the first one takes longest."""
+
+        def load(self, images, seed):
+            time.sleep(0.2 if seed == 3 * 1_000_003 else 0)
+            return [seed, *images]
+
+    orders = []
+    for ahead in (2, 8):
+        monkeypatch.setattr("blcf_utils.finetuning.training._AHEAD", ahead)
+        orders.append(list(trainer("A", inputs=Slow()).loaded()))
+    assert orders[0] == orders[1]
+    assert [row[0] for row in orders[0]] == [3 * 1_000_003 + k for k in range(12)]
 
 
 def test_an_unknown_layer_or_the_last_one_cannot_be_frozen(backbone):

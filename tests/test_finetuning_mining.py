@@ -174,6 +174,18 @@ def test_the_anchor_may_be_any_image_of_the_ranking_that_scores(toy, tmp_path):
     assert keys[0] != keys[1]
 
 
+def test_random_negatives_share_one_array(toy):
+    found = triplet_candidates(
+        toy, BY_HAND, EVERYONE, "fused", MINING.model_copy(update={"negatives": "random"})
+    )
+    assert len(found) == 2
+    for one in found:
+        assert one.pool is EVERYONE.images
+        assert one.negative_count == len(one.negatives)
+    # 0, its two partners, and 5, which has four matches with it.
+    assert found[0].negatives.tolist() == sorted(set(range(18)) - {0, 1, 2, 5})
+
+
 # What is drawn
 
 

@@ -10,6 +10,7 @@ import csv
 import io
 import logging
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,7 +45,8 @@ CHECKPOINT, CURVE = "checkpoint.pt", "curve.csv"
 # Where a training runs and how often it is written down does not change what is learned.
 SPEED_ONLY = ("device", "checkpoint_every")
 COLUMNS = ("step", "loss", "active", "rate", "validation")
-_AHEAD = 2
+# Batches loaded ahead, each by a thread. Beside a GPU the processor has nothing else to do.
+_AHEAD, _AHEAD_OF_GPU = 2, 8
 
 
 class Inputs(Protocol):
@@ -136,11 +138,14 @@ class Trainer:
 
     def loaded(self) -> Iterator[list[torch.Tensor]]:
         """Yield the inputs of every batch still to come, loaded while the one before is used."""
-        with ThreadPoolExecutor(_AHEAD) as pool:
+        most = _AHEAD
+        if self.device.type != "cpu":
+            most = max(_AHEAD, min(_AHEAD_OF_GPU, os.cpu_count() or 1))
+        with ThreadPoolExecutor(most) as pool:
             ahead = []
             for images, seed in self.batches():
                 ahead.append(pool.submit(self.inputs.load, images.T.ravel().tolist(), seed))
-                if len(ahead) > _AHEAD:
+                if len(ahead) > most:
                     yield ahead.pop(0).result()
             while ahead:
                 yield ahead.pop(0).result()

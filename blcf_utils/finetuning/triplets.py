@@ -7,7 +7,7 @@ class labels the positive is another image of the anchor's instance instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -52,12 +52,25 @@ class Candidates:
     Attributes:
         anchor: the image that was ranked; None where the anchor is one of the positives.
         positives: two at least where the anchor is one of them.
-        negatives: what is unlike.
+        pool: what negatives are drawn from.
+        excluded: which of the pool are none, each once. Of random negatives the pool is every
+            training image, one array for all rankings, since one each would fill the memory.
     """
 
     anchor: int | None
     positives: np.ndarray
-    negatives: np.ndarray
+    pool: np.ndarray
+    excluded: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def negatives(self) -> np.ndarray:
+        """Numbers of the images that negatives are drawn from."""
+        return np.setdiff1d(self.pool, self.excluded) if len(self.excluded) else self.pool
+
+    @property
+    def negative_count(self) -> int:
+        """How many they are."""
+        return len(self.pool) - len(self.excluded)
 
 
 def mine_triplets(
@@ -154,12 +167,14 @@ def triplet_candidates(
         # With labels a verified match of another class is the very negative to learn from.
         unlike = labels is not None
         allowed = ~np.isin(images, same) & (unlike | (matches == 0))
-        negatives = _negatives(kind, images[allowed], scores[allowed], config)
         if kind == "random":
             ruled_out = [anchor, *same, *([] if unlike else images[matches > 0])]
-            negatives = np.setdiff1d(split.images, ruled_out)
-        if len(negatives):
-            found.append(Candidates(None if listed else int(anchor), positives, negatives))
+            negatives = split.images, np.unique(ruled_out)
+        else:
+            negatives = (_negatives(kind, images[allowed], scores[allowed], config),)
+        one = Candidates(None if listed else int(anchor), positives, *negatives)
+        if one.negative_count:
+            found.append(one)
     if not found:
         raise _nothing(dataset.name, labels is not None, paired, highest, kind, config)
     return found
@@ -283,7 +298,7 @@ def mining_statistics(
         "training images": len(split.images),
         "rankings to draw from": len(candidates),
         "positives a ranking": float(np.mean([len(c.positives) for c in candidates])),
-        "negatives a ranking": float(np.mean([len(c.negatives) for c in candidates])),
+        "negatives a ranking": float(np.mean([c.negative_count for c in candidates])),
         "triplets": len(triplets),
         "different pairs": len(np.unique(np.sort(triplets.images[:, :2], axis=1), axis=0)),
         "anchors of known instance": float(judged.mean()),
