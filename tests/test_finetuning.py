@@ -238,6 +238,28 @@ def test_patience_counts_on_after_being_killed(trainer, tmp_path):
     assert equal(weights(two.network), weights(best.network))
 
 
+def test_a_new_projection_learns_faster_than_the_trunk(trainer):
+    one = trainer("B", projection_rate=7.0)
+    one.advance(one.loaded())
+    trunk, projection = (group["lr"] for group in one.optimizer.param_groups)
+    assert trunk == CONFIG.learning_rate / 2 == one.history[0][3]
+    assert projection == pytest.approx(7 * trunk)
+
+
+def test_batch_statistics_stay_those_of_the_weights(toy, triplets):
+    resnet = load_backbone(BackboneConfig(name="resnet18", layer="layer2", weights="random"))
+    frozen, _ = split_trunk(resnet, "layer1")
+    network = build_network("A", resnet, "layer1", PROJECTION)
+    inputs = Photographs(PixelMaps(toy, resnet, 48), CONFIG)
+    one = Trainer(network, triplets, inputs, CONFIG, 3, frozen=frozen)
+    before = {**weights(network), **{f"frozen {k}": v for k, v in weights(frozen).items()}}
+    one.advance(one.loaded())
+    after = {**weights(network), **{f"frozen {k}": v for k, v in weights(frozen).items()}}
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {name for name, _ in network.named_parameters()}
+    assert any("running_mean" in key for key in before)
+
+
 def test_accumulated_batches_are_one_larger_batch(trainer, toy, backbone, tmp_path):
     pixels = PixelMaps(toy, backbone, 48)
 
