@@ -350,6 +350,15 @@ def test_a_checkpoint_of_other_settings_is_refused(trainer, tmp_path):
         trainer(margin=0.4).run(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK not a checkpoint", None])
+def test_a_damaged_checkpoint_says_what_to_do(trainer, tmp_path, content):
+    trainer("A").run(tmp_path, stop_after=2)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-500] if content is None else content)
+    with pytest.raises(StudyError, match=r"checkpoint.pt: expected the checkpoint.*delete it"):
+        trainer("A").run(tmp_path)
+
+
 def test_inputs_follow_their_seed(toy, backbone):
     inputs = Photographs(PixelMaps(toy, backbone, 48), CONFIG)
     first, again, other = (inputs.load([0, 1], seed) for seed in (5, 5, 6))
