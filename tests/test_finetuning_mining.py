@@ -121,6 +121,16 @@ def test_images_of_queries_hold_the_query_image_but_none_from_outside(toy):
     }
 
 
+def test_junk_of_a_tested_instance_neither_trains_nor_is_a_label(toy):
+    junk = int(toy.unit_numbers[15])  # a distractor that shows a corner of poster 2
+    queries = tuple(replace(q, junk=(junk,)) if q.id == "q2" else q for q in toy.queries)
+    dataset = replace(toy, queries=queries)
+    assert images_of(dataset, [q for q in queries if q.id == "q2"]).tolist() == [6, 7, 8, 15]
+    assert class_labels(dataset)["poster 2"].tolist() == [6, 7, 8]
+    for split in make_splits(dataset, config(folds=4, validation=0.0)):
+        assert (15 in split.images) == ("q2" not in split.test)
+
+
 # Which images may be drawn
 
 
