@@ -10,7 +10,7 @@ from blcf_utils.backbones import load_backbone
 from blcf_utils.config import BackboneConfig
 from blcf_utils.config_finetuning import FinetuneTrainingConfig, ProjectionConfig
 from blcf_utils.errors import StudyError
-from blcf_utils.finetuning.inputs import Photographs, PixelMaps
+from blcf_utils.finetuning.inputs import Photographs, PixelMaps, StoredMaps
 from blcf_utils.finetuning.loss import triplet_loss
 from blcf_utils.finetuning.networks import (
     TRUNK,
@@ -385,6 +385,72 @@ def test_batches_come_in_their_order_however_many_are_loaded_ahead(trainer, monk
         orders.append(list(trainer("A", inputs=Slow()).loaded()))
     assert orders[0] == orders[1]
     assert [row[0] for row in orders[0]] == [3 * 1_000_003 + k for k in range(12)]
+
+
+class OneImage:
+    """An image, and its maps, whose every value says where it is."""
+
+    def __init__(self, side=32):
+        self.values = np.arange(side * side, dtype=np.float32).reshape(1, side, side)
+
+    def pixels(self, image):
+        return np.repeat((self.values[0] / 8 + 64).astype(np.uint8)[:, :, None], 3, 2)
+
+    def normalised(self, pixels):
+        return pixels * 255
+
+    def map(self, image):
+        return self.values
+
+
+@pytest.mark.parametrize("kind", ["pixels", "maps"])
+def test_every_second_image_is_mirrored(kind):
+    one = OneImage()
+    plain = one.pixels(0).transpose(2, 0, 1) if kind == "pixels" else one.map(0)
+    for flip, sides in ((True, 2), (False, 1)):
+        config = CONFIG.model_copy(update={"crop": 1.0, "colour": 0.0, "flip": flip})
+        inputs = Photographs(one, config) if kind == "pixels" else StoredMaps(one, config)
+        mirrored = 0
+        for seed in range(20):
+            for found in inputs.load([0, 0], seed):
+                ways = [np.allclose(found, way, atol=1e-3) for way in (plain, plain[:, :, ::-1])]
+                assert any(ways)
+                mirrored += ways[1]
+        assert (8 < mirrored < 32) == (sides == 2)
+
+
+def test_light_and_contrast_change_as_much_as_the_setting_says():
+    one = OneImage()
+    plain = one.pixels(0)[:, :, 0].astype(float).ravel()
+    config = CONFIG.model_copy(update={"crop": 1.0, "colour": 0.2, "flip": False})
+    gains, lights = [], []
+    for seed in range(60):
+        (found,) = Photographs(one, config).load([0], seed)
+        slope, _ = np.polyfit(plain, found[0].numpy().ravel(), 1)
+        lights.append(float(found[0].mean()) / plain.mean())
+        gains.append(slope / lights[-1])
+    for values in (gains, lights):
+        assert 1 / 1.2 - 1e-2 < min(values) < 0.9
+        assert 1.1 < max(values) < 1.2 + 1e-2
+
+
+def test_crops_of_one_call_keep_one_share_and_are_windows():
+    config = CONFIG.model_copy(update={"crop": 0.5, "flip": False})
+    sides, places = set(), set()
+    for seed in range(30):
+        found = StoredMaps(OneImage(), config).load([0, 0], seed)
+        assert found[0].shape == found[1].shape
+        side = found[0].shape[1]
+        sides.add(side)
+        for one in found:
+            top, left = divmod(int(one[0, 0, 0]), 32)
+            places.add((top, left))
+            window = OneImage().values[:, top : top + side, left : left + side]
+            np.testing.assert_array_equal(one, window)
+    assert min(sides) >= 16
+    assert max(sides) > 28
+    assert len(sides) > 8
+    assert len(places) > 30
 
 
 def test_an_unknown_layer_or_the_last_one_cannot_be_frozen(backbone):
