@@ -10,6 +10,8 @@ from blcf_utils.backbones import load_backbone
 from blcf_utils.config import BackboneConfig
 from blcf_utils.config_finetuning import FinetuneTrainingConfig, ProjectionConfig
 from blcf_utils.errors import StudyError
+from blcf_utils.evaluation import evaluate_query
+from blcf_utils.finetuning.descriptors import describe_inputs
 from blcf_utils.finetuning.inputs import Photographs, PixelMaps, StoredMaps
 from blcf_utils.finetuning.loss import triplet_loss
 from blcf_utils.finetuning.networks import (
@@ -19,8 +21,10 @@ from blcf_utils.finetuning.networks import (
     save_network,
     split_trunk,
 )
+from blcf_utils.finetuning.splits import Split
 from blcf_utils.finetuning.training import CHECKPOINT, CURVE, Trainer, triplets_of_step
 from blcf_utils.finetuning.triplets import Candidates, Triplets, draw_triplets
+from blcf_utils.finetuning.validation import Validation
 
 FROZEN = "conv4_2"
 PROJECTION = ProjectionConfig(dimensions=64)
@@ -385,6 +389,44 @@ def test_batches_come_in_their_order_however_many_are_loaded_ahead(trainer, monk
         orders.append(list(trainer("A", inputs=Slow()).loaded()))
     assert orders[0] == orders[1]
     assert [row[0] for row in orders[0]] == [3 * 1_000_003 + k for k in range(12)]
+
+
+@pytest.fixture(scope="module")
+def every_layer(backbone):
+    return build_network("A", backbone, "", PROJECTION).requires_grad_(False)
+
+
+def test_inputs_of_different_shapes_keep_their_order(every_layer):
+    shapes = [(48, 32), (32, 48), (48, 32), (40, 40), (32, 48)]
+    inputs = [torch.randn(3, *shape) for shape in shapes]
+    found = describe_inputs(every_layer, inputs, torch.device("cpu"), torch.float32)
+    alone = torch.cat([every_layer(one[None]) for one in inputs])
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+
+
+def test_held_out_queries_are_scored_among_their_images_and_a_sample(toy, backbone, every_layer):
+    pixels = PixelMaps(toy, backbone, 48)
+    split = Split(0, ("q0", "outside"), ("q2", "q3"), np.array([3, 4, 5, 12, 13, 14, 15]))
+    made = Validation.of(toy, pixels, split, others=4, seed=1)
+    assert [query.id for query in made.queries] == ["q2", "q3"]
+    images = made.images.tolist()
+    assert set(range(6, 12)) < set(images)
+    assert len(set(images) & set(split.images.tolist())) == 4 == len(images) - 6
+    again = Validation.of(toy, pixels, split, others=4, seed=1).images
+    assert again.tolist() == images
+    everyone = Validation.of(toy, pixels, split, others=99, seed=1).images
+    assert everyone.tolist() == sorted({*range(6, 12), *split.images.tolist()})
+
+    def described(image):
+        return every_layer(torch.from_numpy(pixels.map(image))[None])[0].numpy()
+
+    expected = []
+    for query in made.queries:
+        asked = described(toy.image_index[query.image])
+        order = sorted(images, key=lambda i, asked=asked: -float(asked @ described(i)))
+        expected.append(evaluate_query(toy, query, np.array(order)))
+    assert made.score(every_layer, torch.device("cpu")) == pytest.approx(np.mean(expected))
+    assert 0 < np.mean(expected) < 1  # or any order of images would do
 
 
 class OneImage:
