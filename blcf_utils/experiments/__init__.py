@@ -39,6 +39,7 @@ from blcf_utils.experiments.overview import (
 )
 from blcf_utils.experiments.pooling import pooling_table
 from blcf_utils.experiments.saliency import quality_against_map, saliency_table
+from blcf_utils.experiments.scaling import measure_scaling, scaling_table
 from blcf_utils.experiments.search import search_table
 from blcf_utils.experiments.weighting import (
     query_gains,
@@ -66,6 +67,7 @@ __all__ = [
     "fusion_table",
     "intervals_table",
     "localisation_table",
+    "measure_scaling",
     "method_gains",
     "mining_table",
     "pooling_table",
@@ -74,6 +76,7 @@ __all__ = [
     "quantisation_table",
     "query_gains",
     "saliency_table",
+    "scaling_table",
     "search_table",
     "seen_instances_table",
     "state_of_the_art_table",

@@ -167,9 +167,7 @@ class SizedDatabase:
         milliseconds, touched, aps, seconds = {}, {}, {}, {}
         for mode in MODES:
             asked = list(self.queries[mode].values())[:TIMED_QUERIES]
-            milliseconds[mode] = median_query_ms(
-                [lambda q=q: index.search(*q, TOP) for q in asked]
-            )
+            milliseconds[mode] = median_query_ms([lambda q=q: index.search(*q, TOP) for q in asked])
             touched[mode] = float(np.mean([index.touched(words) for words, _ in asked]))
             if score:
                 started = time.perf_counter()

@@ -23,7 +23,9 @@ def read_numbers(path: Path, kinds: dict[str, str]) -> dict:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StudyError(f"{path}: expected a JSON file of numbers ({error}); make it anew") from None
+        raise StudyError(
+            f"{path}: expected a JSON file of numbers ({error}); make it anew"
+        ) from None
     if not isinstance(values, dict) or set(values) != set(kinds):
         found = ", ".join(sorted(values)) if isinstance(values, dict) else type(values).__name__
         raise StudyError(

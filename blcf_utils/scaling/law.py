@@ -6,8 +6,8 @@ them (burstiness). Each is a small model here. What the law leaves out is that w
 together: grass with grass. Drawn words are independent of one another.
 
 Sources: Mandelbrot, An informational theory of the statistical structure of language, 1953;
-Martinez-Mekler et al., Universality of rank-ordering distributions in the arts and sciences, PLoS
-ONE 2009 (the tail: a vocabulary ends); Jegou et al., On the burstiness of visual elements, CVPR 2009.
+Martinez-Mekler et al., Universality of rank-ordering distributions, PLoS ONE 2009 (the tail: a
+vocabulary ends); Jegou et al., On the burstiness of visual elements, CVPR 2009.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def measure_law(counts: sparse.csr_array, source: str = "") -> BagLaw:
     Raises:
         StudyError: fewer than 20 images with words.
     """
-    n, k = counts.shape
+    k = counts.shape[1]
     distinct = np.diff(counts.indptr)
     distinct = distinct[distinct > 0]
     if len(distinct) < 20:
