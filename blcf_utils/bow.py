@@ -15,6 +15,7 @@ from blcf_utils.config import EncodingConfig
 from blcf_utils.features import Features, copies_of
 from blcf_utils.index import InvertedFile
 from blcf_utils.progress import progress
+from blcf_utils.streaming import StreamedFeatures, encode_streamed
 from blcf_utils.whitening import Whitening
 
 STAGE_VERSION = 1
@@ -87,7 +88,7 @@ def assign_map(
 
 
 def assignment_maps(
-    features: Features,
+    features: Features | StreamedFeatures,
     whitening: Whitening,
     codebook: Codebook,
     config: EncodingConfig,
@@ -96,7 +97,8 @@ def assignment_maps(
 ) -> AssignmentMaps:
     """Assign every position of every feature map to its visual word; resumable per image.
 
-    Of images with the same bytes the first one's words are those of its copies.
+    Of images with the same bytes the first one's words are those of its copies. Maps that are not
+    stored are computed on the way; the artefact is the same.
     """
     document = {
         "version": STAGE_VERSION,
@@ -109,7 +111,13 @@ def assignment_maps(
     shapes = features.shapes * config.interpolate
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
 
+    def encode(feature_map: np.ndarray) -> np.ndarray:
+        return assign_map(feature_map, whitening, codebook, config.interpolate, device)
+
     def make(folder):
+        if isinstance(features, StreamedFeatures):
+            encode_streamed(features, offsets, encode, folder)
+            return
         path, done_path = folder / "words.npy", folder / "done.npy"
         if not done_path.exists():
             np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))
@@ -122,9 +130,7 @@ def assignment_maps(
         with open(path, "r+b") as file:
             for i in progress(missing, label="assignment maps", unit="image"):
                 if shapes[i].prod():
-                    words = assign_map(
-                        features.map(i), whitening, codebook, config.interpolate, device
-                    )
+                    words = encode(features.map(i))
                     for copy in copies[i]:
                         file.seek(start + int(offsets[copy]) * words.itemsize)
                         file.write(words.tobytes())

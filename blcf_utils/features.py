@@ -99,6 +99,9 @@ def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray
 
     Images that were left out (no positions) are not among them.
     """
+    if hasattr(features, "in_batches"):  # computed as they are read, or several files in one
+        yield from features.in_batches(images, _AT_ONCE)
+        return
     shapes, group = np.unique(features.shapes[images], axis=0, return_inverse=True)
     for k, shape in enumerate(shapes):
         if not shape.prod():
@@ -152,6 +155,30 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_precision(config: FeatureConfig, device: torch.device) -> str:
+    """Return ``float32`` or ``bfloat16``, in which a network runs on a device."""
+    if config.precision == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return config.precision
+
+
+def features_document(
+    dataset: Dataset, config: FeatureConfig, backbone: Backbone, precision: str
+) -> tuple[str, dict]:
+    """Return the label of a dataset's features and all that determines them, as JSON values."""
+    document = {
+        "version": STAGE_VERSION,
+        "images": dataset.manifest,
+        "backbone": backbone.document(),
+        "longest_side": config.longest_side,
+        "precision": precision,
+        "exif_orientation": dataset.exif_orientation,
+        "on_corrupt": config.on_corrupt,
+        "n_database": len(dataset.images),
+    }
+    return f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}", document
+
+
 def extract_features(
     dataset: Dataset,
     config: FeatureConfig,
@@ -182,20 +209,8 @@ def extract_features(
     for path in dataset.all_images:
         if not path.is_file():
             raise UnreadableImage(f"{path}: no such file; fetch {dataset.name} again")
-    precision = config.precision
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    document = {
-        "version": STAGE_VERSION,
-        "images": dataset.manifest,
-        "backbone": backbone.document(),
-        "longest_side": config.longest_side,
-        "precision": precision,
-        "exif_orientation": dataset.exif_orientation,
-        "on_corrupt": config.on_corrupt,
-        "n_database": len(dataset.images),
-    }
-    label = f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}"
+    precision = resolve_precision(config, device)
+    label, document = features_document(dataset, config, backbone, precision)
     if view != AS_IT_IS:
         document["view"] = asdict(view)
         label += f"-{view.name.replace(' ', '-')}"

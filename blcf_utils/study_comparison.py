@@ -76,7 +76,7 @@ class StudyComparison:
 
     def comparison_teachers(self) -> pd.Series:
         """Return, for each dataset, the one that teaches the compared methods."""
-        teachers = {name: self.comparison_teacher(name) for name in self.profile.datasets}
+        teachers = {name: self.comparison_teacher(name) for name in self.profile.all_datasets}
         return pd.Series(teachers, name="learns on").rename_axis("dataset")
 
     def comparison_maps(self, method: str) -> Study:
@@ -99,6 +99,8 @@ class StudyComparison:
         """Return why a row cannot be measured on a dataset, or "" when it can."""
         if row.never:
             return row.never
+        if row.bulky and name not in self.profile.datasets:
+            return f"keeps {row.bulky}; name {name} in datasets to measure it all the same"
         if row.method == "words":
             return self.why_not(name, row.weighting)
         if row.method == "sift":
