@@ -6,6 +6,7 @@ distractors, and two benchmarks share the distractors'.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -107,6 +108,16 @@ class JoinedFeatures(_Joined):
             if len(members):
                 for numbers, maps in batches(part, members):
                     yield self._number[k][numbers], maps
+
+    @contextlib.contextmanager
+    def holding(self, images: np.ndarray) -> Iterator[None]:
+        """Keep the maps of some images that are not stored while the block lasts."""
+        images = np.asarray(images)
+        with contextlib.ExitStack() as stack:
+            for k, part in enumerate(self.parts):
+                if isinstance(part, StreamedFeatures):
+                    stack.enter_context(part.holding(self.local[images[self.part_of[images] == k]]))
+            yield
 
     def database_rows(self) -> np.ndarray:
         """Refuse: what is learned is learned without the distractors.
