@@ -39,7 +39,12 @@ from blcf_utils.experiments.overview import (
 )
 from blcf_utils.experiments.pooling import pooling_table
 from blcf_utils.experiments.saliency import quality_against_map, saliency_table
-from blcf_utils.experiments.scaling import measure_scaling, scaling_table
+from blcf_utils.experiments.scaling import (
+    among_own,
+    index_precision,
+    measure_scaling,
+    scaling_table,
+)
 from blcf_utils.experiments.search import search_table
 from blcf_utils.experiments.weighting import (
     query_gains,
@@ -49,6 +54,7 @@ from blcf_utils.experiments.weighting import (
 )
 
 __all__ = [
+    "among_own",
     "backbones_table",
     "claims_table",
     "compactness_table",
@@ -65,6 +71,7 @@ __all__ = [
     "finetuning_gains",
     "fusion_curve",
     "fusion_table",
+    "index_precision",
     "intervals_table",
     "localisation_table",
     "measure_scaling",

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from blcf_utils.plots.canvas import SERIES, done, grid
-from blcf_utils.scaling.checks import Likeness
+from blcf_utils.scaling.checks import Likeness, Measured
 from blcf_utils.scaling.curves import MODES, Sized
-from blcf_utils.scaling.law import BagLaw
 from blcf_utils.scaling.model import CostModel
 
 _REAL, _DRAWN = SERIES[0], SERIES[1]
@@ -44,20 +43,15 @@ def plot_likeness(found: Likeness) -> Figure:
     return done(figure)
 
 
-def plot_laws(laws: Mapping[int, BagLaw], holders: Mapping[int, np.ndarray]) -> Figure:
-    """Plot the law of each codebook size (line) over the measured shares (points).
-
-    Args:
-        laws: K to law.
-        holders: K to the share of images that hold each word, sorted, most first.
-    """
+def plot_laws(laws: Mapping[int, Measured]) -> Figure:
+    """Plot the law of each codebook size (line) over the measured shares (points)."""
     figure, axes = grid(1, 1, 4.4, 2.8)
     ax = axes[0, 0]
-    for colour, (words, law) in zip(SERIES, laws.items(), strict=False):
+    for colour, (words, one) in zip(SERIES, laws.items(), strict=False):
         places = np.unique(np.geomspace(1, words, 40).astype(int)) - 1
-        shares = np.maximum(np.asarray(holders[words])[places], 1e-5)
+        shares = np.maximum(one.held[places], 1e-5)
         ax.loglog(places + 1, shares, "o", color=colour, markersize=3)
-        ax.loglog(np.arange(1, words + 1), law.held(), color=colour, label=f"K = {words:,}")
+        ax.loglog(np.arange(1, words + 1), one.law.held(), color=colour, label=f"K = {words:,}")
     ax.set(xlabel="word, most frequent first", ylabel="share of images that hold it")
     ax.legend()
     return done(figure)
@@ -117,7 +111,7 @@ def plot_map_by_size(found: Mapping[str, Sequence[Sized]], baseline: int | None 
             )
         if baseline:
             ax.axvline(baseline, color="0.6", linewidth=1, linestyle=":")
-        ax.set(xscale="log", xlabel="images", title=mode.upper(), ylim=(0, None))
+        ax.set(xscale="log", xlabel="images", title=mode.upper(), ylim=(0, 1))
     axes[0, 0].set(ylabel="mAP")
     axes[0, 1].legend(fontsize=7)
     return done(figure)

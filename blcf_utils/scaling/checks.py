@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from blcf_utils.bow import invert
+from blcf_utils.paths import project_root
 from blcf_utils.scaling.bags import first_rows, synthetic_database
 from blcf_utils.scaling.curves import MODES, SizedDatabase
 from blcf_utils.scaling.law import BagLaw, bag_counts, measure_law
@@ -94,7 +95,20 @@ def likeness(study: Study, name: str, database: SizedDatabase) -> Likeness:
     return Likeness(holders, distinct, repeats, touched, nearest)
 
 
-def laws_by_words(study: Study, name: str, sizes: Sequence[int]) -> dict[int, BagLaw]:
+@dataclass(frozen=True)
+class Measured:
+    """A law and what it was measured on.
+
+    Attributes:
+        law: the law.
+        held: share of the images that hold each word, most first, (K,).
+    """
+
+    law: BagLaw
+    held: np.ndarray
+
+
+def laws_by_words(study: Study, name: str, sizes: Sequence[int]) -> dict[int, Measured]:
     """Return the law of a dataset's images for codebooks of several sizes.
 
     The profile's own size is among them; the other codebooks are learned on the way.
@@ -102,13 +116,23 @@ def laws_by_words(study: Study, name: str, sizes: Sequence[int]) -> dict[int, Ba
     laws = {}
     for words in sorted({*sizes, study.profile.codebook.words}):
         one = study if words == study.profile.codebook.words else study.with_words(words)
-        laws[words] = measure_law(bag_counts(one.maps(name)), name)
+        counts = bag_counts(one.maps(name))
+        held = np.sort(np.bincount(counts.indices, minlength=words))[::-1] / counts.shape[0]
+        laws[words] = Measured(measure_law(counts, name), held)
     return laws
 
 
-def laws_table(laws: dict[int, BagLaw]) -> pd.DataFrame:
-    """Return the numbers of laws, one column a codebook."""
+def photographs_law() -> BagLaw:
+    """Return the law measured on 1,200 real photographs, which comes with the study."""
+    return BagLaw.load(project_root() / "data" / "laws" / "photographs.json")
+
+
+def laws_table(measured: dict[int, Measured]) -> pd.DataFrame:
+    """Return the numbers of laws, one column a codebook, and last those of real photographs."""
     names = ("offset", "exponent", "tail", "mean", "deviation", "repeated", "spread")
+    laws = {f"{words:,}": one.law for words, one in measured.items()}
+    real = photographs_law()
+    laws[f"{real.words:,}, photographs"] = real
     table = pd.DataFrame(
         {k: {name: getattr(law, name) for name in names} for k, law in laws.items()}
     )

@@ -24,6 +24,7 @@ from blcf_utils.study import Study
 
 TOP = 100
 TIMED_QUERIES, ROUNDS = 30, 3
+_LONG = 1.0  # seconds of a build that is not repeated
 MODES: tuple[Mode, ...] = ("gs", "ls")
 # What stands around the images that queries look for.
 Around = Literal["photographs, then synthetic", "synthetic", "photographs"]
@@ -161,9 +162,7 @@ class SizedDatabase:
         self._drawn.clear()
 
     def _measured(self, numbers: np.ndarray, histograms: sparse.csr_array, score: bool) -> Sized:
-        started = time.perf_counter()
-        index = invert(histograms, self.idf)
-        built = time.perf_counter() - started
+        index, built = self._built(histograms)
         milliseconds, touched, aps, seconds = {}, {}, {}, {}
         for mode in MODES:
             asked = list(self.queries[mode].values())[:TIMED_QUERIES]
@@ -184,6 +183,16 @@ class SizedDatabase:
             aps,
             seconds,
         )
+
+    def _built(self, histograms: sparse.csr_array) -> tuple[InvertedFile, float]:
+        """Return the inverted file and the least seconds of building it; long builds run once."""
+        least, left = np.inf, ROUNDS
+        while left:
+            started = time.perf_counter()
+            index = invert(histograms, self.idf)
+            least = min(least, time.perf_counter() - started)
+            left = left - 1 if least < _LONG else 0
+        return index, least
 
     def _scored(self, index: InvertedFile, numbers: np.ndarray, mode: Mode) -> dict[str, float]:
         """Return the average precision of every query in the whole database."""
