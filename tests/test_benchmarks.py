@@ -18,6 +18,7 @@ TINY = {
     "extraction": "--vgg16 1 --squeezenet 3 --longest-side 64 --batch-size 2 --repeats 1",
     "kmeans": "--words 40 --descriptors 900 --dimensions 16 --repeats 1",
     "memory": "--few 4 --many 24 --longest-side 64",
+    "scaling": "--database 200 900 --queries 3 --repeats 1",
     "search": "--database 300 900 --words 500 --queries 3 --top 50 --repeats 1",
     "reranking": "--images 4 --words 300 --height 5 --width 4 --repeats 1",
     "saliency": "--number 2 --longest-side 96 --repeats 1 --width 0.02",
