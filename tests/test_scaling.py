@@ -25,7 +25,7 @@ from blcf_utils.scaling.bags import (
     synthetic_database,
 )
 from blcf_utils.scaling.checks import laws_table, likeness, photographs_law
-from blcf_utils.scaling.curves import MODES, Sized, SizedDatabase, round_size
+from blcf_utils.scaling.curves import MODES, Sized, SizedDatabase, ranks_of, round_size
 from blcf_utils.scaling.law import BagLaw, bag_counts, by_frequency, measure_law
 from blcf_utils.scaling.model import (
     Machine,
@@ -220,6 +220,15 @@ def test_the_dataset_s_own_size_scores_as_the_study_does(study, database):
             assert own.touched[mode] > 0
             assert own.milliseconds[mode] > 0
             assert held.index.n_images == 18
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.randoms(use_true_random=False))
+def test_ranks_are_those_of_the_sorted_ranking(scores, random):
+    scores = np.array(scores, np.float32) / 3
+    order = np.argsort(-scores, kind="stable")
+    wanted = np.array(random.sample(range(len(scores)), random.randint(1, len(scores))))
+    np.testing.assert_array_equal(order[ranks_of(scores, wanted)], wanted)
 
 
 @pytest.mark.parametrize("around", ["synthetic", "photographs, then synthetic"])

@@ -14,7 +14,7 @@ from blcf_utils.bow import Sparse, database_histograms, invert
 from blcf_utils.boxes import Mode
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.errors import StudyError, known
-from blcf_utils.evaluation import average_precision
+from blcf_utils.evaluation import average_precision_of_ranks
 from blcf_utils.index import InvertedFile
 from blcf_utils.progress import progress
 from blcf_utils.scaling.bags import first_rows, synthetic_database
@@ -197,12 +197,34 @@ class SizedDatabase:
     def _scored(self, index: InvertedFile, numbers: np.ndarray, mode: Mode) -> dict[str, float]:
         """Return the average precision of every query in the whole database."""
         aps, ap = {}, self.dataset.protocol.ap
-        # Drawn images take numbers that no photograph has.
-        named = np.where(numbers >= 0, numbers, len(self.dataset.images) + np.arange(len(numbers)))
+        place = np.full(len(self.dataset.images), -1)
+        place[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
         for query in progress(self.dataset.queries, label=f"queries, {mode}", unit="query"):
-            ranking = named[index.search(*self.queries[mode][query.id])[0]]
-            aps[query.id] = average_precision(ranking, query.positives, query.junk, ap)
+            asked = np.unique([*query.positives, *query.junk])
+            # Not the whole ranking: sorting a million scores takes longer than finding them.
+            ranks = ranks_of(index.scores(*self.queries[mode][query.id]), place[asked])
+            junk = np.isin(asked, query.junk)
+            passed = np.searchsorted(np.sort(ranks[junk]), ranks[~junk])
+            kept = np.sort(ranks[~junk] - passed)
+            aps[query.id] = average_precision_of_ranks(kept, len(query.positives), ap)
         return aps
+
+
+def ranks_of(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the ranks (from 0) of some images in the ranking of all, without sorting them all.
+
+    Equal scores are ranked by image number, as the inverted file ranks them.
+
+    Args:
+        scores: (n,) of every image.
+        wanted: (m,) numbers of a few of them.
+    """
+    edges, edge_of = np.unique(-scores[wanted], return_inverse=True)
+    passed = np.searchsorted(edges, -scores, side="right")
+    before = np.cumsum(np.bincount(passed, minlength=len(edges) + 1))[: len(edges)]
+    equal = [np.flatnonzero(scores == -edge) for edge in edges]
+    among = [np.searchsorted(equal[k], image) for k, image in zip(edge_of, wanted, strict=True)]
+    return before[edge_of] + np.array(among, np.int64)
 
 
 def median_query_ms(answers: Sequence[Callable[[], object]]) -> float:
