@@ -80,6 +80,8 @@ class EncodingConfig(Config):
         "exact", description="what the index keeps of weights that are no counts: 16 bits, or 8"
     )
 
+    LATER: ClassVar[tuple[str, ...]] = ("index_weights",)
+
 
 class RerankingConfig(Config):
     """Spatial re-ranking (R): windows of the assignment map against the query."""

@@ -5,22 +5,21 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-LARGEST_COUNT = 65535
 # The least count of an image's words is rarely above one; beyond 16 it is not looked for.
 LARGEST_LEAST_COUNT = 16
 # A few roundings of float32: levels found at this tolerance are as good as the weights.
 TOLERANCE = 1e-6
-# Of the largest weight, or of a quarter of the length if that is less, as rounding to 65535ths of
-# the length would move scores by 1e-5. At most 16 weights of an image can be above a quarter.
+# Parts of an image's largest weight. Rounding to 65535ths of a weight above a quarter of the length
+# would move scores by 1e-5; at most 16 weights of an image can be above a quarter.
 STEPS = {"exact": 65535, "uint8": 255}
 
 
 @numba.njit(cache=True)
-def _unit(values, low, high):
-    """Return what the ``values`` (``low`` to ``high``, or 0) are whole multiples of, or 0."""
+def _unit(values, low, high, most):
+    """Return of what the ``values`` (``low`` to ``high``, or 0) are up to ``most`` times, or 0."""
     for least in range(1, LARGEST_LEAST_COUNT + 1):
         unit = low / least
-        if high > unit * LARGEST_COUNT:
+        if high > unit * most:
             return 0.0
         whole = True
         for value in values:
@@ -38,7 +37,8 @@ def quantise(starts, words, weights, word_scales, steps, levels, scales):
     """Write ``weights`` as whole levels times a scale per image (and per word).
 
     Where an image's weights are no multiples of anything, they are rounded to multiples of one of
-    ``steps`` parts of their largest, or of a quarter of their length if that is less.
+    ``steps`` parts of their largest. Of 65535 parts, they are parts of a quarter of the weights'
+    length if that is less than the largest.
 
     Args:
         starts: (n + 1,) int64 where each image's weights begin.
@@ -50,7 +50,7 @@ def quantise(starts, words, weights, word_scales, steps, levels, scales):
         scales: (n,) float32, written; 0 for an image without words.
 
     Returns:
-        Whether every image's weights were whole multiples of something.
+        Whether every image's weights were whole multiples of something, up to ``steps`` times.
     """
     all_whole = True
     values = np.empty(0, np.float64)
@@ -75,11 +75,13 @@ def quantise(starts, words, weights, word_scales, steps, levels, scales):
             levels[first:last] = 0
             scales[image] = 0
             continue
-        unit = _unit(values[: last - first], low, high)
+        unit = _unit(values[: last - first], low, high, steps)
         whole = unit > 0
         if not whole:
             all_whole = False
-            unit = min(high / steps, np.sqrt(squares) / (4 * steps))
+            unit = high / steps
+            if steps > 255:
+                unit = min(unit, np.sqrt(squares) / (4 * steps))
         level_total = 0
         for entry in range(first, last):
             levels[entry] = np.rint(values[entry - first] / unit)
