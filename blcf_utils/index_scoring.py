@@ -1,0 +1,176 @@
+"""Compiled loops that score images for a query, from the segments of an inverted file.
+
+None of them uses fast-math: every image's score is added up in the same order with the same
+roundings, however its levels are stored, so equal images score equal on any machine.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from blcf_utils.index_segments import level_of, pair_level, read_header, row_stride, row_units
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_masked(row, mask, value, part):
+    for i in range(len(part)):
+        part[i] += value * np.float32(np.uint8(row[i] & mask))
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_row(octets, at, width, value, part):
+    """Add a row of less than 16 bits, its first byte ``at``, times ``value``."""
+    stride = row_stride(width, len(part))
+    row, bits = octets[at : at + stride], 1 << (width - 1)
+    for start in range(0, len(part), stride):
+        # A level is masked where it stands and the factor made less for it, which is exact.
+        shift = start // stride * bits
+        mask = np.uint8(((1 << bits) - 1) << shift)
+        _add_masked(row, mask, value / np.float32(1 << shift), part[start : start + stride])
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(data, octets, at, end, value, part):
+    """Add a word's levels times ``value`` to the scores of a block, ``part``."""
+    width, wide, pairs, at = read_header(data, at)
+    size = len(part)
+    if width == 5:
+        row = data[at : at + size]
+        for i in range(size):
+            part[i] += value * np.float32(row[i])
+    elif width > 0:
+        _add_row(octets, 2 * at, width, value, part)
+    at += row_units(width, size)
+    levels = at + pairs
+    if wide == 0:
+        for pair in range(pairs):
+            part[data[at + pair]] += value * np.float32(octets[2 * levels + pair])
+    else:
+        for pair in range(pairs):
+            level = pair_level(data, octets, levels, wide, pair)
+            part[data[at + pair]] += value * np.float32(level)
+    if width == 0:
+        for image in data[levels + ((pairs << wide) + 1) // 2 : end]:
+            part[image] += value
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_four_masked(a, b, c, d, ma, mb, mc, md, v, w, x, y, part):
+    for i in range(len(part)):
+        first = v * np.float32(np.uint8(a[i] & ma)) + w * np.float32(np.uint8(b[i] & mb))
+        second = x * np.float32(np.uint8(c[i] & mc)) + y * np.float32(np.uint8(d[i] & md))
+        part[i] += first + second
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_four(a, b, c, d, v, w, x, y, part):
+    for i in range(len(part)):
+        part[i] += (v * a[i] + w * b[i]) + (x * c[i] + y * d[i])
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _plane(octets, at, width, start, size, value):
+    """Return bytes, mask and factor of the eighth of a row that begins with image ``start``."""
+    stride, bits = row_stride(width, size), 1 << (width - 1)
+    shift = start // stride * bits
+    mask = np.uint8(((1 << bits) - 1) << shift)
+    first = at + start % stride
+    return octets[first : first + (size + 7) // 8], mask, value / np.float32(1 << shift)
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_four_rows(octets, places, widths, values, part):
+    size = len(part)
+    eighth = (size + 7) // 8
+    for start in range(0, size, eighth):
+        a, ma, v = _plane(octets, places[0], widths[0], start, size, values[0])
+        b, mb, w = _plane(octets, places[1], widths[1], start, size, values[1])
+        c, mc, x = _plane(octets, places[2], widths[2], start, size, values[2])
+        d, md, y = _plane(octets, places[3], widths[3], start, size, values[3])
+        some = part[start : start + eighth]
+        _sum_four_masked(a, b, c, d, ma, mb, mc, md, v, w, x, y, some)
+
+
+@numba.njit(cache=True, nogil=True)
+def score_block(data, octets, bounds, words, values, frequent, weights, part):
+    """Write the scores of a block's images, before their scales.
+
+    Args:
+        data: units of the index; octets: the same as bytes.
+        bounds: (K + 1,) where the segments of the block begin.
+        words, values: of the query, other than those of ``frequent`` words (int64, float32).
+        frequent, weights: frequent words of the query and their values. They are added last, as
+            they hold the large terms: small ones would drown in a sum begun with those.
+        part: (images of the block,) float32, written.
+    """
+    part[:] = 0
+    for j in range(len(words)):
+        at, end = np.int64(bounds[words[j]]), np.int64(bounds[words[j] + 1])
+        if at < end:
+            _add(data, octets, at, end, values[j], part)
+    # Four words a pass: the sums are read and written a quarter as often.
+    fours = len(frequent) - len(frequent) % 4
+    places, widths = np.empty(4, np.int64), np.empty(4, np.int64)
+    unpacked = np.empty((0, 0), np.float32)
+    for j in range(0, fours, 4):
+        rows = 0
+        for k in range(4):
+            at, end = np.int64(bounds[frequent[j + k]]), np.int64(bounds[frequent[j + k] + 1])
+            if at < end:
+                widths[k], _, pairs, row = read_header(data, at)
+                places[k] = 2 * row
+                rows += 0 < widths[k] < 5 and pairs == 0
+        four = weights[j : j + 4]
+        if rows == 4:
+            _add_four_rows(octets, places, widths, four, part)
+            continue
+        if len(unpacked) == 0:
+            unpacked = np.empty((4, len(part)), np.float32)
+        unpacked[:] = 0
+        for k in range(4):
+            at, end = np.int64(bounds[frequent[j + k]]), np.int64(bounds[frequent[j + k] + 1])
+            if at < end:
+                _add(data, octets, at, end, np.float32(1), unpacked[k])
+        a, b, c, d = unpacked[0], unpacked[1], unpacked[2], unpacked[3]
+        _sum_four(a, b, c, d, four[0], four[1], four[2], four[3], part)
+    for j in range(fours, len(frequent)):
+        at, end = np.int64(bounds[frequent[j]]), np.int64(bounds[frequent[j] + 1])
+        if at < end:
+            _add(data, octets, at, end, weights[j], part)
+
+
+@numba.njit(cache=True, nogil=True)
+def score_all(
+    data, octets, offsets, scales, block_size, words, values, frequent, weights, scores
+):
+    """Write the score of every image, (n,) float32; arguments as for :func:`score_block`."""
+    for block in range(len(offsets)):
+        start = block * block_size
+        part = scores[start : start + block_size]
+        score_block(data, octets, offsets[block], words, values, frequent, weights, part)
+        part *= scales[start : start + block_size]
+
+
+@numba.njit(cache=True, nogil=True)
+def score_one(data, octets, bounds, size, words, values, frequent, weights, image):
+    """Return the score of one image of a block before its scale, as :func:`score_block` does."""
+    score = np.float32(0)
+    for j in range(len(words)):
+        at, end = np.int64(bounds[words[j]]), np.int64(bounds[words[j] + 1])
+        if at < end:
+            score += values[j] * np.float32(level_of(data, octets, at, end, size, image))
+    fours = len(frequent) - len(frequent) % 4
+    terms = np.zeros(4, np.float32)
+    for j in range(len(frequent)):
+        at, end = np.int64(bounds[frequent[j]]), np.int64(bounds[frequent[j] + 1])
+        term = np.float32(0)
+        if at < end:
+            term = weights[j] * np.float32(level_of(data, octets, at, end, size, image))
+        if j >= fours:
+            score += term
+        else:
+            terms[j % 4] = term
+            if j % 4 == 3:
+                score += (terms[0] + terms[1]) + (terms[2] + terms[3])
+    return score
