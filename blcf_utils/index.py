@@ -17,11 +17,10 @@ from scipy import sparse
 from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.errors import StudyError
 from blcf_utils.index_building import Builder, levels_of_saved, scales_of_words
-from blcf_utils.index_scoring import score_all
-from blcf_utils.index_selection import best
+from blcf_utils.index_scoring import best_images, score_all
 
 # The scores of a block stay in the processor's cache while words are added to them.
-BLOCK_SIZE = 32_768
+BLOCK_SIZE = 65_536
 # Words of more images are added up last, four at a time.
 FREQUENT_SHARE = 0.2
 MAPPED = ("offsets", "data")
@@ -264,11 +263,11 @@ class InvertedFile:
         """
         if top is not None and top < 1:
             raise StudyError(f"index: expected top of at least 1, found {top}")
+        if top is not None and top < self.n_images:
+            room = np.empty(min(self.block_size, self.n_images), np.float32)
+            return best_images(*self._stored, *self._query(words, values), top, room)
         scores = self.scores(words, values)
-        if top is None or top >= self.n_images:
-            order = np.argsort(-scores, kind="stable")
-        else:
-            order = best(scores, top)
+        order = np.argsort(-scores, kind="stable")
         return order, scores[order]
 
 

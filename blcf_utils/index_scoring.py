@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from blcf_utils.index_segments import level_of, pair_level, read_header, row_stride, row_units
+from blcf_utils.index_selection import empty_heap, offer_all, sort_heap
 
 
 @numba.njit(cache=True, nogil=True)
@@ -70,25 +71,26 @@ def _sum_four(a, b, c, d, v, w, x, y, part):
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _plane(octets, at, width, start, size, value):
-    """Return bytes, mask and factor of the eighth of a row that begins with image ``start``."""
+def _plane(octets, at, width, start, step, size, value):
+    """Return bytes, mask and factor of the ``step`` images of a row from image ``start`` on."""
     stride, bits = row_stride(width, size), 1 << (width - 1)
     shift = start // stride * bits
     mask = np.uint8(((1 << bits) - 1) << shift)
     first = at + start % stride
-    return octets[first : first + (size + 7) // 8], mask, value / np.float32(1 << shift)
+    return octets[first : first + step], mask, value / np.float32(1 << shift)
 
 
 @numba.njit(cache=True, nogil=True)
 def _add_four_rows(octets, places, widths, values, part):
     size = len(part)
-    eighth = (size + 7) // 8
-    for start in range(0, size, eighth):
-        a, ma, v = _plane(octets, places[0], widths[0], start, size, values[0])
-        b, mb, w = _plane(octets, places[1], widths[1], start, size, values[1])
-        c, mc, x = _plane(octets, places[2], widths[2], start, size, values[2])
-        d, md, y = _plane(octets, places[3], widths[3], start, size, values[3])
-        some = part[start : start + eighth]
+    # Within a row's stride, images lie beside one another.
+    step = row_stride(min(widths[0], widths[1], widths[2], widths[3]), size)
+    for start in range(0, size, step):
+        a, ma, v = _plane(octets, places[0], widths[0], start, step, size, values[0])
+        b, mb, w = _plane(octets, places[1], widths[1], start, step, size, values[1])
+        c, mc, x = _plane(octets, places[2], widths[2], start, step, size, values[2])
+        d, md, y = _plane(octets, places[3], widths[3], start, step, size, values[3])
+        some = part[start : start + step]
         _sum_four_masked(a, b, c, d, ma, mb, mc, md, v, w, x, y, some)
 
 
@@ -150,6 +152,27 @@ def score_all(
         part = scores[start : start + block_size]
         score_block(data, octets, offsets[block], words, values, frequent, weights, part)
         part *= scales[start : start + block_size]
+
+
+@numba.njit(cache=True, nogil=True)
+def best_images(
+    data, octets, offsets, scales, block_size, words, values, frequent, weights, top, room
+):
+    """Return the ``top`` best images and their scores.
+
+    Arguments as for :func:`score_block`; ``room`` (a block's images,) float32 is scratch. (Made in
+    here, it would keep the loops from being compiled as well as they are.)
+    """
+    n = len(scales)
+    images, scores = empty_heap(top, n)
+    for block in range(len(offsets)):
+        start = block * block_size
+        part = room[: n - start]
+        score_block(data, octets, offsets[block], words, values, frequent, weights, part)
+        part *= scales[start : start + len(part)]
+        offer_all(images, scores, start, part)
+    sort_heap(images, scores)
+    return images, scores
 
 
 @numba.njit(cache=True, nogil=True)

@@ -10,8 +10,8 @@ Header: bits 0 to 2 the width of the row (0 none, then 1, 2, 4, 8, 16 bits), bit
 of a pair's level (1, 2, 4), the others the number of pairs; ``MANY`` says that the next two units
 hold it. Pairs are all their images, then all their levels. Byte j of a row of b < 16 bits is of the
 images j, j + S, j + 2S, ... of the block, in its lowest bits first; S is b times an eighth of the
-block's images, rounded up. So levels are read by masking whole registers, and the images of one
-eighth lie beside one another whatever b is.
+block's images, rounded up to a multiple of 64. So levels are read by masking whole registers, and
+the images of one eighth lie beside one another whatever b is.
 
 None of the loops checks bounds.
 """
@@ -26,6 +26,8 @@ MANY = 2047
 ROW_GAIN = 1.5
 # Words of more images have rows without pairs, as these are added up fastest.
 PLAIN_SHARE = 0.15
+# In smaller blocks, rare words gain nothing by rows.
+FEW_IMAGES = 16_384
 
 
 @numba.njit(cache=True)
@@ -47,9 +49,15 @@ def transpose(starts, words, levels, following, images, listed):
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
+def eighth(size):
+    """An eighth of a block's images, rounded up to whole registers."""
+    return (size + 511) // 512 * 64
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
 def row_stride(width, size):
     """Bytes of a row of less than 16 bits, and the step between the images of a byte."""
-    return ((size + 7) // 8) << (width - 1)
+    return eighth(size) << (width - 1)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -85,7 +93,8 @@ def _layout(levels, size):
             units = needed + len(levels) - pairs
             most = ROW_GAIN * units
         elif needed <= most and (taken == 0 or needed < units):
-            if pairs == 0 or width >= 4 or len(levels) < PLAIN_SHARE * size:
+            rare = len(levels) < PLAIN_SHARE * size
+            if size >= FEW_IMAGES if rare else pairs == 0 or width >= 4:
                 taken, units = width, needed
     return taken, wide, above[taken], units + 1
 

@@ -1,43 +1,70 @@
-"""Compiled selection of the best images."""
+"""Compiled selection of the best images, block by block while their scores lie in the cache."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-
-@numba.njit(cache=True, nogil=True)
-def _before(scores, a, b):
-    """Whether image a ranks before image b."""
-    return scores[a] > scores[b] or (scores[a] == scores[b] and a < b)
+# Scores that are compared with the worst kept one at once.
+SPAN = 256
 
 
 @numba.njit(cache=True, nogil=True)
-def _sift_down(scores, heap, position, size):
-    """Restore the heap whose root is the kept image that ranks last."""
+def _place(images, scores, position, size, image, score):
+    """Put an image in the heap whose root is the kept image that ranks last, from a free place."""
     while True:
         child = 2 * position + 1
         if child >= size:
-            return
-        if child + 1 < size and _before(scores, heap[child], heap[child + 1]):
-            child += 1
-        if not _before(scores, heap[position], heap[child]):
-            return
-        heap[position], heap[child] = heap[child], heap[position]
+            break
+        if child + 1 < size:
+            one, other = scores[child], scores[child + 1]
+            # Of equal scores, the higher number ranks last.
+            child += other < one or (other == one and images[child + 1] > images[child])
+        last = scores[child]
+        if last > score or (last == score and images[child] < image):
+            break
+        images[position], scores[position] = images[child], last
         position = child
+    images[position], scores[position] = image, score
 
 
 @numba.njit(cache=True, nogil=True)
-def best(scores, top):
-    """Return the images of the ``top`` highest scores, best first, equal ones by number."""
-    heap = np.arange(top)
-    for position in range(top // 2 - 1, -1, -1):
-        _sift_down(scores, heap, position, top)
-    for image in range(top, len(scores)):
-        if scores[image] > scores[heap[0]]:
-            heap[0] = image
-            _sift_down(scores, heap, 0, top)
-    for end in range(top - 1, 0, -1):
-        heap[0], heap[end] = heap[end], heap[0]
-        _sift_down(scores, heap, 0, end)
-    return heap
+def empty_heap(top, n):
+    """Return images and scores of a heap of ``top`` places that anything is better than."""
+    return np.arange(n, n + top), np.full(top, -np.inf, np.float32)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def offer(images, scores, image, score):
+    """Put an image into a heap if it ranks before the last one there."""
+    if score > scores[0] or (score == scores[0] and image < images[0]):
+        _place(images, scores, 0, len(images), image, score)
+
+
+@numba.njit(cache=True, nogil=True)
+def _any_above(scores, worst):
+    above = np.uint32(0)
+    for i in range(len(scores)):
+        above |= np.uint32(scores[i] > worst)
+    return above > 0
+
+
+@numba.njit(cache=True, nogil=True)
+def offer_all(images, scores, start, part):
+    """Offer the images from number ``start`` on, higher than all in the heap, scored ``part``."""
+    for first in range(0, len(part), SPAN):
+        some = part[first : first + SPAN]
+        if _any_above(some, scores[0]):
+            for i in range(len(some)):
+                # Equal scores stay out: the numbers of those inside are lower.
+                if some[i] > scores[0]:
+                    _place(images, scores, 0, len(images), start + first + i, some[i])
+
+
+@numba.njit(cache=True, nogil=True)
+def sort_heap(images, scores):
+    """Sort a heap, best first."""
+    for end in range(len(images) - 1, 0, -1):
+        image, score = images[end], scores[end]
+        images[end], scores[end] = images[0], scores[0]
+        _place(images, scores, 0, end, image, score)
