@@ -76,6 +76,9 @@ class EncodingConfig(Config):
         "edges", description="box to cells: floor and ceil of its edges, or cells half covered"
     )
     idf: bool = Field(False, description="weight words by log(N / images that hold the word)")
+    index_weights: Literal["exact", "uint8"] = Field(
+        "exact", description="what the index keeps of weights that are no counts: 16 bits, or 8"
+    )
 
 
 class RerankingConfig(Config):

@@ -267,16 +267,19 @@ class Study(
             weighting: how much each position counts, a row of table t09; as the profile's
                 ``weighting.search`` says when None.
         """
-        maps, idf = self.maps(name), self.profile.encoding.idf
+        maps, config = self.maps(name), self.profile.encoding
+        idf, kept = config.idf, config.index_weights
         weighting = self.weighting_name(weighting)
         weights = self.weights(name, weighting)
 
         def build() -> InvertedFile:
-            return invert(database_histograms(maps, weights), idf)
+            return invert(database_histograms(maps, weights), idf, kept)
 
         document, label = {"maps": maps.key, "idf": idf}, maps.artefact.label
         if weights is not None:
             document, label = {**document, "weights": weights.key}, f"{label}-{weighting}"
+        if kept != "exact":
+            document, label = {**document, "kept": kept}, f"{label}-{kept}"
         return build_index(document, label, self.store, build, quiet=weights is not None)
 
     def augmented_maps(self, name: str) -> tuple[QueryMaps, ...]:
