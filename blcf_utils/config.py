@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
@@ -79,6 +79,8 @@ class EncodingConfig(Config):
     index_weights: Literal["exact", "uint8"] = Field(
         "exact", description="what the index keeps of weights that are no counts: 16 bits, or 8"
     )
+
+    LATER: ClassVar[tuple[str, ...]] = ("index_weights",)
 
 
 class RerankingConfig(Config):

@@ -82,8 +82,8 @@ class InvertedFile:
             factors: (K,) applied to query histograms (idf).
             block_size: images in a block, 1 to 65536.
             frequent_share: share of the images from which a word is frequent.
-            weights: ``uint8`` rounds weights that are no counts to levels of mostly one byte,
-                which changes them by up to 5e-4 of the histogram's length.
+            weights: ``uint8`` rounds weights that are no counts to 255ths of the image's largest,
+                one byte each.
 
         Raises:
             StudyError: a negative or infinite weight, or a block size out of range.
@@ -223,7 +223,7 @@ class InvertedFile:
         return self.data, octets, self.offsets, self.scales, self.block_size
 
     def _query(self, words: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return other words and values, frequent words and values, in the order of adding up."""
+        """Return words and values in the order of adding up, and which are frequent words'."""
         words = np.ascontiguousarray(words, np.int64)
         values = np.ascontiguousarray(values, np.float32)
         # The compiled loops do not check bounds.
@@ -240,9 +240,9 @@ class InvertedFile:
         # Small terms first, as later they would drown in the rounding of the sum.
         order = np.argsort(values, kind="stable")
         words, values = words[order], values[order]
-        numbers = np.searchsorted(self.frequent, words)
-        frequent = np.append(self.frequent, -1)[numbers] == words
-        return words[~frequent], values[~frequent], words[frequent], values[frequent]
+        places = np.searchsorted(self.frequent, words)
+        frequent = np.append(self.frequent, -1)[places] == words
+        return words, values, np.flatnonzero(frequent)
 
     def search(
         self, words: np.ndarray, values: np.ndarray, top: int | None = None

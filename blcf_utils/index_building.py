@@ -110,9 +110,7 @@ class Builder:
         self._waiting, self._images = [], 0
 
 
-def scales_of_words(
-    histograms: sparse.csr_array, factors: np.ndarray | None
-) -> np.ndarray | None:
+def scales_of_words(histograms: sparse.csr_array, factors: np.ndarray | None) -> np.ndarray | None:
     """Return the factors if dividing by them makes counts of weights that are none; else None."""
     if factors is None:
         return None
@@ -162,9 +160,7 @@ def _whole(histograms: sparse.csr_array, factors: np.ndarray) -> bool:
         part = _rows(histograms, start, start + step)
         starts, words = part.indptr.astype(np.int64), part.indices.astype(np.int32)
         levels, scales = np.empty(part.nnz, np.uint32), np.empty(part.shape[0], np.float32)
-        whole = quantise(
-            starts, words, checked(part.data), factors, STEPS["exact"], levels, scales
-        )
+        whole = quantise(starts, words, checked(part.data), factors, STEPS["exact"], levels, scales)
         if not whole:
             return False
     return True

@@ -10,8 +10,8 @@ LARGEST_COUNT = 65535
 LARGEST_LEAST_COUNT = 16
 # A few roundings of float32: levels found at this tolerance are as good as the weights.
 TOLERANCE = 1e-6
-# Of the largest weight, or of a quarter of the length if that is less, as rounding to 65535ths of
-# the length would move scores by 1e-5. At most 16 weights of an image can be above a quarter.
+# Parts of an image's largest weight. Rounding to 65535ths of a weight above a quarter of the length
+# would move scores by 1e-5; at most 16 weights of an image can be above a quarter.
 STEPS = {"exact": 65535, "uint8": 255}
 
 
@@ -38,7 +38,8 @@ def quantise(starts, words, weights, word_scales, steps, levels, scales):
     """Write ``weights`` as whole levels times a scale per image (and per word).
 
     Where an image's weights are no multiples of anything, they are rounded to multiples of one of
-    ``steps`` parts of their largest, or of a quarter of their length if that is less.
+    ``steps`` parts of their largest. Of 65535 parts, they are parts of a quarter of the weights'
+    length if that is less than the largest.
 
     Args:
         starts: (n + 1,) int64 where each image's weights begin.
@@ -79,7 +80,9 @@ def quantise(starts, words, weights, word_scales, steps, levels, scales):
         whole = unit > 0
         if not whole:
             all_whole = False
-            unit = min(high / steps, np.sqrt(squares) / (4 * steps))
+            unit = high / steps
+            if steps == LARGEST_COUNT:
+                unit = min(unit, np.sqrt(squares) / (4 * steps))
         level_total = 0
         for entry in range(first, last):
             levels[entry] = np.rint(values[entry - first] / unit)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from blcf_utils.index_segments import level_of, pair_level, read_header, row_stride, row_units
+from blcf_utils.index_segments import TOP, read_header, row_stride, row_units
 from blcf_utils.index_selection import empty_heap, offer_all, sort_heap
 
 
@@ -32,6 +32,52 @@ def _add_row(octets, at, width, value, part):
 
 
 @numba.njit(cache=True, nogil=True)
+def _add_pairs(data, octets, at, pairs, wide, value, part):
+    """Add the pairs that begin ``at``."""
+    images = data[at : at + pairs]
+    if wide == 0:
+        narrow = octets[2 * (at + pairs) :][:pairs]
+        for pair in range(pairs):
+            part[images[pair]] += value * np.float32(narrow[pair])
+    else:
+        levels = data[at + pairs : at + 2 * pairs]
+        for pair in range(pairs):
+            part[images[pair]] += value * np.float32(levels[pair])
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_excess(data, octets, at, value, part):
+    """Add what the levels of a segment have above ``TOP``."""
+    width, wide, pairs, at = read_header(data, at)
+    if pairs > 0 and wide > 0:
+        at += row_units(width, len(part))
+        if width == 5:
+            _add_pairs(data, octets, at, pairs, wide, value, part)
+        else:
+            for pair in range(1, pairs):
+                if data[at + pair] == data[at + pair - 1]:
+                    part[data[at + pair]] += value * np.float32(data[at + pairs + pair])
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _none_above_top(data, at, end):
+    if at == end:
+        return True
+    header = read_header(data, at)
+    return header[1] == 0 or header[2] == 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _unpack(data, octets, at, end, row):
+    """Write the levels of a segment, at most ``TOP`` each, into ``row``, float32."""
+    row[:] = 0
+    if at < end:
+        _add(data, octets, at, end, np.float32(1), row)
+        for i in range(len(row)):
+            row[i] = min(row[i], np.float32(TOP))
+
+
+@numba.njit(cache=True, nogil=True)
 def _add(data, octets, at, end, value, part):
     """Add a word's levels times ``value`` to the scores of a block, ``part``."""
     width, wide, pairs, at = read_header(data, at)
@@ -43,16 +89,9 @@ def _add(data, octets, at, end, value, part):
     elif width > 0:
         _add_row(octets, 2 * at, width, value, part)
     at += row_units(width, size)
-    levels = at + pairs
-    if wide == 0:
-        for pair in range(pairs):
-            part[data[at + pair]] += value * np.float32(octets[2 * levels + pair])
-    else:
-        for pair in range(pairs):
-            level = pair_level(data, octets, levels, wide, pair)
-            part[data[at + pair]] += value * np.float32(level)
+    _add_pairs(data, octets, at, pairs, wide, value, part)
     if width == 0:
-        for image in data[levels + ((pairs << wide) + 1) // 2 : end]:
+        for image in data[at + pairs + ((pairs << wide) + 1) // 2 : end]:
             part[image] += value
 
 
@@ -65,9 +104,17 @@ def _sum_four_masked(a, b, c, d, ma, mb, mc, md, v, w, x, y, part):
 
 
 @numba.njit(cache=True, nogil=True)
+def _add_unpacked(row, value, part):
+    for i in range(len(part)):
+        part[i] += value * row[i]
+
+
+@numba.njit(cache=True, nogil=True)
 def _sum_four(a, b, c, d, v, w, x, y, part):
     for i in range(len(part)):
-        part[i] += (v * a[i] + w * b[i]) + (x * c[i] + y * d[i])
+        first = v * np.float32(a[i]) + w * np.float32(b[i])
+        second = x * np.float32(c[i]) + y * np.float32(d[i])
+        part[i] += first + second
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -95,69 +142,87 @@ def _add_four_rows(octets, places, widths, values, part):
 
 
 @numba.njit(cache=True, nogil=True)
-def score_block(data, octets, bounds, words, values, frequent, weights, part):
+def _add_four_wide_rows(data, places, values, part):
+    size = len(part)
+    a, b = data[places[0] // 2 :][:size], data[places[1] // 2 :][:size]
+    c, d = data[places[2] // 2 :][:size], data[places[3] // 2 :][:size]
+    _sum_four(a, b, c, d, values[0], values[1], values[2], values[3], part)
+
+
+@numba.njit(cache=True, nogil=True)
+def score_block(data, octets, bounds, words, values, numbers, part):
     """Write the scores of a block's images, before their scales.
 
     Args:
         data: units of the index; octets: the same as bytes.
         bounds: (K + 1,) where the segments of the block begin.
-        words, values: of the query, other than those of ``frequent`` words (int64, float32).
-        frequent, weights: frequent words of the query and their values. They are added last, as
-            they hold the large terms: small ones would drown in a sum begun with those.
+        words, values: of the query (int64, float32), in the order of adding up.
+        numbers: which of them are frequent. Levels up to ``TOP`` of these are added last, as they
+            are the large terms: small ones would drown in a sum begun with those.
         part: (images of the block,) float32, written.
     """
     part[:] = 0
+    following = 0
     for j in range(len(words)):
         at, end = np.int64(bounds[words[j]]), np.int64(bounds[words[j] + 1])
-        if at < end:
+        if following < len(numbers) and numbers[following] == j:
+            following += 1
+            if at < end:
+                _add_excess(data, octets, at, values[j], part)
+        elif at < end:
             _add(data, octets, at, end, values[j], part)
     # Four words a pass: the sums are read and written a quarter as often.
+    frequent, weights = words[numbers], values[numbers]
     fours = len(frequent) - len(frequent) % 4
     places, widths = np.empty(4, np.int64), np.empty(4, np.int64)
     unpacked = np.empty((0, 0), np.float32)
     for j in range(0, fours, 4):
-        rows = 0
+        rows, wide_rows = 0, 0
         for k in range(4):
             at, end = np.int64(bounds[frequent[j + k]]), np.int64(bounds[frequent[j + k] + 1])
             if at < end:
                 widths[k], _, pairs, row = read_header(data, at)
                 places[k] = 2 * row
                 rows += 0 < widths[k] < 5 and pairs == 0
+                wide_rows += widths[k] == 5
         four = weights[j : j + 4]
         if rows == 4:
             _add_four_rows(octets, places, widths, four, part)
             continue
+        if wide_rows == 4:
+            _add_four_wide_rows(data, places, four, part)
+            continue
         if len(unpacked) == 0:
             unpacked = np.empty((4, len(part)), np.float32)
-        unpacked[:] = 0
         for k in range(4):
             at, end = np.int64(bounds[frequent[j + k]]), np.int64(bounds[frequent[j + k] + 1])
-            if at < end:
-                _add(data, octets, at, end, np.float32(1), unpacked[k])
+            _unpack(data, octets, at, end, unpacked[k])
         a, b, c, d = unpacked[0], unpacked[1], unpacked[2], unpacked[3]
         _sum_four(a, b, c, d, four[0], four[1], four[2], four[3], part)
+    if fours < len(frequent) and len(unpacked) == 0:
+        unpacked = np.empty((1, len(part)), np.float32)
     for j in range(fours, len(frequent)):
         at, end = np.int64(bounds[frequent[j]]), np.int64(bounds[frequent[j] + 1])
-        if at < end:
-            _add(data, octets, at, end, weights[j], part)
+        if _none_above_top(data, at, end):
+            if at < end:
+                _add(data, octets, at, end, weights[j], part)
+        else:
+            _unpack(data, octets, at, end, unpacked[0])
+            _add_unpacked(unpacked[0], weights[j], part)
 
 
 @numba.njit(cache=True, nogil=True)
-def score_all(
-    data, octets, offsets, scales, block_size, words, values, frequent, weights, scores
-):
+def score_all(data, octets, offsets, scales, block_size, words, values, numbers, scores):
     """Write the score of every image, (n,) float32; arguments as for :func:`score_block`."""
     for block in range(len(offsets)):
         start = block * block_size
         part = scores[start : start + block_size]
-        score_block(data, octets, offsets[block], words, values, frequent, weights, part)
+        score_block(data, octets, offsets[block], words, values, numbers, part)
         part *= scales[start : start + block_size]
 
 
 @numba.njit(cache=True, nogil=True)
-def best_images(
-    data, octets, offsets, scales, block_size, words, values, frequent, weights, top, room
-):
+def best_images(data, octets, offsets, scales, block_size, words, values, numbers, top, room):
     """Return the ``top`` best images and their scores.
 
     Arguments as for :func:`score_block`; ``room`` (a block's images,) float32 is scratch. (Made in
@@ -168,32 +233,8 @@ def best_images(
     for block in range(len(offsets)):
         start = block * block_size
         part = room[: n - start]
-        score_block(data, octets, offsets[block], words, values, frequent, weights, part)
+        score_block(data, octets, offsets[block], words, values, numbers, part)
         part *= scales[start : start + len(part)]
         offer_all(images, scores, start, part)
     sort_heap(images, scores)
     return images, scores
-
-
-@numba.njit(cache=True, nogil=True)
-def score_one(data, octets, bounds, size, words, values, frequent, weights, image):
-    """Return the score of one image of a block before its scale, as :func:`score_block` does."""
-    score = np.float32(0)
-    for j in range(len(words)):
-        at, end = np.int64(bounds[words[j]]), np.int64(bounds[words[j] + 1])
-        if at < end:
-            score += values[j] * np.float32(level_of(data, octets, at, end, size, image))
-    fours = len(frequent) - len(frequent) % 4
-    terms = np.zeros(4, np.float32)
-    for j in range(len(frequent)):
-        at, end = np.int64(bounds[frequent[j]]), np.int64(bounds[frequent[j] + 1])
-        term = np.float32(0)
-        if at < end:
-            term = weights[j] * np.float32(level_of(data, octets, at, end, size, image))
-        if j >= fours:
-            score += term
-        else:
-            terms[j % 4] = term
-            if j % 4 == 3:
-                score += (terms[0] + terms[1]) + (terms[2] + terms[3])
-    return score

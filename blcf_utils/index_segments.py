@@ -6,12 +6,13 @@ word), then *pairs* (image, level) of the levels that the row has no room for or
 all levels above 1, then, without a row, the images of level 1. An image is in one of these parts
 only. Rows are taken where they are small: they are added up much faster than lists.
 
-Header: bits 0 to 2 the width of the row (0 none, then 1, 2, 4, 8, 16 bits), bits 3 and 4 the bytes
-of a pair's level (1, 2, 4), the others the number of pairs; ``MANY`` says that the next two units
-hold it. Pairs are all their images, then all their levels. Byte j of a row of b < 16 bits is of the
-images j, j + S, j + 2S, ... of the block, in its lowest bits first; S is b times an eighth of the
-block's images, rounded up to a multiple of 64. So levels are read by masking whole registers, and
-the images of one eighth lie beside one another whatever b is.
+Header: bits 0 to 2 the width of the row (0 none, then 1, 2, 4, 8, 16 bits), bit 3 whether levels of
+pairs have two bytes, the others the number of pairs; ``MANY`` says that the next two units hold it.
+Pairs are all their images, then all their levels. A level above ``TOP`` takes several pairs, or a
+row of 16 bits and pairs, full ones first. Byte j of a row of b < 16 bits is of the images j, j + S,
+j + 2S, ... of the block, in its lowest bits first; S is b times an eighth of the block's images,
+rounded up to a multiple of 64. So levels are read by masking whole registers, and the images of
+one eighth lie beside one another whatever b is.
 
 None of the loops checks bounds.
 """
@@ -21,12 +22,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-MANY = 2047
+MANY = 4095
+TOP = 65535
 # Most bytes of a row for one byte of the lists it replaces.
 ROW_GAIN = 1.5
-# Words of more images have rows without pairs, as these are added up fastest.
-PLAIN_SHARE = 0.15
-# In smaller blocks, rare words gain nothing by rows.
+# Words of more images have rows, and without pairs, as these are added up fastest.
+PLAIN_SHARE = 0.2
+# In smaller blocks, other words gain nothing by rows.
 FEW_IMAGES = 16_384
 
 
@@ -65,37 +67,42 @@ def row_units(width, size):
     """Units of a row of ``size`` images, by its width code."""
     if width == 0:
         return 0
-    if width == 5:
-        return size
-    return (row_stride(width, size) + 1) // 2
+    if width >= 4:
+        return size if width == 5 else (size + 1) // 2
+    return row_stride(width, size) // 2
 
 
 @numba.njit(cache=True)
 def _layout(levels, size):
-    """Return (width code, code of the pairs' level bytes, pairs, units) of a word's segment."""
+    """Return (width code, whether pairs are wide, pairs, units) of a word's segment."""
     above = np.zeros(6, np.int64)  # how many levels are above 1 (no row), 1, 3, 15, 255, 65535
-    highest = 0
+    highest, ones = 0, 0
     for level in levels:
         highest = max(highest, level)
-        above[1] += level > 1
-        above[2] += level > 3
-        above[3] += level > 15
-        above[4] += level > 255
-        above[5] += level > 65535
+        parts = (level + TOP - 1) // TOP
+        above[1] += parts if level > 1 else 0
+        above[2] += parts if level > 3 else 0
+        above[3] += parts if level > 15 else 0
+        above[4] += parts if level > 255 else 0
+        above[5] += parts - 1
+        ones += level == 1
     above[0] = above[1]
-    wide = 0 if highest <= 255 else 1 if highest <= 65535 else 2
+    plain = len(levels) >= PLAIN_SHARE * size and size >= 512  # one register an eighth
+    wide = 1 if highest > 255 else 0
     taken, units = 0, 0
     for width in range(6):
         pairs = above[width]
         needed = row_units(width, size) + pairs + ((pairs << wide) + 1) // 2
         needed += 2 if pairs >= MANY else 0
         if width == 0:
-            units = needed + len(levels) - pairs
+            units = needed + ones
             most = ROW_GAIN * units
-        elif needed <= most and (taken == 0 or needed < units):
-            rare = len(levels) < PLAIN_SHARE * size
-            if size >= FEW_IMAGES if rare else pairs == 0 or width >= 4:
-                taken, units = width, needed
+        elif plain:
+            better = (pairs == 0 or width == 5) and (taken == 0 or needed < units)
+            taken, units = (width, needed) if better else (taken, units)
+        elif size >= FEW_IMAGES and needed <= most and 4 * pairs <= len(levels):
+            better = taken == 0 or needed < units
+            taken, units = (width, needed) if better else (taken, units)
     return taken, wide, above[taken], units + 1
 
 
@@ -125,7 +132,7 @@ def pack(begins, images, listed, size, offsets, data):
             continue
         width, wide, pairs, _ = _layout(listed[first:last], size)
         at = offsets[word]
-        data[at] = width | (wide << 3) | (min(pairs, MANY) << 5)
+        data[at] = width | (wide << 3) | (min(pairs, MANY) << 4)
         at += 1
         if pairs >= MANY:
             data[at], data[at + 1] = pairs & 0xFFFF, pairs >> 16
@@ -139,80 +146,33 @@ def pack(begins, images, listed, size, offsets, data):
         done = 0
         for posting in range(first, last):
             image, level = np.int64(images[posting]), np.int64(listed[posting])
-            if level > limit:
-                data[at + done] = image
-                if wide == 0:
-                    data[level_at + done // 2] |= level << (8 * (done % 2))
-                elif wide == 1:
-                    data[level_at + done] = level
-                else:
-                    data[level_at + 2 * done] = level & 0xFFFF
-                    data[level_at + 2 * done + 1] = level >> 16
-                done += 1
+            if width == 5:
+                data[row + image] = min(level, TOP)
+                level = max(level - TOP, 0)
+            if level > limit or width == 5:
+                while level > 0:
+                    data[at + done] = image
+                    if wide == 0:
+                        data[level_at + done // 2] |= level << (8 * (done % 2))
+                    else:
+                        data[level_at + done] = min(level, TOP)
+                    level -= min(level, TOP)
+                    done += 1
             elif width == 0:
                 data[one_at] = image
                 one_at += 1
-            elif width == 5:
-                data[row + image] = level
-            else:
+            elif width < 5:
                 byte, shift = image % stride, (image // stride) * bits
                 data[row + byte // 2] |= level << (8 * (byte % 2) + shift)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def read_header(data, at):
-    """Return (width code, level code, pairs, where the row begins) of the segment at ``at``."""
+    """Return (width code, whether pairs are wide, pairs, where the row begins) of a segment."""
     head = np.int64(data[at])
-    pairs = head >> 5
+    pairs = head >> 4
     at += 1
     if pairs == MANY:
         pairs = np.int64(data[at]) | (np.int64(data[at + 1]) << 16)
         at += 2
-    return head & 7, (head >> 3) & 3, pairs, at
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def pair_level(data, octets, at, wide, pair):
-    """Return the level of a pair, ``at`` where the levels begin."""
-    if wide == 0:
-        return np.int64(octets[2 * at + pair])
-    if wide == 1:
-        return np.int64(data[at + pair])
-    return np.int64(data[at + 2 * pair]) | (np.int64(data[at + 2 * pair + 1]) << 16)
-
-
-@numba.njit(cache=True, nogil=True)
-def level_of(data, octets, at, end, size, image):
-    """Return the level of one image of the block in the segment from ``at`` to ``end``."""
-    width, wide, pairs, at = read_header(data, at)
-    if width == 5:
-        level = np.int64(data[at + image])
-    elif width > 0:
-        bits = 1 << (width - 1)
-        stride = row_stride(width, size)
-        byte = np.int64(octets[2 * at + image % stride])
-        level = (byte >> (image // stride * bits)) & ((1 << bits) - 1)
-    else:
-        level = np.int64(0)
-    if level > 0:
-        return level
-    at += row_units(width, size)
-    low, high = at, at + pairs
-    while low < high:
-        middle = (low + high) >> 1
-        if data[middle] < image:
-            low = middle + 1
-        else:
-            high = middle
-    if low < at + pairs and data[low] == image:
-        return pair_level(data, octets, at + pairs, wide, low - at)
-    if width > 0:
-        return np.int64(0)
-    low, high = at + pairs + ((pairs << wide) + 1) // 2, end
-    while low < high:
-        middle = (low + high) >> 1
-        if data[middle] < image:
-            low = middle + 1
-        else:
-            high = middle
-    return np.int64(low < end and data[low] == image)
+    return head & 7, (head >> 3) & 1, pairs, at
