@@ -100,7 +100,7 @@ class Builder:
         levels = np.concatenate([part.data for part in self._waiting]).astype(np.uint32)
         transpose(np.cumsum(starts), words, levels, begins[:-1].copy(), images, listed)
         units = np.zeros(self.words, np.int64)
-        measure(begins, listed, self._images, units)
+        measure(begins, images, listed, self._images, units)
         offsets = np.concatenate([[0], np.cumsum(units)])
         data = np.zeros(offsets[-1], np.uint16)
         pack(begins, images, listed, self._images, offsets, data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-LARGEST_COUNT = 65535
 # The least count of an image's words is rarely above one; beyond 16 it is not looked for.
 LARGEST_LEAST_COUNT = 16
 # A few roundings of float32: levels found at this tolerance are as good as the weights.
@@ -16,11 +15,11 @@ STEPS = {"exact": 65535, "uint8": 255}
 
 
 @numba.njit(cache=True)
-def _unit(values, low, high):
-    """Return what the ``values`` (``low`` to ``high``, or 0) are whole multiples of, or 0."""
+def _unit(values, low, high, most):
+    """Return of what the ``values`` (``low`` to ``high``, or 0) are up to ``most`` times, or 0."""
     for least in range(1, LARGEST_LEAST_COUNT + 1):
         unit = low / least
-        if high > unit * LARGEST_COUNT:
+        if high > unit * most:
             return 0.0
         whole = True
         for value in values:
@@ -51,7 +50,7 @@ def quantise(starts, words, weights, word_scales, steps, levels, scales):
         scales: (n,) float32, written; 0 for an image without words.
 
     Returns:
-        Whether every image's weights were whole multiples of something.
+        Whether every image's weights were whole multiples of something, up to ``steps`` times.
     """
     all_whole = True
     values = np.empty(0, np.float64)
@@ -76,12 +75,12 @@ def quantise(starts, words, weights, word_scales, steps, levels, scales):
             levels[first:last] = 0
             scales[image] = 0
             continue
-        unit = _unit(values[: last - first], low, high)
+        unit = _unit(values[: last - first], low, high, steps)
         whole = unit > 0
         if not whole:
             all_whole = False
             unit = high / steps
-            if steps == LARGEST_COUNT:
+            if steps > 255:
                 unit = min(unit, np.sqrt(squares) / (4 * steps))
         level_total = 0
         for entry in range(first, last):

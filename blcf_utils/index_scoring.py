@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from blcf_utils.index_segments import TOP, read_header, row_stride, row_units
+from blcf_utils.index_segments import LONG, TOP, read_header, row_stride, row_units
 from blcf_utils.index_selection import empty_heap, offer_all, sort_heap
 
 
@@ -32,39 +32,55 @@ def _add_row(octets, at, width, value, part):
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_pairs(data, octets, at, pairs, wide, value, part):
-    """Add the pairs that begin ``at``."""
-    images = data[at : at + pairs]
-    if wide == 0:
-        narrow = octets[2 * (at + pairs) :][:pairs]
+def _add_pairs(data, octets, at, pairs, flags, value, part):
+    """Add the pairs whose levels begin ``at``; return where the images of level 1 begin."""
+    wide = flags >> 3 & 1
+    images = at + ((pairs << wide) + 1) // 2
+    if flags & 16:
+        byte, image, pair = 2 * images, 0, 2 * at
+        last = pair + pairs
+        while pair < last:
+            gap = np.int64(octets[byte])
+            byte += 1
+            image += gap
+            if gap != LONG:
+                part[image] += value * np.float32(octets[pair])
+                pair += 1
+        return (byte + 1) // 2
+    listed = data[images : images + pairs]
+    if wide:
+        levels = data[at : at + pairs]
         for pair in range(pairs):
-            part[images[pair]] += value * np.float32(narrow[pair])
+            part[listed[pair]] += value * np.float32(levels[pair])
     else:
-        levels = data[at + pairs : at + 2 * pairs]
+        narrow = octets[2 * at : 2 * at + pairs]
         for pair in range(pairs):
-            part[images[pair]] += value * np.float32(levels[pair])
+            part[listed[pair]] += value * np.float32(narrow[pair])
+    return images + pairs
 
 
 @numba.njit(cache=True, nogil=True)
 def _add_excess(data, octets, at, value, part):
     """Add what the levels of a segment have above ``TOP``."""
-    width, wide, pairs, at = read_header(data, at)
-    if pairs > 0 and wide > 0:
-        at += row_units(width, len(part))
-        if width == 5:
-            _add_pairs(data, octets, at, pairs, wide, value, part)
-        else:
-            for pair in range(1, pairs):
-                if data[at + pair] == data[at + pair - 1]:
-                    part[data[at + pair]] += value * np.float32(data[at + pairs + pair])
+    flags, pairs, at = read_header(data, at)
+    if pairs == 0 or not flags & 8:
+        return
+    at += row_units(flags & 7, len(part))
+    if flags & 7 == 5:
+        _add_pairs(data, octets, at, pairs, flags, value, part)
+        return
+    images = data[at + pairs : at + 2 * pairs]
+    for pair in range(1, pairs):
+        if images[pair] == images[pair - 1]:
+            part[images[pair]] += value * np.float32(data[at + pair])
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _none_above_top(data, at, end):
     if at == end:
         return True
-    header = read_header(data, at)
-    return header[1] == 0 or header[2] == 0
+    flags, pairs, _ = read_header(data, at)
+    return pairs == 0 or not flags & 8
 
 
 @numba.njit(cache=True, nogil=True)
@@ -80,8 +96,8 @@ def _unpack(data, octets, at, end, row):
 @numba.njit(cache=True, nogil=True)
 def _add(data, octets, at, end, value, part):
     """Add a word's levels times ``value`` to the scores of a block, ``part``."""
-    width, wide, pairs, at = read_header(data, at)
-    size = len(part)
+    flags, pairs, at = read_header(data, at)
+    width, size = flags & 7, len(part)
     if width == 5:
         row = data[at : at + size]
         for i in range(size):
@@ -89,10 +105,12 @@ def _add(data, octets, at, end, value, part):
     elif width > 0:
         _add_row(octets, 2 * at, width, value, part)
     at += row_units(width, size)
-    _add_pairs(data, octets, at, pairs, wide, value, part)
-    if width == 0:
-        for image in data[at + pairs + ((pairs << wide) + 1) // 2 : end]:
-            part[image] += value
+    if pairs > 0:
+        at = _add_pairs(data, octets, at, pairs, flags, value, part)
+    if width > 0:
+        return
+    for image in data[at:end]:
+        part[image] += value
 
 
 @numba.njit(cache=True, nogil=True)
@@ -181,8 +199,8 @@ def score_block(data, octets, bounds, words, values, numbers, part):
         for k in range(4):
             at, end = np.int64(bounds[frequent[j + k]]), np.int64(bounds[frequent[j + k] + 1])
             if at < end:
-                widths[k], _, pairs, row = read_header(data, at)
-                places[k] = 2 * row
+                flags, pairs, row = read_header(data, at)
+                widths[k], places[k] = flags & 7, 2 * row
                 rows += 0 < widths[k] < 5 and pairs == 0
                 wide_rows += widths[k] == 5
         four = weights[j : j + 4]

@@ -7,12 +7,15 @@ all levels above 1, then, without a row, the images of level 1. An image is in o
 only. Rows are taken where they are small: they are added up much faster than lists.
 
 Header: bits 0 to 2 the width of the row (0 none, then 1, 2, 4, 8, 16 bits), bit 3 whether levels of
-pairs have two bytes, the others the number of pairs; ``MANY`` says that the next two units hold it.
-Pairs are all their images, then all their levels. A level above ``TOP`` takes several pairs, or a
-row of 16 bits and pairs, full ones first. Byte j of a row of b < 16 bits is of the images j, j + S,
-j + 2S, ... of the block, in its lowest bits first; S is b times an eighth of the block's images,
-rounded up to a multiple of 64. So levels are read by masking whole registers, and the images of
-one eighth lie beside one another whatever b is.
+pairs have two bytes, bit 4 whether the images of pairs are gaps, the others the number of pairs;
+``MANY`` says that the next two units hold it. After the row come all levels of pairs, then all
+their images, then those of level 1. Images are numbers or, where levels have one byte and it is
+shorter, gaps to the one before in bytes; ``LONG`` goes on by itself. (Elsewhere gaps would cost
+more time than their bytes are worth.) A level above ``TOP`` takes several pairs, or a row of 16
+bits and pairs, full ones first. Byte j of a row of b < 16 bits is of the images j, j + S, j + 2S,
+... of the block, in its lowest bits first; S is b times an eighth of the block's images, rounded up
+to a multiple of 64. So levels are read by masking whole registers, and the images of one eighth lie
+beside one another whatever b is.
 
 None of the loops checks bounds.
 """
@@ -22,8 +25,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-MANY = 4095
+MANY = 2047
 TOP = 65535
+LONG = 255
 # Most bytes of a row for one byte of the lists it replaces.
 ROW_GAIN = 1.5
 # Words of more images have rows, and without pairs, as these are added up fastest.
@@ -73,8 +77,8 @@ def row_units(width, size):
 
 
 @numba.njit(cache=True)
-def _layout(levels, size):
-    """Return (width code, whether pairs are wide, pairs, units) of a word's segment."""
+def _row(levels, size):
+    """Return the width code of the row a word gets; 0 for none."""
     above = np.zeros(6, np.int64)  # how many levels are above 1 (no row), 1, 3, 15, 255, 65535
     highest, ones = 0, 0
     for level in levels:
@@ -88,12 +92,11 @@ def _layout(levels, size):
         ones += level == 1
     above[0] = above[1]
     plain = len(levels) >= PLAIN_SHARE * size and size >= 512  # one register an eighth
-    wide = 1 if highest > 255 else 0
     taken, units = 0, 0
     for width in range(6):
         pairs = above[width]
-        needed = row_units(width, size) + pairs + ((pairs << wide) + 1) // 2
-        needed += 2 if pairs >= MANY else 0
+        level_units = pairs if highest > 255 else (pairs + 1) // 2
+        needed = row_units(width, size) + pairs + level_units
         if width == 0:
             units = needed + ones
             most = ROW_GAIN * units
@@ -103,16 +106,62 @@ def _layout(levels, size):
         elif size >= FEW_IMAGES and needed <= most and 4 * pairs <= len(levels):
             better = taken == 0 or needed < units
             taken, units = (width, needed) if better else (taken, units)
-    return taken, wide, above[taken], units + 1
+    return taken
 
 
 @numba.njit(cache=True)
-def measure(begins, listed, size, units):
+def _layout(images, levels, size):
+    """Return how a word's segment is laid out.
+
+    Returns:
+        Width code, whether pairs are wide, pairs, bytes of their gaps (0: numbers), units.
+    """
+    width = _row(levels, size)
+    limit = (1 << (1 << (width - 1))) - 1 if width else 1
+    highest, pairs, ones = 0, 0, 0
+    gap_bytes, last = 0, 0
+    for posting in range(len(levels)):
+        image, level = np.int64(images[posting]), np.int64(levels[posting])
+        highest = max(highest, level)
+        if level > limit:
+            parts = (level - 1) // TOP + (width < 5)
+            pairs += parts
+            gap_bytes += parts + (image - last) // LONG
+            last = image
+        elif width == 0:
+            ones += 1
+    wide = 1 if highest > 255 else 0
+    gap_bytes = gap_bytes if gap_bytes < 2 * pairs and not wide else 0
+    units = 1 + (2 if pairs >= MANY else 0) + row_units(width, size)
+    units += ((pairs << wide) + 1) // 2
+    units += (gap_bytes + 1) // 2 if gap_bytes else pairs
+    return width, wide, pairs, gap_bytes, units + ones
+
+
+@numba.njit(cache=True)
+def measure(begins, images, listed, size, units):
     """Write how many units (K,) the segment of each word takes; postings as :func:`pack`."""
     for word in range(len(units)):
         first, last = begins[word], begins[word + 1]
         if last > first:
-            units[word] = _layout(listed[first:last], size)[3]
+            units[word] = _layout(images[first:last], listed[first:last], size)[4]
+
+
+@numba.njit(cache=True, inline="always")
+def _put(data, at, byte, value):
+    """Write a byte, counted from unit ``at``; zero before."""
+    data[at + byte // 2] |= value << (8 * (byte % 2))
+
+
+@numba.njit(cache=True)
+def _put_gap(data, at, byte, gap):
+    """Write a gap and return where the next one goes."""
+    while gap >= LONG:
+        _put(data, at, byte, LONG)
+        gap -= LONG
+        byte += 1
+    _put(data, at, byte, gap)
+    return byte + 1
 
 
 @numba.njit(cache=True)
@@ -128,51 +177,57 @@ def pack(begins, images, listed, size, offsets, data):
     """
     for word in range(len(begins) - 1):
         first, last = begins[word], begins[word + 1]
-        if last == first:
-            continue
-        width, wide, pairs, _ = _layout(listed[first:last], size)
-        at = offsets[word]
-        data[at] = width | (wide << 3) | (min(pairs, MANY) << 4)
-        at += 1
-        if pairs >= MANY:
-            data[at], data[at + 1] = pairs & 0xFFFF, pairs >> 16
-            at += 2
-        row = at
-        at += row_units(width, size)
-        level_at, one_at = at + pairs, at + pairs + ((pairs << wide) + 1) // 2
-        bits = 1 << max(width - 1, 0)
-        limit = (1 << bits) - 1 if width else 1
-        stride = row_stride(width, size) if width else 1
-        done = 0
-        for posting in range(first, last):
-            image, level = np.int64(images[posting]), np.int64(listed[posting])
-            if width == 5:
-                data[row + image] = min(level, TOP)
-                level = max(level - TOP, 0)
-            if level > limit or width == 5:
-                while level > 0:
-                    data[at + done] = image
-                    if wide == 0:
-                        data[level_at + done // 2] |= level << (8 * (done % 2))
-                    else:
-                        data[level_at + done] = min(level, TOP)
-                    level -= min(level, TOP)
-                    done += 1
-            elif width == 0:
-                data[one_at] = image
-                one_at += 1
-            elif width < 5:
-                byte, shift = image % stride, (image // stride) * bits
-                data[row + byte // 2] |= level << (8 * (byte % 2) + shift)
+        if last > first:
+            _pack_word(images[first:last], listed[first:last], size, offsets[word], data)
+
+
+@numba.njit(cache=True)
+def _pack_word(images, levels, size, at, data):
+    width, wide, pairs, gap_bytes, _ = _layout(images, levels, size)
+    data[at] = width | (wide << 3) | ((gap_bytes > 0) << 4) | (min(pairs, MANY) << 5)
+    at += 1
+    if pairs >= MANY:
+        data[at], data[at + 1] = pairs & 0xFFFF, pairs >> 16
+        at += 2
+    row, level_at = at, at + row_units(width, size)
+    pair_at = level_at + ((pairs << wide) + 1) // 2
+    one_at = pair_at + ((gap_bytes + 1) // 2 if gap_bytes else pairs)
+    bits = 1 << max(width - 1, 0)
+    limit = (1 << bits) - 1 if width else 1
+    stride = row_stride(width, size) if width else 1
+    pair, one, byte, last = 0, 0, 0, 0
+    for posting in range(len(levels)):
+        image, level = np.int64(images[posting]), np.int64(levels[posting])
+        if width == 5:
+            data[row + image] = min(level, TOP)
+            level -= min(level, TOP)
+        if width == 5 or level > limit:
+            while level > 0:
+                if wide:
+                    data[level_at + pair] = min(level, TOP)
+                else:
+                    _put(data, level_at, pair, level)
+                if gap_bytes:
+                    byte = _put_gap(data, pair_at, byte, image - last)
+                    last = image
+                else:
+                    data[pair_at + pair] = image
+                level -= min(level, TOP)
+                pair += 1
+        elif width > 0:
+            _put(data, row, image % stride, level << (image // stride * bits))
+        else:
+            data[one_at + one] = image
+            one += 1
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def read_header(data, at):
-    """Return (width code, whether pairs are wide, pairs, where the row begins) of a segment."""
+    """Return the flags of the segment at ``at``, its pairs, and where its row begins."""
     head = np.int64(data[at])
-    pairs = head >> 4
+    pairs = head >> 5
     at += 1
     if pairs == MANY:
         pairs = np.int64(data[at]) | (np.int64(data[at + 1]) << 16)
         at += 2
-    return head & 7, (head >> 3) & 1, pairs, at
+    return head & 31, pairs, at
