@@ -256,7 +256,7 @@ class InvertedFile:
             top: length of the ranking; every image when None.
 
         Returns:
-            Image numbers (int64) and scores (float32), best first.
+            Image numbers (int32) and scores (float32), best first.
 
         Raises:
             StudyError: a word of another codebook, or ``top`` below 1.
@@ -265,9 +265,11 @@ class InvertedFile:
             raise StudyError(f"index: expected top of at least 1, found {top}")
         if top is not None and top < self.n_images:
             room = np.empty(min(self.block_size, self.n_images), np.float32)
-            return best_images(*self._stored, *self._query(words, values), top, room)
+            images, scores = best_images(*self._stored, *self._query(words, values), top, room)
+            return images.astype(np.int32), scores
         scores = self.scores(words, values)
-        order = np.argsort(-scores, kind="stable")
+        # Half of int64: rankings of whole databases are kept for every query.
+        order = np.argsort(-scores, kind="stable").astype(np.int32)
         return order, scores[order]
 
 
