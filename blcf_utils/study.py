@@ -155,6 +155,13 @@ class Study(
         other.features = self.features
         return other
 
+    def with_index_weights(self, kept: str) -> Study:
+        """Return the same study with another choice of what the index keeps of weights."""
+        encoding = self.profile.encoding.model_copy(update={"index_weights": kept})
+        other = self._with(encoding=encoding)
+        other.features, other.maps, other.weights = self.features, self.maps, self.weights
+        return other
+
     def with_finetuning(self, **changes) -> Study:
         """Return the same study with other settings of ``finetuning``."""
         return self._with(finetuning=self.profile.finetuning.model_copy(update=changes))
