@@ -198,9 +198,16 @@ def scale_words(histograms: sparse.csr_array, factors: np.ndarray) -> sparse.csr
     return scaled
 
 
-def invert(histograms: sparse.csr_array, idf: bool) -> InvertedFile:
-    """Return the inverted file of histograms (n, K), words weighted by rarity with ``idf``."""
+def invert(histograms: sparse.csr_array, idf: bool, weights: str = "exact") -> InvertedFile:
+    """Return the inverted file of histograms (n, K).
+
+    Args:
+        histograms: one row an image.
+        idf: whether words are weighted by their rarity.
+        weights: ``exact`` or ``uint8``, what is kept of weights that are no counts.
+    """
     if not idf:
-        return InvertedFile.from_histograms(histograms)
+        return InvertedFile.from_histograms(histograms, weights=weights)
     factors = inverse_document_frequency(histograms)
-    return InvertedFile.from_histograms(scale_words(histograms, factors), factors)
+    scaled = scale_words(histograms, factors)
+    return InvertedFile.from_histograms(scaled, factors, weights=weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
@@ -76,6 +76,11 @@ class EncodingConfig(Config):
         "edges", description="box to cells: floor and ceil of its edges, or cells half covered"
     )
     idf: bool = Field(False, description="weight words by log(N / images that hold the word)")
+    index_weights: Literal["exact", "uint8"] = Field(
+        "exact", description="what the index keeps of weights that are no counts: 16 bits, or 8"
+    )
+
+    LATER: ClassVar[tuple[str, ...]] = ("index_weights",)
 
 
 class RerankingConfig(Config):

@@ -155,6 +155,13 @@ class Study(
         other.features = self.features
         return other
 
+    def with_index_weights(self, kept: str) -> Study:
+        """Return the same study with another choice of what the index keeps of weights."""
+        encoding = self.profile.encoding.model_copy(update={"index_weights": kept})
+        other = self._with(encoding=encoding)
+        other.features, other.maps, other.weights = self.features, self.maps, self.weights
+        return other
+
     def with_finetuning(self, **changes) -> Study:
         """Return the same study with other settings of ``finetuning``."""
         return self._with(finetuning=self.profile.finetuning.model_copy(update=changes))
@@ -267,16 +274,19 @@ class Study(
             weighting: how much each position counts, a row of table t09; as the profile's
                 ``weighting.search`` says when None.
         """
-        maps, idf = self.maps(name), self.profile.encoding.idf
+        maps, config = self.maps(name), self.profile.encoding
+        idf, kept = config.idf, config.index_weights
         weighting = self.weighting_name(weighting)
         weights = self.weights(name, weighting)
 
         def build() -> InvertedFile:
-            return invert(database_histograms(maps, weights), idf)
+            return invert(database_histograms(maps, weights), idf, kept)
 
         document, label = {"maps": maps.key, "idf": idf}, maps.artefact.label
         if weights is not None:
             document, label = {**document, "weights": weights.key}, f"{label}-{weighting}"
+        if kept != "exact":
+            document, label = {**document, "kept": kept}, f"{label}-{kept}"
         return build_index(document, label, self.store, build, quiet=weights is not None)
 
     def augmented_maps(self, name: str) -> tuple[QueryMaps, ...]:

@@ -63,6 +63,7 @@ def consolidate(
     weightings: Sequence[str],
     words: int,
     idf: bool,
+    kept: str = "exact",
 ) -> None:
     """Write ``current/`` from the shards, at once.
 
@@ -72,6 +73,7 @@ def consolidate(
         weightings: an inverted file each is made for, and one without weights.
         words: K.
         idf: whether words count by their rarity.
+        kept: ``exact`` or ``uint8``, what inverted files keep of weights that are no counts.
     """
     current = home / "current"
     wanted = {"places": [[name, *place] for name, place in places.items()]}
@@ -88,7 +90,8 @@ def consolidate(
     for name in (NONE, *weightings):
         weights = None if name == NONE else stored_weights(work, name, maps)
         index_path(work, name).mkdir()
-        invert(database_histograms(maps, weights), idf).save(index_path(work, name))
+        made = invert(database_histograms(maps, weights), idf, kept)
+        made.save(index_path(work, name))
     # A page that searches the old files goes on: what is mapped stays until it is let go.
     shutil.rmtree(current, ignore_errors=True)
     os.replace(work, current)

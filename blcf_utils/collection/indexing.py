@@ -251,7 +251,9 @@ class _Indexing:
             )
         removed = sum(name not in files for name in known_stamps)
         places = {name: place[1:] for name, place in sorted(live.items())}
-        consolidate(self.home, places, self.weightings, self._words(), self.profile.encoding.idf)
+        config = self.profile.encoding
+        how = config.idf, config.index_weights
+        consolidate(self.home, places, self.weightings, self._words(), *how)
         self._forget(live)
         done = sum(name in live for name in pending)
         why = {name: one["why"] for name, one in unreadable.items()}

@@ -7,6 +7,7 @@ A cell is measured by the run that writes it or says why it was not run. Tables 
 from blcf_utils.experiments.backbones import backbones_table
 from blcf_utils.experiments.compactness import (
     dimension_table,
+    index_weights,
     quantisation_table,
 )
 from blcf_utils.experiments.comparison import (
@@ -64,6 +65,7 @@ __all__ = [
     "finetuning_gains",
     "fusion_curve",
     "fusion_table",
+    "index_weights",
     "intervals_table",
     "localisation_table",
     "method_gains",
