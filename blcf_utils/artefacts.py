@@ -129,10 +129,8 @@ class ArtefactStore:
             StudyError: a finished artefact whose files are missing or cut short, or whose
                 document differs from its name's.
         """
-        document = json.loads(json.dumps({"stage": stage, **document}))
+        folder, document = self._place(stage, label, document)
         key = digest_of(document)
-        safe = re.sub(r"[^\w.+-]+", "_", label)
-        folder = self.root / stage / f"{safe}-{key}"
         started = time.perf_counter()
         reused = self._is_complete(folder, document)
         if not reused:
@@ -155,6 +153,16 @@ class ArtefactStore:
             }
         )
         return artefact
+
+    def find(self, stage: str, label: str, document: dict) -> Path | None:
+        """Return the folder of a finished artefact, or None when it has not been made."""
+        folder, document = self._place(stage, label, document)
+        return folder if self._is_complete(folder, document) else None
+
+    def _place(self, stage: str, label: str, document: dict) -> tuple[Path, dict]:
+        document = json.loads(json.dumps({"stage": stage, **document}))
+        safe = re.sub(r"[^\w.+-]+", "_", label)
+        return self.root / stage / f"{safe}-{digest_of(document)}", document
 
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")

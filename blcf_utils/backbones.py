@@ -248,6 +248,38 @@ def _trunk(config: BackboneConfig) -> tuple[nn.Sequential, set[str]]:
     return nn.Sequential(OrderedDict(list(stages.items())[:stop])), every_name
 
 
+@torch.no_grad()
+def map_sizes(config: BackboneConfig, height: int, width: int) -> tuple[tuple[int, int, int], int]:
+    """Return what an image of ``height`` x ``width`` pixels becomes, without weights or arithmetic.
+
+    Returns:
+        (C, h, w) of its feature map, and the largest number of values that a module reads and
+        writes together on the way there.
+    """
+    trunk, _ = _trunk(config)
+    largest = 0
+
+    def measure(_, inputs, output) -> None:
+        nonlocal largest
+        largest = max(largest, inputs[0].numel() + output.numel())
+
+    for module in trunk.modules():
+        if not list(module.children()):
+            module.register_forward_hook(measure)
+    shape = trunk.eval()(torch.empty(1, 3, height, width, device="meta")).shape
+    return tuple(shape[1:]), largest
+
+
+def torchvision_source(name: str) -> tuple[str, Path]:
+    """Return where torchvision's weights of a backbone come from, and the file they become.
+
+    Raises:
+        StudyError: it has none for this backbone.
+    """
+    weights = _torchvision_weights(name)
+    return weights.url, Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+
+
 def _initialise(trunk: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for module in trunk.modules():
@@ -279,7 +311,7 @@ def _local_file(name: str) -> Path:
     return found[0]
 
 
-def _torchvision_file(name: str) -> tuple[Path, tuple, tuple]:
+def _torchvision_weights(name: str):
     entry = BACKBONES[name].enum
     if not entry:
         raise StudyError(
@@ -289,8 +321,12 @@ def _torchvision_file(name: str) -> tuple[Path, tuple, tuple]:
     import torchvision
 
     enum_name, member = entry.split(".")
-    weights = getattr(torchvision.models, enum_name)[member]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    return getattr(torchvision.models, enum_name)[member]
+
+
+def _torchvision_file(name: str) -> tuple[Path, tuple, tuple]:
+    weights = _torchvision_weights(name)
+    _, path = torchvision_source(name)
     try:
         weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:

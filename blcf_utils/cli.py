@@ -43,10 +43,12 @@ weights_app = typer.Typer(
 )
 train_app = typer.Typer(help="Train the networks that the study ships.", no_args_is_help=True)
 profile_app = typer.Typer(help="Look at profiles.", no_args_is_help=True)
+export_app = typer.Typer(help="Take an index elsewhere.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(train_app, name="train")
 app.add_typer(profile_app, name="profile")
+app.add_typer(export_app, name="export")
 
 ProfileOption = Annotated[
     str, typer.Option("--profile", "-p", help="A name in data/profiles, or a YAML file.")
@@ -142,6 +144,23 @@ def status(
         seconds = f"{row.seconds:8.1f} s" if row.seconds else " " * 10
         line = f"{row.name:{width}}  {row.status:11}  {seconds}  {row.message}"
         typer.echo(line.rstrip())
+
+
+@app.command()
+def doctor(
+    profile: ProfileOption = "mini",
+    settings: SettingsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    time: Annotated[bool, typer.Option(help="Estimate how long the run takes.")] = True,
+) -> None:
+    """Check what a run needs, before hours are spent: machine, data, weights, disk and memory."""
+    from blcf_utils.doctor.examine import examine
+    from blcf_utils.doctor.findings import as_json as json_of
+    from blcf_utils.doctor.findings import as_text, exit_code
+
+    findings = examine(profile, _pairs(settings, "--set"), measure=time)
+    typer.echo(json_of(findings) if as_json else as_text(findings, profile))
+    raise typer.Exit(exit_code(findings))
 
 
 @app.command()
@@ -244,6 +263,67 @@ def demo(
 
     code = page_of_folder(folder) if folder else page_of_dataset(profile, dataset)
     raise typer.Exit(serve(code, host, port, browser))
+
+
+@export_app.command("milvus")
+def export_milvus(
+    folder: Annotated[
+        Path | None, typer.Argument(help="An indexed folder; a dataset of the profile, if none.")
+    ] = None,
+    uri: Annotated[
+        str, typer.Option(help="http://host:19530, or the path of a .db file of Milvus Lite.")
+    ] = "http://localhost:19530",
+    profile: ProfileOption = "mini",
+    dataset: Annotated[str, typer.Option(help="Of the profile; its first, if none.")] = "",
+    weighting: Annotated[
+        str | None, typer.Option(help="Of the vectors; the profile's own, if none.")
+    ] = None,
+    settings: SettingsOption = None,
+    token: Annotated[
+        str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")
+    ] = "",
+    collection: Annotated[
+        str, typer.Option(help="Its name; made of profile, dataset and weighting, if none.")
+    ] = "",
+    algorithm: Annotated[
+        str, typer.Option(help="Of the server's index: DAAT_MAXSCORE, DAAT_WAND, TAAT_NAIVE.")
+    ] = "DAAT_MAXSCORE",
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Replace what the collection holds.")
+    ] = False,
+    check: Annotated[
+        int, typer.Option(min=0, help="Then rank so many queries by both and compare.")
+    ] = 0,
+) -> None:
+    """Send an index to Milvus as sparse vectors; what is there already is kept."""
+    from blcf_utils.milvus.comparing import compare
+    from blcf_utils.milvus.export import export_vectors
+    from blcf_utils.milvus.vectors import vectors_of_collection, vectors_of_study
+
+    if folder is not None:
+        from blcf_utils.collection.opened import Collection
+
+        opened = Collection(folder)
+        base = opened.base(weighting or "None")
+        vectors = vectors_of_collection(opened, weighting or "None")
+    else:
+        from blcf_utils.study import open_study
+
+        study = open_study(profile, _pairs(settings, "--set"))
+        name = study.pick(dataset)
+        base = study.searcher(name, study.weighting_name(weighting)).base
+        vectors = vectors_of_study(study, name, weighting)
+    done = export_vectors(vectors, uri, collection, token=token, anew=anew, algorithm=algorithm)
+    left_out = f"; {done.empty:,} images without words are left out" if done.empty else ""
+    typer.echo(
+        f"{done.index.collection} at {uri}: {done.sent + done.kept:,} vectors ({done.sent:,} sent, "
+        f"{done.kept:,} there already{left_out}) after {done.seconds:.1f} s"
+    )
+    if check:
+        comparison = compare(base, done.index, check)
+        typer.echo(str(comparison))
+        if not comparison.agree:
+            raise typer.Exit(1)
 
 
 @data_app.command("list")

@@ -17,7 +17,9 @@ class MiningConfig(Config):
     "Positive pair: two images with a score larger than 15 (sharing 30 local SIFT matches)": a
     match counts one half. "A negative image is randomly selected from scores between 1 and 0.5":
     read as the cosine of words of an image without matches. The slides do not say how the two
-    scores are added; this is the reading in which both sentences hold.
+    scores are added; this is the reading in which both sentences hold. Nor do they say whether
+    the anchor is the image whose ranking was drawn or another of its images above the threshold
+    ("positive pair (anchor and positive) two images with a score larger than 15"): ``anchor``.
     """
 
     recipe: str = Field("GS", description="search of convolutional words that ranks the images")
@@ -27,6 +29,11 @@ class MiningConfig(Config):
     word_weight: float = Field(1.0, ge=0, description="of the cosine of convolutional words")
     match_weight: float = Field(0.5, ge=0, description="of one verified SIFT match")
     positive: float = Field(15.0, description="a positive scores more")
+    anchor: Literal["query", "listed"] = Field(
+        "query",
+        description="the image that was ranked, or one of two images of its ranking that both "
+        "score as positives do",
+    )
     negative: tuple[float, float] = Field(
         (0.5, 1.0), description="a negative scores from the first to the second"
     )
@@ -40,6 +47,13 @@ class MiningConfig(Config):
     )
     hardest: int = Field(10, ge=1, description="how many of the best scores negatives: hardest is")
     triplets: int = Field(2000, ge=1, description="how many are drawn")
+
+    def document(self) -> dict:
+        """Return the settings as plain JSON values; a default anchor keeps older keys valid."""
+        document = super().document()
+        if self.anchor == "query":
+            del document["anchor"]
+        return document
 
     @model_validator(mode="after")
     def _thresholds_in_order(self):

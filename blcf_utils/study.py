@@ -144,12 +144,24 @@ class Study(
 
     def with_backbone(self, backbone: BackboneConfig) -> Study:
         """Return the same study on another backbone; datasets are shared, not read again."""
-        return self._with_features(self.profile.features.model_copy(update={"backbone": backbone}))
+        features, pooling = self.profile.features, self.profile.sum_pooling
+        changed = {"features": features.model_copy(update={"backbone": backbone})}
+        if backbone.name != features.backbone.name and pooling.full_layer:
+            # A layer name of one network means nothing in another.
+            changed["sum_pooling"] = pooling.model_copy(update={"full_layer": ""})
+        return self._with(**changed)
 
     def with_words(self, words: int) -> Study:
         """Return the same study with another number of visual words."""
         other = self._with(codebook=self.profile.codebook.model_copy(update={"words": words}))
         other.features = self.features
+        return other
+
+    def with_index_weights(self, kept: str) -> Study:
+        """Return the same study with another choice of what the index keeps of weights."""
+        encoding = self.profile.encoding.model_copy(update={"index_weights": kept})
+        other = self._with(encoding=encoding)
+        other.features, other.maps, other.weights = self.features, self.maps, self.weights
         return other
 
     def with_finetuning(self, **changes) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path, write_text
 from blcf_utils.backbones import Backbone
 from blcf_utils.boxes import Mode
 from blcf_utils.config import BackboneConfig, Profile
@@ -29,9 +30,11 @@ from blcf_utils.finetuning.networks import (
     save_network,
     split_trunk,
 )
+from blcf_utils.finetuning.sheets import triplet_sheet
 from blcf_utils.finetuning.splits import Split, make_splits
-from blcf_utils.finetuning.training import CHECKPOINT, CURVE, Trainer
+from blcf_utils.finetuning.training import CHECKPOINT, CURVE, SPEED_ONLY, Trainer
 from blcf_utils.finetuning.triplets import (
+    SOURCES,
     Source,
     Triplets,
     mine_triplets,
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
 
 TRAINING_VERSION = 1
 DESCRIBING_VERSION = 1
+JUDGING_VERSION = 1
+JUDGED = "statistics.json"
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,17 @@ class StudyFinetuning:
 
     def splits(self, name: str) -> tuple[Split, ...]:
         """Return the tested folds of a dataset."""
-        return make_splits(self.dataset(name), self.profile.finetuning)
+        return make_splits(self.dataset(name), self.profile.finetuning, self._left_out(name))
+
+    def _left_out(self, name: str) -> np.ndarray | None:
+        """Return the numbers of a dataset's images that do not decode, if that is allowed."""
+        if self.profile.features.on_corrupt == "error":
+            return None
+        return np.flatnonzero(self.features(name).shapes.prod(axis=1) == 0)
+
+    def _pixels(self, name: str) -> PixelMaps:
+        side = self.profile.features.longest_side
+        return PixelMaps(self.dataset(name), self.backbone, side, self._left_out(name))
 
     def tested_queries(self, name: str) -> list[str]:
         """Return the ids of the queries that the tested folds answer."""
@@ -145,6 +160,7 @@ class StudyFinetuning:
             config,
             self.store,
             made_of,
+            self._left_out(name),
         )
 
     def triplets(self, name: str, fold: int = 0, source: Source = "fused") -> Triplets:
@@ -162,19 +178,44 @@ class StudyFinetuning:
 
     def mining_statistics(self, name: str, fold: int = 0) -> pd.DataFrame:
         """Return what there was to mine and how right it is, by where triplets come from."""
-        dataset, rankings = self.dataset(name), self.image_rankings(name)
-        split, mining, columns = self.splits(name)[fold], self.profile.finetuning.mining, {}
-        for source in ("fused", "labels"):
-            found = self.triplets(name, fold, source)
+        return pd.DataFrame(
+            {
+                source: json.loads((self.judged_triplets(name, fold, source) / JUDGED).read_text())
+                for source in SOURCES
+            }
+        )
+
+    def judged_triplets(self, name: str, fold: int = 0, source: Source = "fused") -> Artefact:
+        """Return what a reader needs to judge the triplets of a fold: statistics and pictures.
+
+        Its files are ``statistics.json`` and ``triplets.jpg``. It is an artefact of its own beside
+        the triplets, because only it knows the ground truth.
+        """
+        dataset, split = self.dataset(name), self.splits(name)[fold]
+        found = self.triplets(name, fold, source)
+        document = {
+            "version": JUDGING_VERSION,
+            "triplets": found.key,
+            "images": dataset.manifest,
+            "ground_truth": dataset.ground_truth_digest,
+        }
+
+        def make(folder: Path) -> None:
+            mining, rankings = self.profile.finetuning.mining, self.image_rankings(name)
             candidates = triplet_candidates(dataset, rankings, split, source, mining)
-            columns[source] = mining_statistics(dataset, found, split, candidates)
-        return pd.DataFrame(columns)
+            told = mining_statistics(dataset, found, split, candidates)
+            write_text(folder / JUDGED, json.dumps(told, indent=1) + "\n")  # in this order
+            with atomic_path(folder / "triplets.jpg") as path:
+                triplet_sheet(dataset, found).save(path, quality=90)
+
+        label = f"{name}-fold{fold}-{source}"
+        return self.store.get_or_make("judged-triplets", label, document, make)
 
     def network_inputs(self, name: str) -> Maps:
         """Return what the networks read of a dataset: maps of the frozen layers, or pixels."""
         frozen, features = self.profile.finetuning.training.frozen, self.profile.features
         if not frozen:
-            return PixelMaps(self.dataset(name), self.backbone, features.longest_side)
+            return self._pixels(name)
         backbone = features.backbone.model_copy(update={"layer": frozen, "relu": "post"})
         return self.with_backbone(backbone).features(name)
 
@@ -193,8 +234,7 @@ class StudyFinetuning:
         dataset, split = self.dataset(trained_on), self.splits(trained_on)[fold]
         triplets = self.triplets(trained_on, fold, variant.source)
         training = config.training.document()
-        # Where and how often it is looked at does not change what is learned.
-        for speed_only in ("device", "checkpoint_every"):
+        for speed_only in SPEED_ONLY:
             del training[speed_only]
         document = {
             "version": TRAINING_VERSION,
@@ -217,8 +257,7 @@ class StudyFinetuning:
                 inputs = StoredMaps(maps, config.training)
             else:
                 frozen, _ = split_trunk(self.backbone, config.training.frozen)
-                side = self.profile.features.longest_side
-                inputs = Photographs(PixelMaps(dataset, self.backbone, side), config.training)
+                inputs = Photographs(self._pixels(trained_on), config.training)
             validation = Validation.of(
                 dataset, maps, split, config.training.validation_images, config.seed
             )

@@ -63,10 +63,19 @@ def read_checkpoint(path: Path, device: torch.device, settings: str) -> dict:
     """Return the state of an interrupted training.
 
     Raises:
-        StudyError: it was made with other settings.
+        StudyError: it does not load, or was made with other settings.
     """
-    state = torch.load(path, map_location=device, weights_only=True)
-    if state["config"] != settings:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        made_with = state["config"]
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # nothing is wrong with the file
+    except Exception as error:  # a file cut short fails in many ways
+        raise StudyError(
+            f"{path}: expected the checkpoint of an interrupted training, found a file that does "
+            f"not load as one ({type(error).__name__}); delete it to start anew"
+        ) from None
+    if made_with != settings:
         raise StudyError(
             f"{path}: the interrupted training had other settings; repeat them to continue "
             "it, or delete the file to start anew"

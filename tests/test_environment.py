@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -14,6 +15,26 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+EXTRAS = PROJECT["optional-dependencies"]
+# Extras whose packages the study imports only when a command asks for them.
+IMPORTED_ON_DEMAND = [extra for extra in EXTRAS if extra not in ("lab", "test")]
+
+
+def own(requirement: str) -> list[str]:
+    """The extras that a requirement on the project itself brings: ``blcf-study[milvus]``."""
+    found = re.fullmatch(rf"{PROJECT['name']}\[(.+)\]", requirement)
+    return found.group(1).split(",") if found else []
+
+
+def others(requirements: list[str]) -> list[str]:
+    return [line for line in requirements if not own(line)]
+
+
+def with_what_they_bring(extras: list[str]) -> set[str]:
+    brought = {each for extra in extras for line in EXTRAS[extra] for each in own(line)}
+    return {*extras, *brought}
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +53,23 @@ def test_conda_brings_python_and_pip_and_pip_brings_the_project(conda):
     assert plain[0].removeprefix("python") == PROJECT["requires-python"]
     assert len(pip) == 1
     extras = re.fullmatch(r"-e \.\[(.+)\]", pip[0]).group(1).split(",")
-    assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
+    assert with_what_they_bring(extras) == set(EXTRAS)
 
 
 def test_nothing_is_declared_twice():
     declared = names(PROJECT["dependencies"])
-    for extra in PROJECT["optional-dependencies"].values():
-        declared += names(extra)
+    for extra in EXTRAS.values():
+        declared += names(others(extra))
     assert len(declared) == len(set(declared))
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("blcf_utils", []), ("benchmarks", ["test"]), ("tests", ["test"])]
+    ("folder", "extras"),
+    [
+        ("blcf_utils", IMPORTED_ON_DEMAND),
+        ("benchmarks", [*IMPORTED_ON_DEMAND, "test"]),
+        ("tests", [*IMPORTED_ON_DEMAND, "test"]),
+    ],
 )
 def test_what_is_imported_is_declared(folder, extras):
     imported = {}
@@ -58,24 +84,24 @@ def test_what_is_imported_is_declared(folder, extras):
             imported |= {module.split(".")[0]: path.name for module in modules}
     declared = [*names(PROJECT["dependencies"]), PROJECT["name"]]
     for extra in extras:
-        declared += names(PROJECT["optional-dependencies"][extra])
-    own = {path.stem for path in (ROOT / folder).iterdir()} | {"blcf_utils"}
+        declared += names(EXTRAS[extra])
+    ours = {path.stem for path in (ROOT / folder).iterdir()} | {"blcf_utils"}
     providers = importlib.metadata.packages_distributions()
-    for module in set(imported) - own - set(sys.stdlib_module_names):
+    for module in set(imported) - ours - set(sys.stdlib_module_names):
         found = {name.lower().replace("_", "-") for name in providers.get(module, [])}
         assert found & set(declared), f"{imported[module]} imports {module}, which is not declared"
 
 
 def test_every_dependency_has_a_tested_range():
-    extras = PROJECT["optional-dependencies"].values()
-    for line in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]:
+    optional = [line for extra in EXTRAS.values() for line in others(extra)]
+    for line in [*PROJECT["dependencies"], *optional]:
         assert re.search(r">=[\d.]+,<[\d.]+$", line), line
 
 
 def test_the_makefile_installs_every_extra_and_checks_the_python_version():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     extras = re.search(r"-e '\.\[(.+?)\]'", makefile).group(1).split(",")
-    assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
+    assert with_what_they_bring(extras) == set(EXTRAS)
     oldest = re.fullmatch(r">=(\d+)\.(\d+)", PROJECT["requires-python"]).groups()
     assert f"sys.version_info < ({', '.join(oldest)})" in makefile
 
@@ -94,3 +120,14 @@ def test_the_citation_names_this_version_and_what_it_reproduces():
         "https://arxiv.org/abs/1604.04653",
         "https://arxiv.org/abs/1711.10795",
     ]
+
+
+def test_a_study_needs_no_package_of_the_extras():
+    wanted = {name for extra in IMPORTED_ON_DEMAND for name in names(EXTRAS[extra])}
+    providers = importlib.metadata.packages_distributions()
+    modules = [m for m, found in providers.items() if {n.lower() for n in found} & wanted]
+    assert modules
+    # A module that is None cannot be imported.
+    code = f"import sys; sys.modules.update(dict.fromkeys({modules})); import blcf_utils.study"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

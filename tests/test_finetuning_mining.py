@@ -1,5 +1,6 @@
 """Folds and triplets: who may train, what is drawn, and what is said when nothing can be."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +121,16 @@ def test_images_of_queries_hold_the_query_image_but_none_from_outside(toy):
     }
 
 
+def test_junk_of_a_tested_instance_neither_trains_nor_is_a_label(toy):
+    junk = int(toy.unit_numbers[15])  # a distractor that shows a corner of poster 2
+    queries = tuple(replace(q, junk=(junk,)) if q.id == "q2" else q for q in toy.queries)
+    dataset = replace(toy, queries=queries)
+    assert images_of(dataset, [q for q in queries if q.id == "q2"]).tolist() == [6, 7, 8, 15]
+    assert class_labels(dataset)["poster 2"].tolist() == [6, 7, 8]
+    for split in make_splits(dataset, config(folds=4, validation=0.0)):
+        assert (15 in split.images) == ("q2" not in split.test)
+
+
 # Which images may be drawn
 
 
@@ -154,6 +165,35 @@ def test_class_labels_choose_the_positives(toy):
     everyone = candidates(toy, source="labels", label_negatives="random")
     assert set(everyone) == set(range(12))
     assert everyone[10] == ([9, 11], sorted(set(range(18)) - {9, 10, 11}))
+
+
+def test_the_anchor_may_be_any_image_of_the_ranking_that_scores(toy, tmp_path):
+    listed = MINING.model_copy(update={"anchor": "listed"})
+    found = triplet_candidates(toy, BY_HAND, EVERYONE, "fused", listed)
+    # 6 has one image above the threshold only.
+    assert [(one.anchor, one.positives.tolist()) for one in found] == [(None, [1, 2])]
+    rows = draw_triplets(found, 60, seed=1)
+    assert {tuple(row) for row in rows.tolist()} == {
+        (a, p, n) for a, p in ((1, 2), (2, 1)) for n in (4, 12)
+    }
+    store = ArtefactStore(tmp_path)
+    keys = [
+        mine_triplets(toy, BY_HAND, EVERYONE, "fused", config, store, 1).key
+        for config in (MINING, listed)
+    ]
+    assert keys[0] != keys[1]
+
+
+def test_random_negatives_share_one_array(toy):
+    found = triplet_candidates(
+        toy, BY_HAND, EVERYONE, "fused", MINING.model_copy(update={"negatives": "random"})
+    )
+    assert len(found) == 2
+    for one in found:
+        assert one.pool is EVERYONE.images
+        assert one.negative_count == len(one.negatives)
+    # 0, its two partners, and 5, which has four matches with it.
+    assert found[0].negatives.tolist() == sorted(set(range(18)) - {0, 1, 2, 5})
 
 
 # What is drawn
@@ -248,6 +288,13 @@ def test_statistics_judge_the_draws_by_the_ground_truth(toy, tmp_path):
             {"label_negatives": "range"},
             r"set finetuning\.mining\.label_negatives: hardest",
         ),
+        (
+            {0: [(1, 0.9, 40), (2, 0.9, 20), (4, 0.9, 0)]},
+            EVERYONE,
+            "fused",
+            {"anchor": "listed"},
+            r"two others .*above 15, the highest second is 10\.90; lower .*mining\.positive or set",
+        ),
         ({}, Split(0, (), (), np.array([4])), "fused", {}, "three training images, found 1"),
         (
             {},
@@ -266,6 +313,14 @@ def test_nothing_to_draw_says_which_threshold_to_move(
     with pytest.raises(StudyError, match=message):
         mine_triplets(toy, Ranked(rankings), split, source, mining, store, 1)
     assert not list(tmp_path.rglob("triplets.npz"))
+
+
+def test_one_class_says_that_no_setting_can_mend_it(toy, tmp_path):
+    one = replace(toy, queries=tuple(q for q in toy.queries if q.instance == "poster 1"))
+    with pytest.raises(
+        StudyError, match=r"two instances .* found 1; the whole dataset has no more"
+    ):
+        mine_triplets(one, BY_HAND, EVERYONE, "labels", MINING, ArtefactStore(tmp_path), 1)
 
 
 def test_an_unknown_source_is_refused(toy, tmp_path):

@@ -311,14 +311,6 @@ def test_the_table_holds_what_was_measured_and_nothing_else(study, database):
     assert beside.loc[12, "gs, photographs"] == beside.loc[12, "gs, synthetic"]
 
 
-def test_the_precisions_of_an_index_stand_side_by_side(study):
-    table = experiments.index_precision(study, "toy", "Gaussian")
-    assert table.index.tolist() == ["exact", "uint8"]
-    weighted = study.evaluate("toy", study.search("toy", "LS", weighting="Gaussian")).mean
-    assert table.loc["exact", "ls mAP"] == pytest.approx(weighted)
-    assert table.loc["uint8", "bytes an entry"] < table.loc["exact", "bytes an entry"]
-
-
 def costing(images: int, exponent: float = 1.0, factor: float = 1e-6) -> Sized:
     """A database whose costs follow the model exactly."""
     touched = {"gs": 10.0 * images, "ls": 2.0 * images}

@@ -2,15 +2,20 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import textwrap
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from blcf_utils import experiments
 from blcf_utils.config import load_profile
 from blcf_utils.errors import StudyError
-from blcf_utils.finetuning.splits import images_of
+from blcf_utils.finetuning.splits import class_labels, images_of
 from blcf_utils.study import open_study
 from blcf_utils.tables import read_per_query
 
@@ -39,13 +44,21 @@ PROFILE = """
 
 @pytest.fixture(scope="module")
 def two_sets(toy_root, tmp_path_factory):
-    """The small set, and the same images in another order."""
+    """The small set, the same images in another order, and with two files that are damaged."""
     root = tmp_path_factory.mktemp("two")
     for name in ("toy", "other"):
         shutil.copytree(toy_root / "toy", root / name)
     described = json.loads((root / "other" / "groundtruth.json").read_text())
     described["images"].reverse()
     (root / "other" / "groundtruth.json").write_text(json.dumps(described))
+    damaged = root / "damaged"
+    shutil.copytree(root / "toy", damaged)
+    described = json.loads((damaged / "groundtruth.json").read_text())
+    whole = (damaged / "images" / described["images"][0]).read_bytes()
+    for name, content in (("header.jpg", whole[: len(whole) // 3]), ("nothing.jpg", b"none")):
+        (damaged / "images" / name).write_bytes(content)
+        described["images"].append(name)
+    (damaged / "groundtruth.json").write_text(json.dumps(described))
     return root
 
 
@@ -58,7 +71,12 @@ def open_toy(tmp_path_factory, two_sets):
         patch.setenv("BLCF_CACHE", str(folder / "cache"))
         path = folder / "toy.yaml"
         path.write_text(textwrap.dedent(PROFILE), encoding="utf-8")
-        yield lambda **settings: open_study(str(path), settings)
+
+        def opened(**settings):
+            return open_study(str(path), settings)
+
+        opened.profile = path
+        yield opened
 
 
 def measured(table):
@@ -124,6 +142,15 @@ def test_words_of_tuned_features(open_toy):
     assert tuned.backbone.weights_digest != study.backbone.weights_digest
 
 
+def test_a_saliency_model_without_weights_leaves_its_columns_empty(open_toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path))
+    study = open_toy(**{"finetuning.saliency": "SalGAN"})
+    table = experiments.finetuned_words_table(study).set_index(["row", "column"])
+    empty = table.loc[[("off-the-shelf", "toy/saliency/ls")], "status"].iloc[0]
+    assert empty.startswith("not run: the official weights are not here")
+    assert len(measured(table.reset_index())) == 2 * 2 * 2
+
+
 def test_a_random_linear_projection_changes_little(open_toy):
     study = open_toy(**{"finetuning.projection.dimensions": 4096})
     x07 = measured(experiments.projection_table(study))
@@ -150,12 +177,105 @@ def test_seen_instances_are_answered_by_a_network_of_all_images(open_toy):
     assert keys[0] != keys[1]
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, {"inputs": "pixels", "size": 32}, {"inputs": "pixels", "size": 32, "frozen": ""}],
+    ids=["maps", "pixels behind frozen layers", "all layers"],
+)
+def test_images_that_do_not_decode_neither_train_nor_ask(open_toy, inputs):
+    settings = {"datasets": ["damaged"], "features.on_corrupt": "skip"}
+    for part in ("oxford", "instre"):
+        settings[f"finetuning.{part}"] = "damaged"
+    settings |= {"finetuning.mining.negatives": "random", "finetuning.mining.triplets": 200}
+    settings |= {f"finetuning.training.{key}": value for key, value in inputs.items()}
+    study = open_toy(**settings)
+    assert len(study.dataset("damaged").images) == 20
+    rankings = study.image_rankings("damaged")
+    assert (rankings.images[18:] == -1).all()
+    assert (rankings.images[:18] >= 0).any(axis=1).all()
+    drawn = np.concatenate([study.triplets("damaged", fold).images for fold in (0, 1)])
+    assert set(drawn.ravel().tolist()) <= set(range(18))
+    t06 = measured(experiments.finetuned_oxford_table(study))
+    assert t06.between(0, 1).all()
+    assert not study.network_descriptors("damaged", "Baseline A").database[18:].any()
+
+
 def test_what_there_is_to_mine_on_both_datasets(open_toy):
     found = experiments.mining_table(open_toy())
     assert found.columns.tolist() == [
         (name, source) for name in ("toy", "other") for source in ("fused", "labels")
     ]
     assert (found.loc["triplets"] == 12).all()
+
+
+def test_mined_triplets_come_with_statistics_and_pictures(open_toy):
+    study = open_toy()
+    for source in ("fused", "labels"):
+        judged = study.judged_triplets("toy", 1, source)
+        told = json.loads((judged / "statistics.json").read_text())
+        assert list(told.items()) == list(study.mining_statistics("toy", 1)[source].items())
+        triplets = study.triplets("toy", 1, source)
+        labels = class_labels(study.dataset("toy"))
+        shown = [
+            {name for name, images in labels.items() if image in images}
+            for image in range(len(study.dataset("toy").images))
+        ]
+        known = [row for row in triplets.images.tolist() if shown[row[0]]]
+        assert told["anchors of known instance"] == pytest.approx(len(known) / 12)
+        right = [bool(shown[a] & shown[p]) for a, p, _ in known]
+        assert told["right positives"] == pytest.approx(np.mean(right))
+        with Image.open(judged / "triplets.jpg") as sheet:
+            pixels = np.asarray(sheet.convert("RGB")).astype(int)
+        # Twelve triplets in two bands of ten columns; the first frame is an anchor's.
+        assert pixels.shape[:2] == (2 * 406, 10 * 122)
+        assert np.abs(pixels[1, 10] - (0, 0x72, 0xB2)).max() < 40
+        same = bool(shown[triplets.images[0, 0]] & shown[triplets.images[0, 1]])
+        expected = (0, 0x9E, 0x73) if same else (0xD5, 0x5E, 0)
+        if shown[triplets.images[0, 0]]:
+            assert np.abs(pixels[133, 10] - expected).max() < 40
+
+
+SLOWLY = """
+import json, sys, time
+from blcf_utils.finetuning.training import Trainer
+from blcf_utils.study import open_study
+
+advance = Trainer.advance
+
+def slowly(self, loaded):
+    advance(self, loaded)
+    time.sleep(0.2)
+
+Trainer.advance = slowly
+open_study(sys.argv[1], json.loads(sys.argv[2])).finetuned("toy", "(F)Network B")
+"""
+
+
+def test_a_training_that_is_killed_ends_with_the_same_files(open_toy, tmp_path, monkeypatch):
+    settings = {"finetuning.training.steps": 30, "finetuning.training.checkpoint_every": 3}
+    settings |= {"finetuning.validation": 0.5, "finetuning.training.validate_every": 4}
+    whole = open_toy(**settings).finetuned("toy", "(F)Network B").artefact
+    monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "cache"))
+    asked = [str(open_toy.profile), json.dumps(settings)]
+    child = subprocess.Popen([sys.executable, "-c", SLOWLY, *asked])
+    try:
+        until = time.monotonic() + 300
+        while not (found := list(tmp_path.glob("cache/finetuned/*.partial/checkpoint.pt"))):
+            assert child.poll() is None, "the training ended before its first checkpoint"
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(0.5)  # into the steps behind the checkpoint
+    finally:
+        child.kill()
+    assert child.wait() == -9
+    assert found[0].is_file()
+    again = open_toy(**settings).finetuned("toy", "(F)Network B").artefact
+    assert again.key == whole.key
+    assert Path(again.folder).is_relative_to(tmp_path)
+    names = ["curve.csv", "projection.safetensors", "trunk.safetensors"]
+    for name in names:
+        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+    assert sorted(p.name for p in again.folder.iterdir() if p.suffix != ".json") == names
 
 
 def test_trainings_of_other_settings_are_other_artefacts(open_toy):

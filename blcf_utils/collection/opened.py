@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from functools import cached_property
@@ -88,6 +89,16 @@ class Collection:
                 replace(self.dataset), self.maps, index, how, weights=weights
             )
         return self._bases[weighting]
+
+    def digest(self, weighting: str = NONE) -> str:
+        """Return a digest of the words, and of their weights, of every photograph."""
+        files = ["places.json", "shapes.npy", "words.npy"]
+        files += [] if weighting == NONE else [f"weights-{weighting}.npy"]
+        whole = hashlib.sha256(f"{self.maps.words} {self.profile.encoding.idf}".encode())
+        for name in files:
+            with open(self._current / name, "rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        return whole.hexdigest()[:16]
 
     def thumbnail(self, image: int) -> bytes:
         """Return a small JPEG of a photograph."""

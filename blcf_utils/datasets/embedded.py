@@ -11,7 +11,7 @@ from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.groundtruth_json import load_groundtruth_json
 from blcf_utils.errors import StudyError
-from blcf_utils.rendering.benchmark import RECIPE_VERSION, render_benchmark
+from blcf_utils.rendering.benchmark import BENCHMARKS, RECIPE_VERSION, render_benchmark
 
 _DOMAINS = {"mini-buildings": "buildings (rendered)", "mini-objects": "objects (rendered)"}
 
@@ -40,7 +40,20 @@ def load_embedded(
     return replace(load_groundtruth_json(Path(root), name=name), domain=_DOMAINS[name])
 
 
-def _rendered(name: str, seed: int, scale: float) -> Path:
+def rendered_folder(name: str, *, seed: int = 0, scale: float = 1.0) -> Path | None:
+    """Return where a collection has been rendered to, or None when it is yet to be."""
+    return ArtefactStore().find("rendered", *_artefact(name, seed, float(scale)))
+
+
+def planned_counts(name: str, scale: float = 1.0) -> tuple[int, int]:
+    """Return how many images and queries a collection has, without drawing any."""
+    recipe = BENCHMARKS[name]
+    instances = max(2, round(recipe.instances * scale))
+    distractors = max(4, round(recipe.distractors * scale))
+    return instances * recipe.views + distractors, instances * recipe.queries
+
+
+def _artefact(name: str, seed: int, scale: float) -> tuple[str, dict]:
     document = {
         "version": RECIPE_VERSION,
         "recipe": _recipe_digest(),
@@ -48,14 +61,17 @@ def _rendered(name: str, seed: int, scale: float) -> Path:
         "seed": seed,
         "scale": scale,
     }
+    return (name if scale == 1 else f"{name}-{scale:g}"), document
+
+
+def _rendered(name: str, seed: int, scale: float) -> Path:
 
     def make(folder: Path) -> None:
         # The set appears whole or not at all, so one that is there was only not yet recorded.
         if not (folder / "set").exists():
             render_benchmark(name, folder / "set", seed=seed, scale=scale)
 
-    label = name if scale == 1 else f"{name}-{scale:g}"
-    return ArtefactStore().get_or_make("rendered", label, document, make) / "set"
+    return ArtefactStore().get_or_make("rendered", *_artefact(name, seed, scale), make) / "set"
 
 
 def _recipe_digest() -> str:

@@ -7,6 +7,7 @@ A cell is measured by the run that writes it or says why it was not run. Tables 
 from blcf_utils.experiments.backbones import backbones_table
 from blcf_utils.experiments.compactness import (
     dimension_table,
+    index_weights,
     quantisation_table,
 )
 from blcf_utils.experiments.comparison import (
@@ -41,7 +42,6 @@ from blcf_utils.experiments.pooling import pooling_table
 from blcf_utils.experiments.saliency import quality_against_map, saliency_table
 from blcf_utils.experiments.scaling import (
     among_own,
-    index_precision,
     measure_scaling,
     scaling_table,
 )
@@ -71,7 +71,7 @@ __all__ = [
     "finetuning_gains",
     "fusion_curve",
     "fusion_table",
-    "index_precision",
+    "index_weights",
     "intervals_table",
     "localisation_table",
     "measure_scaling",

@@ -107,6 +107,10 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
     keys = [study.finetuned(name, TRAINED_A.row, k).artefact.key for k in _folds(study, name)]
     for row, search in searches.items():
         for label, weighting in weightings.items():
+            if why := study.why_not(name, weighting):
+                empty = [(row, f"{name}/{label}/{mode}") for mode in MODES]
+                cells += [Measurement(*cell, None, f"not run: {why}") for cell in empty]
+                continue
             weights = study.weights(name, study.weighting_name(weighting))
             for mode in MODES:
                 search(name, mode, weighting)  # makes what the search needs, untimed

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from blcf_utils.bow import database_histograms, invert
 from blcf_utils.config_base import digest_of
-from blcf_utils.evaluation import evaluate
 from blcf_utils.scaling.curves import MODES, Sized, SizedDatabase
-from blcf_utils.search import region_histogram
 from blcf_utils.study import Study
 from blcf_utils.tables import Measurement, write_table
 
@@ -90,32 +87,6 @@ def among_own(found: Mapping[str, Sequence[Sized]]) -> pd.DataFrame:
             line[f"{mode}, synthetic"] = drawn.map(mode)
         lines[one.images] = line
     return pd.DataFrame(lines).T.rename_axis("images")
-
-
-def index_precision(study: Study, name: str, weighting: str = "Gaussian") -> pd.DataFrame:
-    """Compare what the inverted file may keep of weights that are no counts: 16 bits or 8.
-
-    Args:
-        study, name: the database.
-        weighting: how much each position counts, a row of table t09.
-
-    Returns:
-        One row a precision: bytes an entry, mAP of global and of local search.
-    """
-    maps, dataset = study.maps(name), study.dataset(name)
-    histograms = database_histograms(maps, study.weights(name, weighting))
-    base, lines = study.searcher(name).base, {}
-    for kept in ("exact", "uint8"):
-        index = invert(histograms, study.profile.encoding.idf, kept)
-        line = {"bytes an entry": index.nbytes / index.entries}
-        for mode in MODES:
-            rankings = {
-                query.id: index.search(*region_histogram(base.regions(query, mode)))[0]
-                for query in dataset.queries
-            }
-            line[f"{mode} mAP"] = evaluate(dataset, rankings).mean
-        lines[kept] = line
-    return pd.DataFrame(lines).T.rename_axis("weights")
 
 
 def _costs(row: str, name: str, one: Sized, digest: str) -> list[Measurement]:

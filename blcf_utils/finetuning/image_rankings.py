@@ -15,6 +15,7 @@ from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.config import VerificationConfig
 from blcf_utils.config_finetuning import MiningConfig
 from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.progress import progress
 from blcf_utils.search import Ranking
 from blcf_utils.sift import SiftFeatures
 from blcf_utils.verification import verify
@@ -51,10 +52,15 @@ def fused_scores(cosines: np.ndarray, matches: np.ndarray, config: MiningConfig)
     return scores.astype(np.float32)
 
 
-def images_as_queries(dataset: Dataset) -> Dataset:
-    """Return a dataset whose queries are its own database images, whole."""
-    queries = tuple(Query(f"image {i}", path, None, ()) for i, path in enumerate(dataset.images))
-    return replace(dataset, queries=queries)
+def images_as_queries(dataset: Dataset, left_out: np.ndarray | None = None) -> Dataset:
+    """Return a dataset whose queries are its own database images, whole, but those left out."""
+    skipped = set() if left_out is None else set(left_out.tolist())
+    queries = (Query(_id(i), path, None, ()) for i, path in enumerate(dataset.images))
+    return replace(dataset, queries=tuple(q for i, q in enumerate(queries) if i not in skipped))
+
+
+def _id(image: int) -> str:
+    return f"image {image}"
 
 
 def rank_images(
@@ -66,6 +72,7 @@ def rank_images(
     config: MiningConfig,
     store: ArtefactStore,
     made_of: dict,
+    left_out: np.ndarray | None = None,
 ) -> ImageRankings:
     """Rank the database for every one of its images with the fused system.
 
@@ -82,6 +89,7 @@ def rank_images(
         config: recipe, how many images, weights.
         store: where artefacts live.
         made_of: what determines both searches, as JSON values.
+        left_out: numbers of images that do not decode; their rankings are empty.
     """
     verification = verification.model_copy(update={"images": config.images})
     document = {
@@ -94,15 +102,20 @@ def rank_images(
     }
 
     def make(folder: Path) -> None:
-        queries = images_as_queries(dataset)
+        queries = images_as_queries(dataset, left_out)
         by_sift = search_sift(queries)
         kept = folder / "inliers.bin"
         _, inliers = verify(queries, by_sift, sift, verification, "gs", kept)
         by_words = search_words(queries)
-        rows = [
-            _merge(i, by_words(query), inliers[query.id], config)
-            for i, query in enumerate(queries.queries)
-        ]
+        asked = {query.id: query for query in queries.queries}
+        rows = []
+        for i in progress(range(len(dataset.images)), label="rankings of all images", unit="image"):
+            query = asked.get(_id(i))
+            rows.append(
+                _merge(i, by_words(query), inliers[query.id], config)
+                if query
+                else _empty(2 * config.images)
+            )
         images, cosines, matches = (np.stack(part) for part in zip(*rows, strict=True))
         with atomic_path(folder / "rankings.npz") as path:
             np.savez(path, images=images, cosines=cosines, matches=matches)
@@ -125,7 +138,12 @@ def _merge(image: int, by_words: Ranking, inliers: dict[int, int], config: Minin
     some = some[some != image]
     scores = fused_scores(cosines[some], matches[some], config)
     best = some[np.argsort(-scores, kind="stable")][:width]
-    found = np.full(width, NOBODY, np.int32), np.zeros(width, np.float32), np.zeros(width, np.int32)
+    found = _empty(width)
     for row, values in zip(found, (best, cosines[best], matches[best]), strict=True):
         row[: len(best)] = values
     return found
+
+
+def _empty(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return images, cosines and matches of a ranking of nothing."""
+    return np.full(width, NOBODY, np.int32), np.zeros(width, np.float32), np.zeros(width, np.int32)

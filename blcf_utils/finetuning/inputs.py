@@ -28,21 +28,32 @@ class PixelMaps:
         dataset: whose images are read.
         backbone: whose normalisation is applied.
         longest_side: pixels.
+        left_out: numbers of images that do not decode.
 
     Attributes:
-        shapes: (n, 2) height and width of each image as it is read.
+        shapes: (n, 2) height and width of each image as it is read; (0, 0) if it is left out.
         sizes: (n, 2) width and height in pixels of the stored image.
         n_database: the first ``n_database`` images are the database.
     """
 
-    def __init__(self, dataset: Dataset, backbone: Backbone, longest_side: int):
+    def __init__(
+        self,
+        dataset: Dataset,
+        backbone: Backbone,
+        longest_side: int,
+        left_out: np.ndarray | None = None,
+    ):
         self.dataset, self.longest_side = dataset, longest_side
         self.mean = torch.tensor(backbone.mean).view(3, 1, 1)
         self.std = torch.tensor(backbone.std).view(3, 1, 1)
         exif = dataset.exif_orientation
-        sizes = [image_size(path, exif_orientation=exif) for path in dataset.all_images]
+        skipped = set() if left_out is None else set(left_out.tolist())
+        sizes = [
+            (0, 0) if i in skipped else image_size(path, exif_orientation=exif)
+            for i, path in enumerate(dataset.all_images)
+        ]
         self.sizes = np.array(sizes, np.int64)
-        self.inputs = [resized_size(size, longest_side) for size in sizes]
+        self.inputs = [resized_size(size, longest_side) if any(size) else size for size in sizes]
         self.shapes = np.array(self.inputs, np.int64)[:, ::-1]
         self.n_database = len(dataset.images)
 

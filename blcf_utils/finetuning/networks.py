@@ -67,8 +67,14 @@ class DescriptorNetwork(nn.Module):
         self.trunk, self.projection = trunk, projection
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Describe inputs (B, c, h, w) of one shape: unit vectors (B, D) float32."""
-        return self.pool(self.trunk(inputs).float())
+        """Describe inputs (B, c, h, w) of one shape: unit vectors (B, D) float32.
+
+        Under autocast only the trunk computes in the short type: the loss compares differences of
+        distances between vectors that are nearly the same.
+        """
+        maps = self.trunk(inputs)
+        with torch.autocast(maps.device.type, enabled=False):
+            return self.pool(maps.float())
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
         """Describe feature maps (B, C, h, w): unit vectors (B, D).

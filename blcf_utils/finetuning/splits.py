@@ -71,16 +71,25 @@ def class_labels(dataset: Dataset) -> dict[str, np.ndarray]:
     return {name: images_of(dataset, queries, junk=False) for name, queries in groups.items()}
 
 
-def make_splits(dataset: Dataset, config: FinetuningConfig) -> tuple[Split, ...]:
+def make_splits(
+    dataset: Dataset, config: FinetuningConfig, left_out: np.ndarray | None = None
+) -> tuple[Split, ...]:
     """Deal a dataset's instances to folds; return those that are tested.
 
     With one fold every image trains and every query tests, as in the slides.
+
+    Args:
+        dataset: images and queries.
+        config: folds, tested, validation, seed.
+        left_out: numbers of images that do not decode; none of them trains.
 
     Raises:
         StudyError: fewer instances than folds, or nothing left to train with.
     """
     instances = list(dict.fromkeys(instance_of(query) for query in dataset.queries))
     everyone = np.arange(len(dataset.images))
+    if left_out is not None:
+        everyone = np.setdiff1d(everyone, left_out)
     if config.folds == 1:
         queries = tuple(query.id for query in dataset.queries)
         return (Split(0, queries, (), everyone),)

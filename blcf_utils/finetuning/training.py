@@ -10,6 +10,7 @@ import csv
 import io
 import logging
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm as total_norm
 
 from blcf_utils.artefacts import atomic_path, write_text
 from blcf_utils.config_base import canonical_json
@@ -40,8 +42,11 @@ from blcf_utils.training_run import (
 log = logging.getLogger("blcf")
 
 CHECKPOINT, CURVE = "checkpoint.pt", "curve.csv"
+# Where a training runs and how often it is written down does not change what is learned.
+SPEED_ONLY = ("device", "checkpoint_every")
 COLUMNS = ("step", "loss", "active", "rate", "validation")
-_AHEAD = 2
+# Batches loaded ahead, each by a thread. Beside a GPU the processor has nothing else to do.
+_AHEAD, _AHEAD_OF_GPU = 2, 8
 
 
 class Inputs(Protocol):
@@ -91,6 +96,12 @@ class Trainer:
     ):
         self.config, self.seed, self.inputs, self.triplets = config, seed, inputs, triplets
         self.validation = validation if validation and validation.queries else None
+        if config.patience and self.validation is None:
+            log.warning(
+                "fine-tuning: no query is held out, so finetuning.training.patience cannot stop it "
+                "and the last weights are kept; set finetuning.folds to 2 or more and "
+                "finetuning.validation above 0"
+            )
         self.device = training_device(config.device)
         self.precision = training_precision(config.precision, self.device)
         self.network = network.to(self.device, memory_format=torch.channels_last)
@@ -98,7 +109,8 @@ class Trainer:
         if frozen is not None and len(frozen):
             frozen = frozen.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
             self.describer = BehindFrozen(frozen, self.network)
-        self.document = canonical_json({"seed": seed, **(document or {}), **config.document()})
+        settings = {k: v for k, v in config.document().items() if k not in SPEED_ONLY}
+        self.document = canonical_json({"seed": seed, **(document or {}), **settings})
         groups = [{"params": list(network.trunk.parameters()), "share": 1.0}]
         if network.projection is not None:
             projection = list(network.projection.parameters())
@@ -126,11 +138,14 @@ class Trainer:
 
     def loaded(self) -> Iterator[list[torch.Tensor]]:
         """Yield the inputs of every batch still to come, loaded while the one before is used."""
-        with ThreadPoolExecutor(_AHEAD) as pool:
+        most = _AHEAD
+        if self.device.type != "cpu":
+            most = max(_AHEAD, min(_AHEAD_OF_GPU, os.cpu_count() or 1))
+        with ThreadPoolExecutor(most) as pool:
             ahead = []
             for images, seed in self.batches():
                 ahead.append(pool.submit(self.inputs.load, images.T.ravel().tolist(), seed))
-                if len(ahead) > _AHEAD:
+                if len(ahead) > most:
                     yield ahead.pop(0).result()
             while ahead:
                 yield ahead.pop(0).result()
@@ -139,7 +154,7 @@ class Trainer:
         """Do one step of training.
 
         Raises:
-            StudyError: a loss that is not finite; weights and checkpoint stay those before it.
+            StudyError: loss, gradient or new weights are not finite; nothing of it is written.
         """
         c, losses, active = self.config, 0.0, 0.0
         self.optimizer.zero_grad(set_to_none=True)
@@ -151,17 +166,29 @@ class Trainer:
             losses += float(loss.detach().mean()) / c.accumulate
             active += float((loss.detach() > 0).float().mean()) / c.accumulate
         if not math.isfinite(losses):
-            raise StudyError(
-                f"fine-tuning: the loss of step {self.step} is {losses}; lower "
-                "finetuning.training.learning_rate (the last checkpoint is intact) or look for "
-                "images without any feature"
-            )
+            raise self._diverged("loss", losses)
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        # A loss can be finite where its gradient is not, and a step too long gives weights that
+        # the next checkpoint must not hold.
+        gradient = float(total_norm([p.grad for p in weights if p.grad is not None]))
+        if not math.isfinite(gradient):
+            raise self._diverged("gradient", gradient)
         rate = cosine_rate(self.step, c.steps, c.warmup, c.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         self.optimizer.step()
+        length = float(total_norm([p.detach() for p in weights]))
+        if not math.isfinite(length):
+            raise self._diverged("length of the weights after it", length)
         self.step += 1
         self.history.append([self.step, losses, active, rate, ""])
+
+    def _diverged(self, what: str, value: float) -> StudyError:
+        return StudyError(
+            f"fine-tuning: the {what} of step {self.step} is {value}; lower "
+            "finetuning.training.learning_rate (the last checkpoint is intact) or look for "
+            "images without any feature"
+        )
 
     def validate(self) -> None:
         """Score the held-out queries and remember the weights if they are the best so far."""
@@ -185,14 +212,15 @@ class Trainer:
         """Train on, from the checkpoint in ``folder`` if there is one.
 
         Args:
-            folder: gets ``checkpoint.pt`` and ``curve.csv``.
+            folder: gets ``checkpoint.pt`` and ``curve.csv``, both as often as
+                ``checkpoint_every`` says.
             stop_after: leave after so many steps of this call.
 
         Returns:
             Whether the training is finished; the network then has the weights to keep.
 
         Raises:
-            StudyError: a checkpoint of another training, or a loss that is not finite.
+            StudyError: a checkpoint of another training, or one that diverges.
         """
         c, checkpoint = self.config, folder / CHECKPOINT
         with torch_threads(c.threads):
@@ -242,6 +270,7 @@ class Trainer:
         }
         with atomic_path(path) as partial:
             torch.save(state, partial)
+        write_text(path.with_name(CURVE), self.curve())  # to be looked at while it trains
 
     def _load(self, path: Path) -> None:
         state = read_checkpoint(path, self.device, self.document)

@@ -7,7 +7,7 @@ class labels the positive is another image of the anchor's instance instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -47,11 +47,30 @@ class Triplets:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may be drawn for one anchor: image numbers."""
+    """What may be drawn from one ranking: image numbers.
 
-    anchor: int
+    Attributes:
+        anchor: the image that was ranked; None where the anchor is one of the positives.
+        positives: two at least where the anchor is one of them.
+        pool: what negatives are drawn from.
+        excluded: which of the pool are none, each once. Of random negatives the pool is every
+            training image, one array for all rankings, since one each would fill the memory.
+    """
+
+    anchor: int | None
     positives: np.ndarray
-    negatives: np.ndarray
+    pool: np.ndarray
+    excluded: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def negatives(self) -> np.ndarray:
+        """Numbers of the images that negatives are drawn from."""
+        return np.setdiff1d(self.pool, self.excluded) if len(self.excluded) else self.pool
+
+    @property
+    def negative_count(self) -> int:
+        """How many they are."""
+        return len(self.pool) - len(self.excluded)
 
 
 def mine_triplets(
@@ -114,7 +133,9 @@ def triplet_candidates(
     source: Source,
     config: MiningConfig,
 ) -> list[Candidates]:
-    """Return what can be drawn for every training image that has a positive and a negative.
+    """Return what can be drawn for every training image that has positives and a negative.
+
+    One positive is enough, two are needed where ``config.anchor`` is one of them.
 
     Raises:
         StudyError: no image has both, with the threshold to move.
@@ -129,26 +150,31 @@ def triplet_candidates(
     labels = _training_labels(dataset, split) if source == "labels" else None
     kind = config.label_negatives if labels is not None else config.negatives
     found, paired, highest = [], 0, 0.0
+    listed = config.anchor == "listed"
     for anchor in split.images:
         images, scores, matches = _ranked(rankings, int(anchor), trains)
-        highest = max(highest, float(scores.max(initial=0)))
+        # The score that the threshold would have to be below for this ranking.
+        best = np.sort(scores)[::-1][int(listed) :]
+        highest = max(highest, float(best.max(initial=0)))
         if labels is None:
             positives = images[scores > config.positive]
             same = positives
         else:
             positives = same = labels.get(int(anchor), np.empty(0, np.int64))
-        if len(positives) == 0:
+        if len(positives) < 1 + listed:
             continue
         paired += 1
         # With labels a verified match of another class is the very negative to learn from.
         unlike = labels is not None
         allowed = ~np.isin(images, same) & (unlike | (matches == 0))
-        negatives = _negatives(kind, images[allowed], scores[allowed], config)
         if kind == "random":
             ruled_out = [anchor, *same, *([] if unlike else images[matches > 0])]
-            negatives = np.setdiff1d(split.images, ruled_out)
-        if len(negatives):
-            found.append(Candidates(int(anchor), positives, negatives))
+            negatives = split.images, np.unique(ruled_out)
+        else:
+            negatives = (_negatives(kind, images[allowed], scores[allowed], config),)
+        one = Candidates(None if listed else int(anchor), positives, *negatives)
+        if one.negative_count:
+            found.append(one)
     if not found:
         raise _nothing(dataset.name, labels is not None, paired, highest, kind, config)
     return found
@@ -162,18 +188,20 @@ def _ranked(rankings: ImageRankings, anchor: int, trains: np.ndarray):
 
 def _training_labels(dataset: Dataset, split: Split) -> dict[int, np.ndarray]:
     """Return for each labelled training image the others of its class."""
-    classes = {
-        name: np.intersect1d(images, split.images) for name, images in class_labels(dataset).items()
-    }
-    classes = {name: images for name, images in classes.items() if len(images) > 1}
+    known_classes = [images for images in class_labels(dataset).values() if len(images) > 1]
+    classes = [np.intersect1d(images, split.images) for images in known_classes]
+    classes = [images for images in classes if len(images) > 1]
     if len(classes) < 2:
+        mend = "raise finetuning.folds, so that more instances train, or lower "
+        mend += "finetuning.validation"
+        if len(known_classes) < 2:
+            mend = "the whole dataset has no more: name another in finetuning.instre"
         raise StudyError(
             f"{dataset.name}: class labels need two instances with two training images each, found "
-            f"{len(classes)}; raise finetuning.folds, so that more instances train, or lower "
-            "finetuning.validation"
+            f"{len(classes)}; {mend}"
         )
     others: dict[int, set[int]] = {}
-    for images in classes.values():
+    for images in classes:
         for image in images.tolist():
             others.setdefault(image, set()).update(images.tolist())
     return {image: np.array(sorted(same - {image})) for image, same in others.items()}
@@ -189,6 +217,14 @@ def _negatives(
 
 
 def _nothing(name, labelled, paired, highest, kind, config: MiningConfig) -> StudyError:
+    if paired == 0 and config.anchor == "listed":
+        mend = f"the highest second is {highest:.2f}; lower finetuning.mining.positive or "
+        return StudyError(
+            f"{name}: no training image has two others "
+            + ("of its class; " if labelled else f"with a fused score above {config.positive:g}, ")
+            + ("" if labelled else mend)
+            + "set finetuning.mining.anchor: query"
+        )
     if paired == 0 and not labelled:
         return StudyError(
             f"{name}: no training image has another with a fused score above {config.positive:g}, "
@@ -213,7 +249,11 @@ def draw_triplets(candidates: list[Candidates], count: int, seed: int) -> np.nda
     rows = np.empty((count, 3), np.int32)
     for row, which in zip(rows, draw.integers(len(candidates), size=count), strict=True):
         one = candidates[which]
-        row[:] = one.anchor, draw.choice(one.positives), draw.choice(one.negatives)
+        if one.anchor is None:
+            pair = draw.choice(one.positives, 2, replace=False)
+        else:
+            pair = one.anchor, draw.choice(one.positives)
+        row[:] = *pair, draw.choice(one.negatives)
     return rows
 
 
@@ -225,6 +265,22 @@ def _scores(rankings: ImageRankings, triplets: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def judge(dataset: Dataset, triplets: Triplets) -> tuple[np.ndarray, np.ndarray]:
+    """Hold triplets against the ground truth.
+
+    Returns:
+        Whether an instance of the anchor is known, (m,), and whether positive and negative are
+        known to show one of them, (m, 2); both boolean.
+    """
+    labels = class_labels(dataset)
+    member = np.zeros((len(labels), len(dataset.images)), bool)
+    for row, images in zip(member, labels.values(), strict=True):
+        row[images] = True
+    shown = member[:, triplets.images[:, 0]]
+    same = [(shown & member[:, triplets.images[:, k]]).any(axis=0) for k in (1, 2)]
+    return shown.any(axis=0), np.stack(same, axis=1)
+
+
 def mining_statistics(
     dataset: Dataset, triplets: Triplets, split: Split, candidates: list[Candidates]
 ) -> dict[str, float]:
@@ -233,14 +289,7 @@ def mining_statistics(
     ``right positives`` and ``right negatives`` are shares of the triplets whose anchor has a known
     instance; the others cannot be judged.
     """
-    labels = class_labels(dataset)
-    member = np.zeros((len(labels), len(dataset.images)), bool)
-    for row, images in zip(member, labels.values(), strict=True):
-        row[images] = True
-    anchor, positive, negative = triplets.images.T
-    judged = member[:, anchor].any(axis=0)
-    same = (member[:, anchor] & member[:, positive]).any(axis=0)
-    wrong = (member[:, anchor] & member[:, negative]).any(axis=0)
+    judged, (same, wrong) = (part.T for part in judge(dataset, triplets))
     shares = {
         "right positives": same[judged].mean() if judged.any() else float("nan"),
         "right negatives": 1 - wrong[judged].mean() if judged.any() else float("nan"),
@@ -249,7 +298,7 @@ def mining_statistics(
         "training images": len(split.images),
         "rankings to draw from": len(candidates),
         "positives a ranking": float(np.mean([len(c.positives) for c in candidates])),
-        "negatives a ranking": float(np.mean([len(c.negatives) for c in candidates])),
+        "negatives a ranking": float(np.mean([c.negative_count for c in candidates])),
         "triplets": len(triplets),
         "different pairs": len(np.unique(np.sort(triplets.images[:, :2], axis=1), axis=0)),
         "anchors of known instance": float(judged.mean()),

@@ -39,8 +39,8 @@ class Sized:
         real: how many of them are photographs.
         entries: pairs of an image and a word it holds.
         bytes: of the inverted file.
-        build_seconds: from histograms to inverted file.
-        milliseconds: mode to the median time of a query's first 100 images, on one core.
+        build_seconds: processor time from histograms to inverted file.
+        milliseconds: mode to the median processor time of a query's first 100 images.
         touched: mode to the mean number of entries that belong to a query's words.
         aps: mode to query id to average precision.
         seconds: mode to the time of ranking the whole database for every query.
@@ -188,9 +188,9 @@ class SizedDatabase:
         """Return the inverted file and the least seconds of building it; long builds run once."""
         least, left = np.inf, ROUNDS
         while left:
-            started = time.perf_counter()
+            started = time.process_time()
             index = invert(histograms, self.idf)
-            least = min(least, time.perf_counter() - started)
+            least = min(least, time.process_time() - started)
             left = left - 1 if least < _LONG else 0
         return index, least
 
@@ -228,18 +228,19 @@ def ranks_of(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def median_query_ms(answers: Sequence[Callable[[], object]]) -> float:
-    """Return the median milliseconds of a query: of each the fastest of three, after one untimed.
+    """Return the median milliseconds of a query: of each the least of three, after one untimed.
 
-    The fastest, because what else runs on the machine only ever adds.
+    Processor time, which is what a clock says where one core answers and nothing else runs; what
+    else does run only ever adds, therefore the least.
     """
     answers[0]()
-    fastest = np.full(len(answers), np.inf)
+    least = np.full(len(answers), np.inf)
     for _ in range(ROUNDS):
         for k, answer in enumerate(answers):
-            started = time.perf_counter()
+            started = time.process_time()
             answer()
-            fastest[k] = min(fastest[k], time.perf_counter() - started)
-    return 1e3 * float(np.median(fastest))
+            least[k] = min(least[k], time.process_time() - started)
+    return 1e3 * float(np.median(least))
 
 
 def round_size(size: float) -> int:

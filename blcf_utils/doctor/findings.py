@@ -1,0 +1,90 @@
+"""What a check found, and how findings are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+State = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        topic: what was looked at, ``dataset oxford5k``.
+        state: ``ok``; ``warning``: it runs, but something is missing or slow; ``problem``: the run
+            will fail.
+        says: what was found, one sentence.
+        mend: what to do about it; blank when nothing is to be done.
+    """
+
+    topic: str
+    state: State
+    says: str
+    mend: str = ""
+
+
+def of_error(topic: str, error: Exception, mend: str = "", state: State = "problem") -> Finding:
+    """Return an error as a finding: the study's errors say behind a semicolon what mends them.
+
+    Args:
+        topic: of the finding.
+        error: what was raised.
+        mend: what to do, instead of what the error says.
+        state: how bad it is.
+    """
+    says, _, tail = " ".join(str(error).split()).partition("; ")
+    return Finding(topic, state, says[:300], mend or tail)
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """Return 1 when something will fail, else 0."""
+    return int(any(finding.state == "problem" for finding in findings))
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """Return findings as a JSON list of objects."""
+    return json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False)
+
+
+def as_text(findings: Sequence[Finding], profile: str) -> str:
+    """Return a line for each finding, what mends it below, and a last line that sums up."""
+    width = max(len(finding.topic) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state:7}  {finding.topic:{width}}  {finding.says}")
+        if finding.mend:
+            lines.append(f"{'':7}  {'':{width}}  -> {finding.mend}")
+    return "\n".join([*lines, "", _summary(findings, profile)])
+
+
+def _summary(findings: Sequence[Finding], profile: str) -> str:
+    problems, warnings = (
+        sum(finding.state == state for finding in findings) for state in ("problem", "warning")
+    )
+    noted = f"{warnings} warning{'s' * (warnings != 1)}" if warnings else "no warnings"
+    if problems:
+        found = "1 problem stops" if problems == 1 else f"{problems} problems stop"
+        return f"{found} blcf run --profile {profile}; {noted}"
+    return f"blcf run --profile {profile} can start; {noted}"
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes as people read it: 12.3 GB."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration as people read it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
