@@ -343,6 +343,12 @@ def test_the_model_finds_the_costs_it_is_made_of():
     text = assumptions(model)
     assert "measured up to    1,000,000 images; everything beyond is extrapolated" in text
     assert "500 bytes an image" in text
+    assert "none was measured" in text
+    assert "gs, skipping (ms)" not in table
+    assert max(model.errors.values()) < 1e-6
+    # A measured size that lies off the line is said.
+    off = fit_costs([*found[:-1], replace(found[-1], bytes=2 * found[-1].bytes)])
+    assert off.errors["size"] > 0.2
 
 
 def test_a_search_that_skips_is_fitted_with_its_own_exponent():
@@ -352,6 +358,7 @@ def test_a_search_that_skips_is_fitted_with_its_own_exponent():
     far = extrapolate(model, [10**9], Machine(memory=1e15)).loc[10**9]
     assert far["gs, skipping (ms)"] == pytest.approx(0.5 + 1e-4 * 1e10**0.7, rel=0.05)
     assert far["gs, skipping (ms)"] < far["gs (ms)"]
+    assert "gs: entries to the power 0.7" in assumptions(model)
     # Times that hardly move tell no exponent: then the curve is the line.
     assert fit_power([1, 2, 3, 4, 5], [1, 1.01, 1.02, 1.03, 1.04]).exponent == 1
 

@@ -80,8 +80,9 @@ def plot_costs_by_size(found: Sequence[Sized], model: CostModel | None = None) -
         _line(build, model, images, model.build.at, SERIES[0])
         for mode in MODES:
             _line(query, model, images, _times(model, mode, model.linear), _OF_MODE[mode])
-            skipping = _times(model, mode, model.sublinear)
-            _line(query, model, images, skipping, _OF_MODE[mode], beyond=":")
+            if model.sublinear[mode].exponent < 1:
+                skipping = _times(model, mode, model.sublinear)
+                _line(query, model, images, skipping, _OF_MODE[mode], beyond=":")
     for ax in axes[0]:
         ax.set(xlabel="images")
         _dashed_region(ax, model)

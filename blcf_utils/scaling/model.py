@@ -61,6 +61,7 @@ class CostModel:
         sublinear: mode to milliseconds against entries with an exponent of their own: what a
             search that skips entries does on the measured sizes.
         measured: largest size measured.
+        errors: what was fitted to the largest relative error at a measured size.
     """
 
     size: Line
@@ -69,6 +70,7 @@ class CostModel:
     linear: dict[Mode, Line]
     sublinear: dict[Mode, Power]
     measured: int
+    errors: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,19 @@ def fit_costs(found: Sequence[Sized]) -> CostModel:
     touched = {mode: [one.touched[mode] for one in found] for mode in MODES}
     times = {mode: [one.milliseconds[mode] for one in found] for mode in MODES}
     largest = max(found, key=lambda one: one.images)
+    sizes, builds = [one.bytes for one in found], [one.build_seconds for one in found]
+    size, build = fit_line(images, sizes), fit_line(images, builds)
+    linear = {mode: fit_line(touched[mode], times[mode]) for mode in MODES}
+    errors = {"size": size.worst(images, sizes), "build": build.worst(images, builds)}
+    errors |= {mode: linear[mode].worst(touched[mode], times[mode]) for mode in MODES}
     return CostModel(
-        size=fit_line(images, [one.bytes for one in found]),
-        build=fit_line(images, [one.build_seconds for one in found]),
+        size=size,
+        build=build,
         postings={mode: largest.touched[mode] / largest.images for mode in MODES},
-        linear={mode: fit_line(touched[mode], times[mode]) for mode in MODES},
+        linear=linear,
         sublinear={mode: fit_power(touched[mode], times[mode]) for mode in MODES},
         measured=largest.images,
+        errors=errors,
     )
 
 
@@ -151,9 +159,9 @@ def extrapolate(
 
     Returns:
         Columns: index (GB), shards, images a shard, build (min) of one shard on one core; for each
-        mode, on one core of every shard, ``<mode> (ms)`` where every entry is read and
-        ``<mode>, skipping (ms)`` where the measured exponent goes on; network (ms) is contained
-        in both.
+        mode, on one core of every shard, ``<mode> (ms)`` where every entry is read and, if less
+        was measured, ``<mode>, skipping (ms)`` where that exponent goes on; network (ms) is
+        contained in both.
     """
     machine = machine or Machine()
     lines = {}
@@ -173,7 +181,9 @@ def extrapolate(
             entries = model.postings[mode] * held
             read = float(model.linear[mode].at(entries))
             line[f"{mode} (ms)"] = read + network
-            line[f"{mode}, skipping (ms)"] = float(model.sublinear[mode].at(entries)) + network
+            if model.sublinear[mode].exponent < 1:
+                skipping = float(model.sublinear[mode].at(entries))
+                line[f"{mode}, skipping (ms)"] = skipping + network
             line[f"{mode} queries/s"] = 1e3 * machine.cores / read
         lines[size] = line
     table = pd.DataFrame(lines).T.rename_axis("images, extrapolated")
@@ -191,13 +201,22 @@ def assumptions(model: CostModel, machine: Machine | None = None) -> str:
         "every entry read": ", ".join(
             f"{mode}: {1e6 * model.linear[mode].slope:.2f} ns an entry" for mode in MODES
         ),
-        "skipping": ", ".join(
-            f"{mode}: entries to the power {model.sublinear[mode].exponent:.2f}" for mode in MODES
-        )
-        + ", as fitted on measured sizes; nothing proves that it goes on",
+        "skipping": _skipping(model),
+        "worst fit": ", ".join(f"{what}: {error:.0%}" for what, error in model.errors.items())
+        + " off at a measured size",
         "shard": f"{machine.memory / 1e9:.0f} GB of index in memory, {machine.cores} cores with "
         "bandwidth of memory for all of them",
         "network": f"{machine.round_trip} ms a round trip, {machine.bandwidth / 1e9:.2f} GB/s to "
         "the one that asks; no shard is late",
     }
     return "\n".join(f"{what:17} {assumed}" for what, assumed in lines.items())
+
+
+def _skipping(model: CostModel) -> str:
+    fitted = {mode: model.sublinear[mode].exponent for mode in MODES}
+    if min(fitted.values()) == 1:
+        return "none was measured: time follows the entries"
+    powers = ", ".join(
+        f"{mode}: entries to the power {power:.2f}" for mode, power in fitted.items()
+    )
+    return f"{powers}, as fitted on measured sizes; nothing proves that it goes on"
