@@ -16,7 +16,8 @@ from side_by_side import interleave, machine, median, report, speed_ratio
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
-from blcf_utils.codebook import Codebook, fit_kmeans
+from blcf_utils.codebook import Codebook
+from blcf_utils.kmeans import KMeansState, fit_kmeans
 
 
 def descriptors(number: int, dimensions: int, clusters: int, seed: int = 0) -> np.ndarray:
@@ -34,10 +35,10 @@ def lloyd_iteration(data: np.ndarray, start: np.ndarray, repeats: int) -> tuple[
     found: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        found["ours"] = fit_kmeans(data, words, 1, start=(start, []))[0]
+        found["ours"] = fit_kmeans(data, words, 1, state=KMeansState(start))[0]
 
     def ours_and_labels() -> None:
-        centroids, objective = fit_kmeans(data, words, 1, start=(start, []))
+        centroids, objective = fit_kmeans(data, words, 1, state=KMeansState(start))
         Codebook(centroids, objective, len(data)).assign(data)
 
     def sklearn() -> None:

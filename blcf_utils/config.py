@@ -19,6 +19,8 @@ from blcf_utils.paths import project_root
 # What may stand in a table's row and in a file's name.
 NAME = re.compile(r"[\w][\w .+()-]*")
 
+Assignment = Literal["exact", "hnsw", "ivf"]
+
 
 class BackboneConfig(Config):
     """Which network, which layer, whose weights."""
@@ -66,6 +68,12 @@ class CodebookConfig(Config):
     words: int = Field(25_000, ge=2, le=65_535, description="K; assignment maps are uint16")
     iterations: int = Field(20, ge=1)
     max_descriptors: int = Field(3_000_000, ge=2)
+    assignment: Assignment = Field(
+        "exact", description="nearest word in each iteration of k-means: exact, hnsw or ivf"
+    )
+    assignment_effort: int = Field(0, ge=0, description="as that of encoding")
+
+    LATER = ("assignment", "assignment_effort")
 
 
 class EncodingConfig(Config):
@@ -76,6 +84,14 @@ class EncodingConfig(Config):
         "edges", description="box to cells: floor and ceil of its edges, or cells half covered"
     )
     idf: bool = Field(False, description="weight words by log(N / images that hold the word)")
+    assignment: Assignment = Field(
+        "exact", description="nearest word of a descriptor: exact, or found by hnsw or ivf"
+    )
+    assignment_effort: int = Field(
+        0, ge=0, description="efSearch of hnsw, cells looked at of ivf; 0 is 64 and 8"
+    )
+
+    LATER = ("assignment", "assignment_effort")
 
 
 class RerankingConfig(Config):
