@@ -135,29 +135,36 @@ def write_rows(path: Path, number: int, dimensions: int, clusters: int) -> None:
 
 def one_iteration(path: Path, number: int, options: argparse.Namespace) -> dict:
     """Run one iteration in this process; return seconds and this process' peak memory."""
+    few = descriptors(200, options.dimensions, 4)
+    fit_kmeans(few, 4, 1)  # compiles what is compiled at the first call
+    before = peak_memory_mb()
     data = DescriptorFile(path, (number, options.dimensions))
     drawn = np.sort(np.random.default_rng(1).choice(number, options.words, replace=False))
     state = KMeansState(data.rows(drawn))
     if options.method != "exact":  # as from the second iteration on: the word it had is looked at
         state.objective, state.words = [float("inf")], np.zeros(number, np.int32)
-    started = time.perf_counter()
+    busy = time.process_time()
     make_searcher(state.centroids, options.method, options.effort)
-    ready = time.perf_counter() - started
-    started = time.perf_counter()
+    index = time.process_time() - busy
+    started, busy = time.perf_counter(), time.process_time()
     how = {"assignment": options.method, "effort": options.effort}
     fit_kmeans(data, options.words, len(state.objective) + 1, state=state, **how)
-    seconds = time.perf_counter() - started
-    flop = 2.0 * options.words * options.dimensions
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    each = max(busy - index, 1e-9) / number
+    cores = len(os.sched_getaffinity(0))
     return {
         "assignment": options.method,
         "descriptors": number,
         "seconds": seconds,
-        "of which index": ready,
-        "us/descriptor": 1e6 * (seconds - ready) / number,
+        # Of all threads. What a busy machine gives to others is not in these.
+        "core seconds": busy,
+        "of which index": index,
+        "core us/descriptor": 1e6 * each,
         # Of approximate assignment: what an exact product would need to keep up.
-        "GFLOP/s": flop * number / seconds / 1e9,
+        "GFLOP/s per core": 2e-9 * options.words * options.dimensions / each,
+        "before (MB)": before,
         "peak (MB)": peak_memory_mb(),
-        f"{FULL:,} (s, extrapolated)": ready + (seconds - ready) * FULL / number,
+        f"{FULL:,} on {cores} idle cores (s, extrapolated)": index + each * FULL / cores,
     }
 
 
