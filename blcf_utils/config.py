@@ -88,7 +88,7 @@ class EncodingConfig(Config):
         "exact", description="nearest word of a descriptor: exact, or found by hnsw or ivf"
     )
     assignment_effort: int = Field(
-        0, ge=0, description="efSearch of hnsw, cells looked at of ivf; 0 is 64 and 8"
+        0, ge=0, description="efSearch of hnsw, cells looked at of ivf; 0 is 64 and 16"
     )
 
     LATER = ("assignment", "assignment_effort")
