@@ -6,19 +6,24 @@ ICMR 2016). It is the compact form of an image: a histogram of any part of it is
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 from scipy import sparse
 
-from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path, write_json
 from blcf_utils.codebook import Codebook
 from blcf_utils.config import EncodingConfig
-from blcf_utils.features import Features, copies_of
+from blcf_utils.features import Features, copies_of, sample_rows
 from blcf_utils.index import InvertedFile
 from blcf_utils.progress import progress
 from blcf_utils.streaming import StreamedFeatures, encode_streamed
 from blcf_utils.whitening import Whitening
 
 STAGE_VERSION = 1
+# Of so many images every position tells how good approximate assignment is.
+QUALITY_IMAGES = 24
+QUALITY_FILE = "quality.json"
 
 # A histogram as (distinct words, int64; their weights, float32).
 Sparse = tuple[np.ndarray, np.ndarray]
@@ -43,6 +48,12 @@ class AssignmentMaps:
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+    @property
+    def quality(self) -> dict | None:
+        """Recall and distortion of approximate assignment (``Codebook.quality``); None if exact."""
+        path = self.artefact / QUALITY_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def map(self, image: int) -> np.ndarray:
         """Return the assignment map of an image, (h, w) uint16."""
@@ -82,9 +93,37 @@ def assign_map(
 
     Order of the steps: interpolate the raw map, L2, whiten, L2, nearest centroid.
     """
+    height, width = feature_map.shape[1:]
+    rows = whitened_positions(feature_map, whitening, factor)
+    return codebook.assign(rows, device).reshape(height * factor, width * factor)
+
+
+def whitened_positions(feature_map: np.ndarray, whitening: Whitening, factor: int) -> np.ndarray:
+    """Return the descriptors that words are given to: (C, h, w) to (h*factor*w*factor, D)."""
     enlarged = interpolate_map(feature_map, factor)
-    rows = enlarged.reshape(len(enlarged), -1).T
-    return codebook.assign(whitening.apply(rows), device).reshape(enlarged.shape[1:])
+    return whitening.apply(enlarged.reshape(len(enlarged), -1).T)
+
+
+def measure_assignment(
+    features: Features,
+    whitening: Whitening,
+    codebook: Codebook,
+    factor: int,
+    images: int = QUALITY_IMAGES,
+    seed: int = 0,
+) -> dict:
+    """Return how near a codebook's assignment comes to exact on a dataset's own descriptors.
+
+    Args:
+        features, whitening, codebook: as for :func:`assignment_maps`.
+        factor: enlargement of the maps.
+        images: every position of so many database images, drawn at random, is looked at.
+        seed: of the draw.
+    """
+    usable = np.flatnonzero(features.shapes[: features.n_database].prod(axis=1))
+    drawn = sample_rows(usable, images, seed)
+    rows = [whitened_positions(features.map(i), whitening, factor) for i in drawn]
+    return codebook.quality(np.concatenate(rows))
 
 
 def assignment_maps(
@@ -98,7 +137,9 @@ def assignment_maps(
     """Assign every position of every feature map to its visual word; resumable per image.
 
     Of images with the same bytes the first one's words are those of its copies. Maps that are not
-    stored are computed on the way; the artefact is the same.
+    stored are computed on the way; the artefact is the same. How words are found is the codebook's
+    (``Codebook.searched``). Where that is approximate, its recall and distortion on this dataset
+    are measured and kept with the maps.
     """
     document = {
         "version": STAGE_VERSION,
@@ -117,7 +158,13 @@ def assignment_maps(
     def make(folder):
         if isinstance(features, StreamedFeatures):
             encode_streamed(features, offsets, encode, folder)
-            return
+        else:
+            encode_stored(folder)
+        if codebook.assignment != "exact":
+            quality = measure_assignment(features, whitening, codebook, config.interpolate)
+            write_json(folder / QUALITY_FILE, quality)
+
+    def encode_stored(folder):
         path, done_path = folder / "words.npy", folder / "done.npy"
         if not done_path.exists():
             np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))

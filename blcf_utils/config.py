@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
@@ -18,6 +18,8 @@ from blcf_utils.paths import project_root
 
 # What may stand in a table's row and in a file's name.
 NAME = re.compile(r"[\w][\w .+()-]*")
+
+Assignment = Literal["exact", "hnsw", "ivf"]
 
 
 class BackboneConfig(Config):
@@ -66,6 +68,12 @@ class CodebookConfig(Config):
     words: int = Field(25_000, ge=2, le=65_535, description="K; assignment maps are uint16")
     iterations: int = Field(20, ge=1)
     max_descriptors: int = Field(3_000_000, ge=2)
+    assignment: Assignment = Field(
+        "exact", description="nearest word in each iteration of k-means: exact, hnsw or ivf"
+    )
+    assignment_effort: int = Field(0, ge=0, description="as that of encoding")
+
+    LATER = ("assignment", "assignment_effort")
 
 
 class EncodingConfig(Config):
@@ -79,8 +87,14 @@ class EncodingConfig(Config):
     index_weights: Literal["exact", "uint8"] = Field(
         "exact", description="what the index keeps of weights that are no counts: 16 bits, or 8"
     )
+    assignment: Assignment = Field(
+        "exact", description="nearest word of a descriptor: exact, or found by hnsw or ivf"
+    )
+    assignment_effort: int = Field(
+        0, ge=0, description="efSearch of hnsw, cells looked at of ivf; 0 is 64 and 16"
+    )
 
-    LATER: ClassVar[tuple[str, ...]] = ("index_weights",)
+    LATER = ("index_weights", "assignment", "assignment_effort")
 
 
 class RerankingConfig(Config):

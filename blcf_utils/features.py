@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -92,6 +93,8 @@ class Features:
                 yield self._rows[part[0] : part[-1] + 1].astype(np.float32)
             else:
                 yield self._rows[part].astype(np.float32)
+            # Pages once read would count as this process' memory until others need it.
+            self._rows._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -257,13 +257,15 @@ class Study(
     def codebook(self, name: str) -> Codebook:
         """Return the visual words used for a dataset (learned on its teacher)."""
         features = self.features(self.profile.teacher_of(name))
-        return learn_codebook(
+        codebook = learn_codebook(
             features,
             self.whitening(name),
             self.profile.codebook,
             self.store,
             seed=self.profile.seed,
+            device=self.profile.features.device,
         )
+        return codebook.searched(self.profile.encoding, self.store)
 
     def maps(self, name: str) -> AssignmentMaps:
         """Return the assignment maps of a dataset's images."""

@@ -52,6 +52,16 @@ def test_a_benchmark_runs_and_its_results_agree(name):
     assert set(found["machine"]) == {"processor", "cores", "threads", "load_average"}
 
 
+def test_streamed_k_means_is_measured_in_processes_of_their_own():
+    sizes = "--streamed 900 400 --words 40 --dimensions 16 --assignments exact ivf"
+    done = run("kmeans", *sizes.split())
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    found = [(row["assignment"], row["descriptors"]) for row in rows]
+    assert found == [(m, n) for m in ("exact", "ivf") for n in (400, 900)]
+    assert all(row["seconds"] > 0 and row["peak (MB)"] > 0 for row in rows)
+
+
 @pytest.fixture
 def module(monkeypatch):
     """Import a file of the benchmarks' folder by its name."""

@@ -157,7 +157,9 @@ def open_encoder(home: Path, profile: Profile) -> Encoder:
     whitening = Whitening(
         arrays["mean"], arrays["projection"], arrays["variances"], int(arrays["n_vectors"])
     )
-    words = Codebook(arrays["centroids"], arrays["objective"], int(arrays["n_descriptors"]))
+    words = Codebook(
+        arrays["centroids"], arrays["objective"], int(arrays["n_descriptors"])
+    ).searched(profile.encoding)
     features = profile.features
     return Encoder(
         load_backbone(features.backbone),
@@ -308,6 +310,7 @@ class _Indexing:
             self.profile.codebook.model_copy(update={"words": words}),
             store,
             seed=seed,
+            device=config.device,
         )
         folder = self.home / "words"
         folder.mkdir(exist_ok=True)
