@@ -247,7 +247,7 @@ class DistractorConfig(Config):
 class Profile(Config):
     """One complete configuration of the study (``data/profiles/<name>.yaml``)."""
 
-    LATER: ClassVar[tuple[str, ...]] = ("distractors",)
+    LATER = ("distractors",)
 
     name: str
     description: str = ""

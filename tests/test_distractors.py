@@ -299,3 +299,8 @@ def test_paper100k_is_paper_with_distractors():
     assert all(getattr(profile, name) == getattr(paper, name) for name in same)
     with pytest.raises(StudyError, match=r"learn_on names oxford105k"):
         load_profile("paper", {"learn_on.oxford105k": "oxford5k"})
+
+
+def test_a_profile_without_distractors_is_the_document_it_was():
+    assert "distractors" not in load_profile("paper").document()
+    assert "distractors" in load_profile("paper100k").document()
