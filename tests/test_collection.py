@@ -126,7 +126,7 @@ def test_a_photograph_too_narrow_for_the_network_is_left_out(album, album_profil
     assert list(second.unreadable) == ["a-strip.png", "day0/pole.png"]
     for why in second.unreadable.values():
         assert "too narrow for the network); replace the file and index again" in why
-    with pytest.raises(StudyError, match="cannot be searched with .*too narrow.*another image"):
+    with pytest.raises(StudyError, match=r"cannot be searched with .*too narrow.*another image"):
         query_folder(album, album / "a-strip.png")
 
 

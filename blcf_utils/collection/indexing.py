@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -344,11 +345,12 @@ class _Indexing:
             if same:
                 found[name] = same[0]
                 taken.add(same[0][0].path)
-        wanted = list(found.items())
+        wanted = sorted(found.items(), key=lambda one: one[1][1])
+        opened = lru_cache(1)(lambda shard: read_shard(shard_path(self.shards, shard)))
         for start in range(0, len(wanted), PER_SHARD):
             copies = []
             for name, (stamp, shard, position) in wanted[start : start + PER_SHARD]:
-                old = read_shard(shard_path(self.shards, shard))[position]
+                old = opened(shard)[position]
                 copies.append(replace(old, stamp=Stamp(name, *states[name], stamp.digest)))
             write_shard(shard_path(self.shards, self._last_shard() + 1), copies)
         return {name: place[0].path for name, place in found.items()}
