@@ -267,6 +267,8 @@ def demo(
     """Serve the explorer as a web page, on a dataset or on an indexed folder."""
     from blcf_utils.explore.demo import page_of_dataset, page_of_folder, serve
 
+    if folder and dataset:
+        raise StudyError(f"--dataset {dataset}: expected a folder or a dataset; leave one out")
     code = page_of_folder(folder) if folder else page_of_dataset(profile, dataset)
     raise typer.Exit(serve(code, host, port, browser))
 

@@ -141,6 +141,14 @@ class Explorer:
         else:
             self.ask(dataset.images[0])
 
+    def warm(self) -> Explorer:
+        """Run every kind of step once, so that no visitor waits until kernels are loaded."""
+        knobs = self.knobs
+        for chosen in ({"mode": "LS", "rerank": True, "expansion": "LQE"}, {"expansion": "GQE"}):
+            self.turn(**chosen).answer  # noqa: B018 - computed when it is asked for
+        self.turn(**{name: getattr(knobs, name) for name in Knobs.__dataclass_fields__})
+        return self
+
     def turn(self, **knobs) -> Explorer:
         """Change knobs by name.
 
