@@ -217,12 +217,18 @@ def index(
     from blcf_utils.collection.indexing import index_folder
 
     done = index_folder(folder, profile, weighting, anew=anew)
-    for why in done.unreadable.values():
+    for why in list(done.unreadable.values())[:20]:
         typer.echo(f"left out: {why}", err=True)
+    if len(done.unreadable) > 20:
+        typer.echo(f"left out: {len(done.unreadable) - 20:,} more like these", err=True)
+    if done.other:
+        told = ", ".join(f"{count:,} {suffix}" for suffix, count in done.other.items())
+        typer.echo(f"passed over: {told} (jpg, png, webp, bmp and tif are read)", err=True)
     typer.echo(
         f"{folder}: {done.photographs:,} photographs can be searched ({done.added:,} new, "
-        f"{done.changed:,} changed, {done.kept:,} kept, {done.removed:,} removed, "
-        f"{len(done.unreadable):,} unreadable) after {done.seconds:.1f} s"
+        f"{done.changed:,} changed, {done.moved:,} moved, {done.kept:,} kept, "
+        f"{done.removed:,} removed, {len(done.unreadable):,} unreadable) after "
+        f"{done.seconds:.1f} s"
     )
 
 
@@ -261,6 +267,8 @@ def demo(
     """Serve the explorer as a web page, on a dataset or on an indexed folder."""
     from blcf_utils.explore.demo import page_of_dataset, page_of_folder, serve
 
+    if folder and dataset:
+        raise StudyError(f"--dataset {dataset}: expected a folder or a dataset; leave one out")
     code = page_of_folder(folder) if folder else page_of_dataset(profile, dataset)
     raise typer.Exit(serve(code, host, port, browser))
 

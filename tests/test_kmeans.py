@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from blcf_utils import kmeans as module
 from blcf_utils.errors import StudyError
@@ -52,6 +53,13 @@ def many_chunks(monkeypatch):
     ],
 )
 def test_centroids_are_those_of_faiss_to_the_bit(tmp_path, n, words, dimensions, distinct):
+    # Halves of a split cluster are nearly tied: their last bits, and with them the next split, may
+    # differ between two calls of faiss on several threads.
+    with threadpool_limits(1 if distinct else None):
+        compare_with_faiss(tmp_path, n, words, dimensions, distinct)
+
+
+def compare_with_faiss(tmp_path, n, words, dimensions, distinct):
     data = unit_rows(n, dimensions, distinct)
     drawn = np.sort(np.random.default_rng(3).choice(n, words, replace=False))
     kmeans = faiss.Kmeans(

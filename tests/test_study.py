@@ -267,12 +267,14 @@ def test_names_are_checked(profile):
     assert study.pick() == study.pick("toy") == "toy"
     with pytest.raises(StudyError, match="dataset of profile toy 'tom': expected one of toy"):
         study.pick("tom")
-    with pytest.raises(StudyError, match="step of recipe 'global' 'global': expected one of GQE"):
+    with pytest.raises(
+        StudyError, match="recipe 'global': unknown step 'global': expected one of GQE"
+    ):
         study.search("toy", "global")
 
 
 def test_a_wrong_recipe_of_the_fusion_is_said_at_once(profile):
-    with pytest.raises(StudyError, match="step of recipe 'LS \\+ X' 'X'"):
+    with pytest.raises(StudyError, match="recipe 'LS \\+ X': unknown step 'X'"):
         open_study(profile, {"fusion.recipe": "LS + X"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -55,6 +56,12 @@ def stored_weights(folder: Path, name: str, maps: StoredMaps) -> Callable[[int],
 def index_path(folder: Path, weighting: str) -> Path:
     """Return where the inverted file of a weighting lies."""
     return folder / f"index-{weighting}"
+
+
+def read_places(current: Path) -> list[list]:
+    """Return [name, shard, place in it] of what can be searched; nothing before any indexing."""
+    path = current / "places.json"
+    return json.loads(path.read_text(encoding="utf-8"))["places"] if path.exists() else []
 
 
 def consolidate(
