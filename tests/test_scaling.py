@@ -359,6 +359,9 @@ def test_a_search_that_skips_is_fitted_with_its_own_exponent():
     assert far["gs, skipping (ms)"] == pytest.approx(0.5 + 1e-4 * 1e10**0.7, rel=0.05)
     assert far["gs, skipping (ms)"] < far["gs (ms)"]
     assert "gs: entries to the power 0.7" in assumptions(model)
+    assert (
+        fit_costs([costing(10**k, 0.98, 1e-4) for k in range(3, 8)]).sublinear["gs"].exponent == 1
+    )
     # Times that hardly move tell no exponent: then the curve is the line.
     assert fit_power([1, 2, 3, 4, 5], [1, 1.01, 1.02, 1.03, 1.04]).exponent == 1
 
