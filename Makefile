@@ -62,7 +62,7 @@ references: $(STAMP) ## Execute the notebooks on `smoke` anew and store them for
 	$(BIN)/python tests/references/shrink.py
 
 bench: $(STAMP) ## Run the benchmarks (minutes; on a quiet machine)
-	for script in extraction kmeans encoding search reranking memory saliency aggregation finetuning explorer; do \
+	for script in extraction kmeans encoding search reranking memory saliency aggregation finetuning explorer cluster; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean: ## Remove the environment and what tools leave behind; results and artefacts stay
