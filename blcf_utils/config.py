@@ -228,8 +228,26 @@ class WeightingConfig(Config):
         return self
 
 
+class DistractorConfig(Config):
+    """Benchmarks among 100,071 distractors (Oxford105k, Paris106k)."""
+
+    datasets: tuple[str, ...] = Field(
+        (),
+        description="measured in the comparison only (t10, t11, t13 and x04); one that stands in "
+        "the profile's datasets is in every table",
+    )
+    features: Literal["streamed", "stored"] = Field(
+        "streamed",
+        description="what becomes of the distractors' feature maps: computed whenever they are "
+        "read, so that words and vectors alone are kept, or stored (322 KB an image of VGG-16 "
+        "conv5_1 at longest side 340)",
+    )
+
+
 class Profile(Config):
     """One complete configuration of the study (``data/profiles/<name>.yaml``)."""
+
+    LATER = ("distractors",)
 
     name: str
     description: str = ""
@@ -255,6 +273,7 @@ class Profile(Config):
     compare_backbones: tuple[BackboneConfig, ...] = Field(
         (), description="further backbones for table x01"
     )
+    distractors: DistractorConfig = DistractorConfig()
     dataset_options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="options of a dataset's loader, by dataset name"
     )
@@ -268,12 +287,17 @@ class Profile(Config):
     def _options_belong_to_datasets(self):
         for key in ("learn_on", "dataset_options"):
             for name in getattr(self, key):
-                if name not in self.datasets:
+                if name not in self.all_datasets:
                     raise ValueError(
                         f"{key} names {name}, which is not one of datasets "
-                        f"({', '.join(self.datasets)})"
+                        f"({', '.join(self.all_datasets)})"
                     )
         return self
+
+    @property
+    def all_datasets(self) -> tuple[str, ...]:
+        """The datasets, and then those that are measured in the comparison only."""
+        return tuple(dict.fromkeys(self.datasets + self.distractors.datasets))
 
     def teacher_of(self, dataset: str) -> str:
         """Return the dataset on which ``dataset``'s whitening and codebook are learned."""

@@ -7,10 +7,10 @@ record an image that says how many it has. What a killed process left behind a r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.errors import StudyError
 from blcf_utils.features import normalise_rows
 from blcf_utils.images import UnreadableImage, image_size, read_image, resized_size
+from blcf_utils.mapping import mapped
 from blcf_utils.progress import progress
 
 log = logging.getLogger("blcf")
@@ -31,7 +32,8 @@ STAGE_VERSION = 1
 DIMENSIONS = 128
 DENSE_OCTAVES = (0, 1, 2)
 _THREADS = 2
-_AHEAD = 4
+_A_TASK = 8  # images that a worker is sent at once
+_KEYPOINT = 4 * 4  # bytes
 _RECORD = np.dtype([("count", "<i4"), ("width", "<i4"), ("height", "<i4")])
 
 
@@ -44,12 +46,21 @@ class SiftFeatures:
         shrunk: (n,) how many times longer the stored image is than the one SIFT saw, at least 1.
         n_database: the first ``n_database`` images are the database, the rest query images.
         root: descriptors are read as RootSIFT.
+        distinct: (n,) number of the first image with the same bytes, whose keypoints are the same.
     """
 
-    def __init__(self, artefact: Artefact, n_database: int, longest_side: int, root: bool):
+    def __init__(
+        self,
+        artefact: Artefact,
+        n_database: int,
+        longest_side: int,
+        root: bool,
+        distinct: np.ndarray | None = None,
+    ):
         self.artefact, self.n_database, self.root = artefact, n_database, root
         records = np.fromfile(artefact / "images.bin", _RECORD)
         self.counts = records["count"].astype(np.int64)
+        self.distinct = np.arange(len(records)) if distinct is None else distinct
         self.sizes = np.stack([records["width"], records["height"]], axis=1).astype(np.int64)
         self.shrunk = np.maximum(self.sizes.max(axis=1) / longest_side, 1.0)
         self._offsets = np.concatenate([[0], np.cumsum(self.counts)])
@@ -108,7 +119,8 @@ def extract_sift(
     three scales (24, 48 and 97 pixels a patch), a whole number of pixels apart, as densely as
     ``config.keypoints`` allows; patches without any gradient are left out.
 
-    Killed, it goes on with the images that are missing and ends with the same files.
+    Images with the same bytes are described once. Killed, it goes on with the images that are
+    missing and ends with the same files.
 
     Args:
         dataset: images and queries.
@@ -134,7 +146,8 @@ def extract_sift(
     artefact = store.get_or_make(
         "sift", label, document, lambda folder: _extract(dataset, config, on_corrupt, folder)
     )
-    return SiftFeatures(artefact, len(dataset.images), config.longest_side, config.root)
+    n_database, distinct = len(dataset.images), dataset.distinct
+    return SiftFeatures(artefact, n_database, config.longest_side, config.root, distinct)
 
 
 def describe(grey: np.ndarray, config: SiftConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -212,8 +225,26 @@ def _grid(shape: tuple[int, int], most: int) -> list[cv2.KeyPoint]:
     ]
 
 
-def _read_and_describe(path: Path, config: SiftConfig, exif: bool):
+@dataclass(frozen=True)
+class _Describer:
+    """How a picture becomes keypoints, here or on a worker."""
+
+    config: SiftConfig
+    exif: bool
+    skip: bool
+
+
+def _read_and_describe(how: _Describer, path: Path):
     """Return the stored image's size, keypoints in its pixels, and raw descriptors."""
+    try:
+        return _describe_file(path, how.config, how.exif)
+    except UnreadableImage:
+        if not how.skip:
+            raise
+        return (0, 0), np.empty((0, 4)), np.empty((0, DIMENSIONS))
+
+
+def _describe_file(path: Path, config: SiftConfig, exif: bool):
     width, height = image_size(path, exif_orientation=exif)
     size = None
     if max(width, height) > config.longest_side:
@@ -228,35 +259,46 @@ def _read_and_describe(path: Path, config: SiftConfig, exif: bool):
 
 
 def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path) -> None:
-    paths = dataset.all_images
-    records = _cut_to_finished(folder)
-    waiting = deque(paths[len(records) :])
-    ahead: deque = deque()
+    paths, distinct = dataset.all_images, dataset.distinct
+    records = _cut_to_finished(folder).tolist()
+    ends = [0, *np.cumsum([record[0] for record in records], dtype=np.int64).tolist()]
+    missing = [paths[i] for i in range(len(records), len(paths)) if distinct[i] == i]
+    how = _Describer(config, dataset.exif_orientation, on_corrupt == "skip")
+    described = mapped(
+        _read_and_describe,
+        how,
+        missing,
+        files=lambda path: [path],
+        ordered=True,
+        threads=_THREADS,
+        at_once=_A_TASK,
+    )
     bar = progress(label="sift", total=len(paths), unit="image")
     bar.update(len(records))
     with (
-        ThreadPoolExecutor(_THREADS) as pool,
+        contextlib.closing(described),
         open(folder / "keypoints.bin", "ab") as keypoint_file,
         open(folder / "descriptors.bin", "ab") as descriptor_file,
         open(folder / "images.bin", "ab") as record_file,
         bar,
     ):
-        while waiting or ahead:
-            while waiting and len(ahead) < _AHEAD:
-                path, exif = waiting.popleft(), dataset.exif_orientation
-                ahead.append(pool.submit(_read_and_describe, path, config, exif))
-            try:
-                size, keypoints, raw = ahead.popleft().result()
-            except UnreadableImage:
-                if on_corrupt == "error":
-                    raise
-                size, keypoints, raw = (0, 0), np.empty((0, 4)), np.empty((0, DIMENSIONS))
-            keypoint_file.write(keypoints.astype(np.float32).tobytes())
-            descriptor_file.write(raw.astype(np.uint8).tobytes())
+        for i in range(len(records), len(paths)):
+            first = int(distinct[i])
+            if first < i:
+                record = records[first]
+                for file, row in ((keypoint_file, _KEYPOINT), (descriptor_file, DIMENSIONS)):
+                    file.write(_read_rows(Path(file.name), ends[first], record[0], row))
+            else:
+                _, (size, keypoints, raw) = next(described)
+                keypoint_file.write(keypoints.astype(np.float32).tobytes())
+                descriptor_file.write(raw.astype(np.uint8).tobytes())
+                record = (len(raw), *size)
             keypoint_file.flush()
             descriptor_file.flush()  # before the record that says so
-            record_file.write(np.array((len(raw), *size), _RECORD).tobytes())
+            record_file.write(np.array(record, _RECORD).tobytes())
             record_file.flush()
+            records.append(record)
+            ends.append(ends[-1] + record[0])
             bar.update(1)
     sizes = np.fromfile(folder / "images.bin", _RECORD)["width"]
     skipped = [paths[i].name for i in np.flatnonzero(sizes == 0)]
@@ -267,6 +309,12 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
     write_json(folder / "skipped.json", skipped)
 
 
+def _read_rows(path: Path, start: int, count: int, row_bytes: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start * row_bytes)
+        return file.read(count * row_bytes)
+
+
 def _cut_to_finished(folder: Path) -> np.ndarray:
     """Return the records of finished images, and cut what lies behind them off the files."""
     for name in ("images.bin", "keypoints.bin", "descriptors.bin"):
@@ -274,6 +322,6 @@ def _cut_to_finished(folder: Path) -> np.ndarray:
     records = np.fromfile(folder / "images.bin", _RECORD)
     rows = int(records["count"].sum())
     os.truncate(folder / "images.bin", records.nbytes)
-    os.truncate(folder / "keypoints.bin", rows * 4 * 4)
+    os.truncate(folder / "keypoints.bin", rows * _KEYPOINT)
     os.truncate(folder / "descriptors.bin", rows * DIMENSIONS)
     return records

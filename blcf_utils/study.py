@@ -33,6 +33,7 @@ from blcf_utils.errors import known
 from blcf_utils.evaluation import Evaluation, evaluate
 from blcf_utils.features import Features, extract_features, resolve_device
 from blcf_utils.index import InvertedFile, build_index
+from blcf_utils.joined import JoinedFeatures, JoinedMaps
 from blcf_utils.paths import results_dir
 from blcf_utils.pooling.crow import crow_pool
 from blcf_utils.pooling.sum_pooling import (
@@ -43,6 +44,7 @@ from blcf_utils.pooling.sum_pooling import (
 )
 from blcf_utils.recipes import Found, Searcher, parse_recipe
 from blcf_utils.search import QueryMaps, Ranking, SearchBase, dense_rankings
+from blcf_utils.streaming import StreamedFeatures
 from blcf_utils.study_comparison import StudyComparison
 from blcf_utils.study_detector import StudyDetector
 from blcf_utils.study_finetuning import StudyFinetuning
@@ -183,15 +185,17 @@ class Study(
         """Load a dataset; the first time, check that every file decodes and every box fits."""
         dataset = load_dataset(name, **self.profile.dataset_options.get(name, {}))
         decode = self.profile.features.on_corrupt == "error"
-        document = {
-            "version": 1,
-            "images": dataset.manifest,
-            "queries": dataset.ground_truth_digest,
-            "decode": decode,
-        }
-        self.store.get_or_make(
-            "checks", name, document, lambda folder: check_dataset(dataset, decode=decode)
-        )
+        for part in dataset.parts or (dataset,):
+            document = {
+                "version": 1,
+                "images": part.manifest,
+                "queries": part.ground_truth_digest,
+                "decode": decode,
+            }
+            check = partial(check_dataset, part, decode=decode)
+            self.store.get_or_make(
+                "checks", part.name, document, lambda folder, check=check: check()
+            )
         log_event(
             {
                 "dataset": name,
@@ -228,10 +232,19 @@ class Study(
         return load_backbone(self.profile.features.backbone)
 
     def features(self, name: str) -> Features:
-        """Return the feature maps of a dataset's images."""
-        return extract_features(
-            self.dataset(name), self.profile.features, self.store, self.backbone
-        )
+        """Return the feature maps of a dataset's images.
+
+        Those of distractors are computed as they are read, or stored, as the profile says.
+        """
+        dataset, config = self.dataset(name), self.profile.features
+        if not dataset.parts:
+            return extract_features(dataset, config, self.store, self.backbone)
+        benchmark, *distractors = dataset.parts
+        stored = self.profile.distractors.features == "stored"
+        of_distractors = extract_features if stored else StreamedFeatures
+        parts = [extract_features(benchmark, config, self.store, self.backbone)]
+        parts += [of_distractors(p, config, self.store, self.backbone) for p in distractors]
+        return JoinedFeatures(name, parts)
 
     def whitening(self, name: str) -> Whitening:
         """Return the PCA whitening used for a dataset (learned on its teacher)."""
@@ -259,6 +272,8 @@ class Study(
         return self._assigned(self.features(name), name)
 
     def _assigned(self, features: Features, name: str) -> AssignmentMaps:
+        if isinstance(features, JoinedFeatures):
+            return JoinedMaps(name, [self._assigned(part, name) for part in features.parts])
         return assignment_maps(
             features,
             self.whitening(name),
@@ -426,7 +441,7 @@ class Study(
         del settings["finetuning"]
         used = set(settings) - {
             "name", "description", "datasets", "learn_on", "dataset_options",
-            "compare_backbones", "notebooks", "parameters",
+            "compare_backbones", "distractors", "notebooks", "parameters",
         }  # fmt: skip
         return digest_of(
             {

@@ -18,6 +18,7 @@ TINY = {
     "extraction": "--vgg16 1 --squeezenet 3 --longest-side 64 --batch-size 2 --repeats 1",
     "kmeans": "--words 40 --descriptors 900 --dimensions 16 --repeats 1",
     "memory": "--few 4 --many 24 --longest-side 64",
+    "scaling": "--database 200 900 --queries 3 --repeats 1",
     "search": "--database 300 900 --words 500 --queries 3 --top 50 --repeats 1",
     "pruning": "--database 300 --words 500 --queries 2 --top 20",
     "reranking": "--images 4 --words 300 --height 5 --width 4 --repeats 1",
@@ -25,6 +26,8 @@ TINY = {
     "aggregation": "--images 2 --channels 16 --words 4 --repeats 1",
     "explorer": "--noise 12 --queries 2",
     "finetuning": "--number 4 --longest-side 96 --batch 2 --steps 1 --repeats 1",
+    "cluster": "--network vgg-mini --number 3 --small 0 --saliency 2 --words 40 --repeats 1 "
+    "--workers 2",
     "encoding": "--number 4 --words 60 --histograms 30 --repeats 1",
 }
 

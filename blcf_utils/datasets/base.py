@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +74,8 @@ class Dataset:
             the queries; used to judge localisation only.
         exif_orientation: turn images as their EXIF tag says (own photographs); benchmark boxes
             are in pixels of the stored image, so benchmarks leave it off.
+        parts: a benchmark and its distractors, each a database of its own whose features and
+            words are made and kept apart; empty for every other dataset.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Dataset:
     boxes: dict[int, Box] = field(default_factory=dict, compare=False)
     exif_orientation: bool = False
     notes: str = field(default="", compare=False)
+    parts: tuple[Dataset, ...] = field(default=(), compare=False)
 
     @cached_property
     def unit_names(self) -> tuple[str, ...]:
@@ -126,22 +131,51 @@ class Dataset:
         """Return the query images as a database of their own, without queries."""
         images = tuple(dict.fromkeys(query.image for query in self.queries))
         return replace(
-            self, name=f"{self.name}-queries", images=images, queries=(), units=None, boxes={}
+            self,
+            name=f"{self.name}-queries",
+            images=images,
+            queries=(),
+            units=None,
+            boxes={},
+            parts=(),
         )
 
     @cached_property
     def manifest(self) -> str:
         """SHA-256 over the names and contents of every image: the identity of the pixels."""
         whole = hashlib.sha256()
+        for path, content in zip(self.all_images, self._contents, strict=True):
+            whole.update(f"{path.name}\0{content}\n".encode())
+        return whole.hexdigest()[:16]
+
+    @cached_property
+    def _contents(self) -> tuple[str, ...]:
+        """The digest of every image's bytes; a file with several names is read once."""
+        files: dict[tuple[int, int], Path] = {}
+        keys = []
         for path in self.all_images:
             if not path.is_file():
                 raise StudyError(
                     f"{self.name}: the image {path.name} is missing from {path.parent}; put it "
                     "there or get the dataset again"
                 )
-            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-            whole.update(f"{path.name}\0{content}\n".encode())
-        return whole.hexdigest()[:16]
+            found = path.stat()
+            keys.append((found.st_dev, found.st_ino))
+            files.setdefault(keys[-1], path)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            digests = dict(zip(files, pool.map(_digest, files.values()), strict=True))
+        return tuple(digests[key] for key in keys)
+
+    @cached_property
+    def distinct(self) -> np.ndarray:
+        """For each of ``all_images`` the number of the first image with the same bytes, (n,).
+
+        Equal bytes give equal results, so what is computed of one image is computed of the first
+        of its copies only.
+        """
+        first: dict[str, int] = {}
+        numbers = [first.setdefault(content, i) for i, content in enumerate(self._contents)]
+        return np.array(numbers, np.int64)
 
     @cached_property
     def ground_truth_digest(self) -> str:
@@ -154,3 +188,7 @@ class Dataset:
             truth = (q.id, q.image.name, q.box, q.positives, q.junk, q.instance)
             whole.update(repr(truth).encode() + mask)
         return whole.hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

@@ -40,6 +40,11 @@ from blcf_utils.experiments.overview import (
 )
 from blcf_utils.experiments.pooling import pooling_table
 from blcf_utils.experiments.saliency import quality_against_map, saliency_table
+from blcf_utils.experiments.scaling import (
+    among_own,
+    measure_scaling,
+    scaling_table,
+)
 from blcf_utils.experiments.search import search_table
 from blcf_utils.experiments.weighting import (
     query_gains,
@@ -49,6 +54,7 @@ from blcf_utils.experiments.weighting import (
 )
 
 __all__ = [
+    "among_own",
     "backbones_table",
     "claims_table",
     "compactness_table",
@@ -68,6 +74,7 @@ __all__ = [
     "index_weights",
     "intervals_table",
     "localisation_table",
+    "measure_scaling",
     "method_gains",
     "mining_table",
     "pooling_table",
@@ -76,6 +83,7 @@ __all__ = [
     "quantisation_table",
     "query_gains",
     "saliency_table",
+    "scaling_table",
     "search_table",
     "seen_instances_table",
     "state_of_the_art_table",
