@@ -14,7 +14,7 @@ from scipy import sparse
 from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path, write_json
 from blcf_utils.codebook import Codebook
 from blcf_utils.config import EncodingConfig
-from blcf_utils.features import Features, sample_rows
+from blcf_utils.features import Features, copies_of, sample_rows
 from blcf_utils.index import InvertedFile
 from blcf_utils.progress import progress
 from blcf_utils.whitening import Whitening
@@ -135,6 +135,8 @@ def assignment_maps(
 ) -> AssignmentMaps:
     """Assign every position of every feature map to its visual word; resumable per image.
 
+    Of images with the same bytes the first one's words are those of its copies.
+
     How words are found is the codebook's (``Codebook.searched``). Where that is approximate, its
     recall and distortion on this dataset are measured and kept with the maps.
     """
@@ -155,18 +157,21 @@ def assignment_maps(
             np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))
             with atomic_path(done_path) as temporary:
                 np.save(temporary, np.zeros(len(features), np.uint8))
-        first, done = np.load(path, mmap_mode="r").offset, np.load(done_path, mmap_mode="r+")
+        start, done = np.load(path, mmap_mode="r").offset, np.load(done_path, mmap_mode="r+")
+        copies = copies_of(features.distinct)
+        missing = np.unique(features.distinct[done == 0])
         # Written, not mapped: on a full disk a map is a bus error.
         with open(path, "r+b") as file:
-            for i in progress(np.flatnonzero(done == 0), label="assignment maps", unit="image"):
+            for i in progress(missing, label="assignment maps", unit="image"):
                 if shapes[i].prod():
                     words = assign_map(
                         features.map(i), whitening, codebook, config.interpolate, device
                     )
-                    file.seek(first + int(offsets[i]) * words.itemsize)
-                    file.write(words.tobytes())
+                    for copy in copies[i]:
+                        file.seek(start + int(offsets[copy]) * words.itemsize)
+                        file.write(words.tobytes())
                     file.flush()
-                done[i] = 1
+                done[copies[i]] = 1
         done.flush()
         if codebook.assignment != "exact":
             quality = measure_assignment(features, whitening, codebook, config.interpolate)

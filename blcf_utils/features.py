@@ -46,9 +46,10 @@ class Features:
         sizes: (n, 2) width and height in pixels of the stored image.
         n_database: the first ``n_database`` images are the database, the rest query images.
         channels: C.
+        distinct: (n,) number of the first image with the same bytes, whose maps are the same.
     """
 
-    def __init__(self, artefact: Artefact):
+    def __init__(self, artefact: Artefact, distinct: np.ndarray | None = None):
         self.artefact = artefact
         self.key = artefact.key
         with h5py.File(artefact / "features.h5", "r") as file:
@@ -59,6 +60,7 @@ class Features:
             self.channels = int(file["descriptors"].shape[1])
             self.shapes[file["status"][:] == SKIPPED] = 0
         self.skipped = tuple(json.loads((artefact / "skipped.json").read_text(encoding="utf-8")))
+        self.distinct = np.arange(len(self.shapes)) if distinct is None else distinct
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -110,6 +112,17 @@ def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray
             yield part, np.stack([features.map(i) for i in part])
 
 
+def copies_of(distinct: np.ndarray) -> dict[int, np.ndarray]:
+    """Return the numbers of all copies of each first image (itself among them), sorted.
+
+    Args:
+        distinct: (n,) for each image the number of the first one with the same bytes.
+    """
+    order = np.argsort(distinct, kind="stable")
+    firsts, starts = np.unique(distinct[order], return_index=True)
+    return dict(zip(firsts.tolist(), np.split(order, starts[1:]), strict=True))
+
+
 def sample_rows(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     """Return ``rows``, or a seeded uniform sample of ``most`` of them, sorted."""
     if len(rows) <= most:
@@ -152,8 +165,9 @@ def extract_features(
     """Forward every image of ``dataset`` and store the maps of the configured layer.
 
     Database images come first, then query images outside the database. Images of equal size are
-    batched; where an image is stored does not depend on the batching. Killed, it goes on with
-    the images that are missing and ends with the same file.
+    batched; where an image is stored does not depend on the batching. Images with the same bytes
+    are forwarded once. Killed, it goes on with the images that are missing and ends with the same
+    file.
 
     Args:
         dataset: images and queries.
@@ -193,7 +207,7 @@ def extract_features(
         extraction = _Extraction(dataset, config, backbone, folder, device, precision, view)
         extraction.run()
 
-    return Features(store.get_or_make("features", label, document, make))
+    return Features(store.get_or_make("features", label, document, make), dataset.distinct)
 
 
 def _map_dataset(path: Path, name: str) -> np.memmap:
@@ -247,7 +261,8 @@ class _Extraction:
 
     def __init__(self, dataset, config, backbone, folder, device, precision, view):
         self.view = view
-        self.paths = dataset.all_images
+        self.paths, self.distinct = dataset.all_images, dataset.distinct
+        self.copies = copies_of(self.distinct)
         self.n_database = len(dataset.images)
         self.exif = dataset.exif_orientation
         self.config, self.backbone, self.device = config, backbone, device
@@ -283,9 +298,12 @@ class _Extraction:
         inputs, shapes = np.zeros_like(sizes), np.zeros_like(sizes)
         status = np.full(len(self.paths), PENDING, np.uint8)
         channels = self.backbone.channels
+        firsts = np.unique(self.distinct)
         with ThreadPoolExecutor(_DECODERS) as pool:
-            headers = list(pool.map(self._header, self.paths))
-        for i, size in enumerate(headers):
+            found = pool.map(self._header, [self.paths[i] for i in firsts])
+            headers = dict(zip(firsts, found, strict=True))
+        for i, first in enumerate(self.distinct):
+            size = headers[first]
             if isinstance(size, UnreadableImage):
                 if self.config.on_corrupt == "error":
                     raise size
@@ -318,10 +336,13 @@ class _Extraction:
             return error
 
     def _batches(self) -> list[np.ndarray]:
-        """Group images of one input size, in order; the same batches whatever is already done."""
+        """Group images of one input size, in order; the same batches whatever is already done.
+
+        Only the first of images with the same bytes is in a batch.
+        """
         groups: dict[tuple[int, int], list[int]] = {}
         for i, (width, height) in enumerate(self.inputs):
-            if width:
+            if width and self.distinct[i] == i:
                 groups.setdefault((int(width), int(height)), []).append(i)
         size = self.config.batch_size
         batches = [
@@ -330,7 +351,12 @@ class _Extraction:
             for k in range(0, len(group), size)
         ]
         batches.sort(key=lambda batch: batch[0])
-        return [batch for batch in batches if (self.status[batch] == PENDING).any()]
+        return [
+            batch for batch in batches if (self.status[self._with_copies(batch)] == PENDING).any()
+        ]
+
+    def _with_copies(self, images: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.copies[i] for i in images])
 
     def _decode(self, batch: np.ndarray) -> list[np.ndarray | UnreadableImage]:
         decoded = []
@@ -348,7 +374,7 @@ class _Extraction:
         batches = self._batches()
         bar = progress(
             label=f"features {self.backbone.config.name}",
-            total=int(sum(len(b) for b in batches)),
+            total=int(sum(len(self._with_copies(b)) for b in batches)),
             unit="image",
         )
         with ThreadPoolExecutor(_DECODERS) as pool, bar:
@@ -359,7 +385,7 @@ class _Extraction:
                 if k + _BATCHES_AHEAD < len(batches):
                     ahead.append(pool.submit(self._decode, batches[k + _BATCHES_AHEAD]))
                 self._store(batch, decoded)
-                bar.update(len(batch))
+                bar.update(len(self._with_copies(batch)))
 
     def _write(self, position: int, values: np.ndarray) -> None:
         self.file.seek(position)
@@ -370,13 +396,15 @@ class _Extraction:
         bad = [k for k in range(len(batch)) if k not in good]
         if bad and self.config.on_corrupt == "error":
             raise decoded[bad[0]]
-        self.status[batch[bad]], self.status[batch[good]] = SKIPPED, DONE
+        for members, state in ((batch[bad], SKIPPED), (batch[good], DONE)):
+            if len(members):
+                self.status[self._with_copies(members)] = state
         if good:
             pixels = np.stack([decoded[k] for k in good])
             self._store_maps(
                 batch[good], forward_images(self.backbone, pixels, self.device, self.dtype)
             )
-        for image in batch:
+        for image in self._with_copies(batch):
             self._write(self.status_at + int(image), self.status[image : image + 1])
         self.file.flush()
 
@@ -389,5 +417,6 @@ class _Extraction:
             )
         row_bytes = maps.shape[2] * maps.itemsize
         for image, rows in zip(images, maps, strict=True):
-            self._write(self.rows_at + int(self.offsets[image]) * row_bytes, rows)
+            for copy in self.copies[image]:
+                self._write(self.rows_at + int(self.offsets[copy]) * row_bytes, rows)
         self.file.flush()  # before the status that says so

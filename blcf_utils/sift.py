@@ -32,6 +32,7 @@ DIMENSIONS = 128
 DENSE_OCTAVES = (0, 1, 2)
 _THREADS = 2
 _AHEAD = 4
+_KEYPOINT = 4 * 4  # bytes
 _RECORD = np.dtype([("count", "<i4"), ("width", "<i4"), ("height", "<i4")])
 
 
@@ -44,12 +45,21 @@ class SiftFeatures:
         shrunk: (n,) how many times longer the stored image is than the one SIFT saw, at least 1.
         n_database: the first ``n_database`` images are the database, the rest query images.
         root: descriptors are read as RootSIFT.
+        distinct: (n,) number of the first image with the same bytes, whose keypoints are the same.
     """
 
-    def __init__(self, artefact: Artefact, n_database: int, longest_side: int, root: bool):
+    def __init__(
+        self,
+        artefact: Artefact,
+        n_database: int,
+        longest_side: int,
+        root: bool,
+        distinct: np.ndarray | None = None,
+    ):
         self.artefact, self.n_database, self.root = artefact, n_database, root
         records = np.fromfile(artefact / "images.bin", _RECORD)
         self.counts = records["count"].astype(np.int64)
+        self.distinct = np.arange(len(records)) if distinct is None else distinct
         self.sizes = np.stack([records["width"], records["height"]], axis=1).astype(np.int64)
         self.shrunk = np.maximum(self.sizes.max(axis=1) / longest_side, 1.0)
         self._offsets = np.concatenate([[0], np.cumsum(self.counts)])
@@ -108,7 +118,8 @@ def extract_sift(
     three scales (24, 48 and 97 pixels a patch), a whole number of pixels apart, as densely as
     ``config.keypoints`` allows; patches without any gradient are left out.
 
-    Killed, it goes on with the images that are missing and ends with the same files.
+    Images with the same bytes are described once. Killed, it goes on with the images that are
+    missing and ends with the same files.
 
     Args:
         dataset: images and queries.
@@ -134,7 +145,8 @@ def extract_sift(
     artefact = store.get_or_make(
         "sift", label, document, lambda folder: _extract(dataset, config, on_corrupt, folder)
     )
-    return SiftFeatures(artefact, len(dataset.images), config.longest_side, config.root)
+    n_database, distinct = len(dataset.images), dataset.distinct
+    return SiftFeatures(artefact, n_database, config.longest_side, config.root, distinct)
 
 
 def describe(grey: np.ndarray, config: SiftConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -228,9 +240,10 @@ def _read_and_describe(path: Path, config: SiftConfig, exif: bool):
 
 
 def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path) -> None:
-    paths = dataset.all_images
-    records = _cut_to_finished(folder)
-    waiting = deque(paths[len(records) :])
+    paths, distinct = dataset.all_images, dataset.distinct
+    records = _cut_to_finished(folder).tolist()
+    ends = [0, *np.cumsum([record[0] for record in records], dtype=np.int64).tolist()]
+    waiting = deque(i for i in range(len(records), len(paths)) if distinct[i] == i)
     ahead: deque = deque()
     bar = progress(label="sift", total=len(paths), unit="image")
     bar.update(len(records))
@@ -241,22 +254,31 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
         open(folder / "images.bin", "ab") as record_file,
         bar,
     ):
-        while waiting or ahead:
-            while waiting and len(ahead) < _AHEAD:
-                path, exif = waiting.popleft(), dataset.exif_orientation
-                ahead.append(pool.submit(_read_and_describe, path, config, exif))
-            try:
-                size, keypoints, raw = ahead.popleft().result()
-            except UnreadableImage:
-                if on_corrupt == "error":
-                    raise
-                size, keypoints, raw = (0, 0), np.empty((0, 4)), np.empty((0, DIMENSIONS))
-            keypoint_file.write(keypoints.astype(np.float32).tobytes())
-            descriptor_file.write(raw.astype(np.uint8).tobytes())
+        for i in range(len(records), len(paths)):
+            first = int(distinct[i])
+            if first < i:
+                record = records[first]
+                for file, row in ((keypoint_file, _KEYPOINT), (descriptor_file, DIMENSIONS)):
+                    file.write(_read_rows(Path(file.name), ends[first], record[0], row))
+            else:
+                while waiting and len(ahead) < _AHEAD:
+                    path, exif = paths[waiting.popleft()], dataset.exif_orientation
+                    ahead.append(pool.submit(_read_and_describe, path, config, exif))
+                try:
+                    size, keypoints, raw = ahead.popleft().result()
+                except UnreadableImage:
+                    if on_corrupt == "error":
+                        raise
+                    size, keypoints, raw = (0, 0), np.empty((0, 4)), np.empty((0, DIMENSIONS))
+                keypoint_file.write(keypoints.astype(np.float32).tobytes())
+                descriptor_file.write(raw.astype(np.uint8).tobytes())
+                record = (len(raw), *size)
             keypoint_file.flush()
             descriptor_file.flush()  # before the record that says so
-            record_file.write(np.array((len(raw), *size), _RECORD).tobytes())
+            record_file.write(np.array(record, _RECORD).tobytes())
             record_file.flush()
+            records.append(record)
+            ends.append(ends[-1] + record[0])
             bar.update(1)
     sizes = np.fromfile(folder / "images.bin", _RECORD)["width"]
     skipped = [paths[i].name for i in np.flatnonzero(sizes == 0)]
@@ -267,6 +289,12 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
     write_json(folder / "skipped.json", skipped)
 
 
+def _read_rows(path: Path, start: int, count: int, row_bytes: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start * row_bytes)
+        return file.read(count * row_bytes)
+
+
 def _cut_to_finished(folder: Path) -> np.ndarray:
     """Return the records of finished images, and cut what lies behind them off the files."""
     for name in ("images.bin", "keypoints.bin", "descriptors.bin"):
@@ -274,6 +302,6 @@ def _cut_to_finished(folder: Path) -> np.ndarray:
     records = np.fromfile(folder / "images.bin", _RECORD)
     rows = int(records["count"].sum())
     os.truncate(folder / "images.bin", records.nbytes)
-    os.truncate(folder / "keypoints.bin", rows * 4 * 4)
+    os.truncate(folder / "keypoints.bin", rows * _KEYPOINT)
     os.truncate(folder / "descriptors.bin", rows * DIMENSIONS)
     return records

@@ -106,9 +106,13 @@ def learn_sift_codebook(
 def assign_sift_words(
     features: SiftFeatures, codebook: Codebook, store: ArtefactStore
 ) -> SiftWords:
-    """Give every keypoint of every image its nearest word, exactly; resumable per image."""
+    """Give every keypoint of every image its nearest word, exactly; resumable per image.
+
+    Of images with the same bytes the first one's words are those of its copies.
+    """
     document = {"version": STAGE_VERSION, "sift": features.key, "codebook": codebook.key}
-    ends = np.cumsum(features.counts) * np.dtype(np.uint16).itemsize
+    size = np.dtype(np.uint16).itemsize
+    ends = np.cumsum(features.counts) * size
 
     def make(folder):
         path = folder / "words.bin"
@@ -117,9 +121,14 @@ def assign_sift_words(
         os.truncate(path, int(ends[done - 1]) if done else 0)
         with open(path, "ab") as file:
             for i in progress(range(done, len(features)), label="sift words", unit="image"):
-                if features.counts[i]:
+                first, count = int(features.distinct[i]), int(features.counts[i])
+                if first < i:
+                    with open(path, "rb") as written:
+                        written.seek(int(ends[first]) - count * size)
+                        file.write(written.read(count * size))
+                elif count:
                     file.write(codebook.assign(features.descriptors(i)).tobytes())
-                    file.flush()
+                file.flush()
         np.save(folder / "words.npy", np.fromfile(path, np.uint16))
         path.unlink()
 

@@ -81,7 +81,12 @@ class StudyDetector:
 
         def make(folder: Path) -> None:
             model, whole, regions = load_detector(path), [], []
-            for image in progress(dataset.images, label=f"detector on {name}", unit="image"):
+            label, same = f"detector on {name}", dataset.distinct
+            for i, image in enumerate(progress(dataset.images, label=label, unit="image")):
+                if same[i] < i:  # the same bytes
+                    whole.append(whole[same[i]])
+                    regions.append(regions[same[i]])
+                    continue
                 seen = self._seen(model, dataset, image)
                 whole.append(image_vector(seen))
                 regions.append(region_vectors(seen).astype(np.float16))

@@ -126,7 +126,8 @@ class StudyWeighting:
             return l2_norm()
         if name == "R-MAC":
             return rmac_coverage(config)
-        return by_saliency(name, *self._saliency(dataset, name))
+        by_content = name not in self.profile.weighting.folders
+        return by_saliency(name, *self._saliency(dataset, name), by_content)
 
     def weights(self, dataset: str, name: str, factor: int | None = None) -> StoredWeights | None:
         """Return the weights of a dataset's database images; None where every position counts 1.

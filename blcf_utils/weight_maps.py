@@ -40,7 +40,7 @@ class StoredWeights:
 def weight_maps(
     weighting: Weighting, features: Features, factor: int, store: ArtefactStore
 ) -> StoredWeights:
-    """Weigh every position of every database image.
+    """Weigh every position of every database image, once for images with the same bytes.
 
     Args:
         weighting: how.
@@ -62,6 +62,8 @@ def weight_maps(
 
     def make(folder: Path) -> None:
         flat = np.empty(int(offsets[-1]), np.float32)
+        same = features.distinct[:count] if weighting.by_content else np.arange(count)
+        firsts = np.unique(same).tolist()
 
         def weigh(i: int) -> None:
             shape = (int(shapes[i, 0]), int(shapes[i, 1]))
@@ -70,9 +72,12 @@ def weight_maps(
                 flat[offsets[i] : offsets[i + 1]] = weighting.weights(i, maps, shape).ravel()
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            done = pool.map(weigh, range(count))
-            for _ in progress(done, label=f"{weighting.name} weights", total=count, unit="image"):
+            done, label = pool.map(weigh, firsts), f"{weighting.name} weights"
+            for _ in progress(done, label=label, total=len(firsts), unit="image"):
                 pass
+        for i in np.flatnonzero(same != np.arange(count)).tolist():
+            first = int(same[i])
+            flat[offsets[i] : offsets[i + 1]] = flat[offsets[first] : offsets[first + 1]]
         with atomic_path(folder / "weights.npy") as path:
             np.save(path, flat)
 

@@ -35,12 +35,14 @@ class Weighting:
         raw: (image, feature_map, shape) to any weights of at least 0, (h, w).
         document: what determines the weights beside image and shape, as JSON values.
         needs_features: it reads the feature map; others may be given None.
+        by_content: images with the same bytes have the same weights.
     """
 
     name: str
     raw: Callable[[int, np.ndarray | None, Shape], np.ndarray]
     document: dict = field(default_factory=dict)
     needs_features: bool = False
+    by_content: bool = True
 
     def weights(self, image: int, feature_map: np.ndarray | None, shape: Shape) -> np.ndarray:
         """Return the weights of an image's positions, (h, w) float32 in [0, 1].
@@ -161,12 +163,20 @@ def rmac_coverage(config: WeightingConfig) -> Weighting:
     return Weighting("R-MAC", lambda _, __, shape: rmac_weights(shape, levels), {"levels": levels})
 
 
-def by_saliency(name: str, saliency: Callable[[int], np.ndarray], document: dict) -> Weighting:
+def by_saliency(
+    name: str, saliency: Callable[[int], np.ndarray], document: dict, by_content: bool = True
+) -> Weighting:
     """Return saliency maps as a weighting.
 
     Args:
         name: its row in the tables.
         saliency: image number to its map (H, W) uint8.
         document: what determines the maps.
+        by_content: whether the maps of images with the same bytes are the same; those of a folder
+            belong to names and may differ.
     """
-    return Weighting(name, lambda i, _, shape: saliency_weights(saliency(i), shape), document)
+
+    def raw(image: int, _: np.ndarray | None, shape: Shape) -> np.ndarray:
+        return saliency_weights(saliency(image), shape)
+
+    return Weighting(name, raw, document, by_content=by_content)

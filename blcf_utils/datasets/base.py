@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -133,15 +135,38 @@ class Dataset:
     def manifest(self) -> str:
         """SHA-256 over the names and contents of every image: the identity of the pixels."""
         whole = hashlib.sha256()
+        for path, content in zip(self.all_images, self._contents, strict=True):
+            whole.update(f"{path.name}\0{content}\n".encode())
+        return whole.hexdigest()[:16]
+
+    @cached_property
+    def _contents(self) -> tuple[str, ...]:
+        """The digest of every image's bytes; a file with several names is read once."""
+        files: dict[tuple[int, int], Path] = {}
+        keys = []
         for path in self.all_images:
             if not path.is_file():
                 raise StudyError(
                     f"{self.name}: the image {path.name} is missing from {path.parent}; put it "
                     "there or get the dataset again"
                 )
-            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-            whole.update(f"{path.name}\0{content}\n".encode())
-        return whole.hexdigest()[:16]
+            found = path.stat()
+            keys.append((found.st_dev, found.st_ino))
+            files.setdefault(keys[-1], path)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            digests = dict(zip(files, pool.map(_digest, files.values()), strict=True))
+        return tuple(digests[key] for key in keys)
+
+    @cached_property
+    def distinct(self) -> np.ndarray:
+        """For each of ``all_images`` the number of the first image with the same bytes, (n,).
+
+        Equal bytes give equal results, so what is computed of one image is computed of the first
+        of its copies only.
+        """
+        first: dict[str, int] = {}
+        numbers = [first.setdefault(content, i) for i, content in enumerate(self._contents)]
+        return np.array(numbers, np.int64)
 
     @cached_property
     def ground_truth_digest(self) -> str:
@@ -154,3 +179,7 @@ class Dataset:
             truth = (q.id, q.image.name, q.box, q.positives, q.junk, q.instance)
             whole.update(repr(truth).encode() + mask)
         return whole.hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

@@ -44,9 +44,13 @@ def check_dataset(
     _check_present(dataset, (*dataset.all_images, *masks))
     for query in dataset.queries:
         _check_indices(dataset, query)
-    images = dataset.all_images if decode else tuple({q.image: 0 for q in dataset.queries})
-    sizes = _read_sizes(dataset, images, decode)
-    mask_sizes = _read_sizes(dataset, masks, decode)
+    if decode:  # of images with the same bytes only the first
+        images = dataset.all_images
+        same = dict(zip(images, (images[i] for i in dataset.distinct), strict=True))
+    else:
+        same = {query.image: query.image for query in dataset.queries}
+    sizes = _read_sizes(dataset, same, decode)
+    mask_sizes = _read_sizes(dataset, dict(zip(masks, masks, strict=True)), decode)
     for query in dataset.queries:
         _check_box(dataset, query, sizes[query.image])
         if query.mask is not None and mask_sizes[query.mask] != sizes[query.image]:
@@ -116,25 +120,29 @@ def _check_indices(dataset: Dataset, query: Query) -> None:
 
 
 def _read_sizes(
-    dataset: Dataset, paths: Sequence[Path], decode: bool
+    dataset: Dataset, same: dict[Path, Path], decode: bool
 ) -> dict[Path, tuple[int, int]]:
-    """Return (width, height) of every image, after decoding all of it when ``decode`` is set."""
+    """Return (width, height) of every image, after decoding all of it when ``decode`` is set.
+
+    Args:
+        dataset: whose images they are.
+        same: each image and the one that is read for it, which has the same bytes.
+        decode: whether all of it is read.
+    """
+    paths = list(dict.fromkeys(same.values()))
 
     def read(path: Path) -> tuple[int, int] | str:
         return _read_size(path, decode, dataset.exif_orientation)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(
-            progress(
-                pool.map(read, paths),
-                label=f"check {dataset.name}",
-                total=len(paths),
-                unit="image",
-            )
+        found = progress(
+            pool.map(read, paths), label=f"check {dataset.name}", total=len(paths), unit="image"
         )
+        read_sizes = dict(zip(paths, found, strict=True))
+    sizes = {path: read_sizes[first] for path, first in same.items()}
     broken = [
         f"{_relative(dataset, path)} ({size})"
-        for path, size in zip(paths, found, strict=True)
+        for path, size in sizes.items()
         if isinstance(size, str)
     ]
     if broken:
@@ -142,7 +150,7 @@ def _read_sizes(
             f"{dataset.name}: {len(broken):,} files cannot be decoded as images in "
             f"{dataset.root}: {some_names(broken)}; fetch them again or take them out"
         )
-    return dict(zip(paths, found, strict=True))
+    return sizes
 
 
 def _read_size(path: Path, decode: bool, exif_orientation: bool) -> tuple[int, int] | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,10 +46,22 @@ def _file(folder: Path, image: int) -> Path:
     return folder / f"{image:06d}.png"
 
 
+def _link(first: Path, copy: Path) -> None:
+    """Give a file a second name; copy it where the file system has no (more) links."""
+    with atomic_path(copy) as path:
+        path.unlink()
+        try:
+            os.link(first, path)
+        except OSError:
+            shutil.copyfile(first, path)
+
+
 def saliency_maps(
     dataset: Dataset, model: SaliencyModel, store: ArtefactStore, on_corrupt: str = "error"
 ) -> SaliencyMaps:
     """Compute the saliency map of every database image, several at a time; resumable per image.
+
+    Images with the same bytes are looked at once; the maps of copies are links to the first one's.
 
     Args:
         dataset: the images.
@@ -82,11 +95,15 @@ def saliency_maps(
                 if not cv2.imwrite(str(path), saliency):
                     raise StudyError(f"{path}: could not be written; is the disk full?")
 
-        images = range(len(dataset.images))
+        distinct = dataset.distinct[: len(dataset.images)]
+        images = np.unique(distinct).tolist()
         with one_thread_each(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             done = pool.map(look, images)
             for _ in progress(done, label=f"{model.name} maps", total=len(images), unit="image"):
                 pass
+        for i in np.flatnonzero(distinct != np.arange(len(distinct))).tolist():
+            if not _file(folder, i).exists():
+                _link(_file(folder, int(distinct[i])), _file(folder, i))
 
     artefact = store.get_or_make("saliency", f"{dataset.name}-{model.name}", document, make)
     return SaliencyMaps(artefact)
