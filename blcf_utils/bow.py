@@ -7,19 +7,24 @@ ICMR 2016). It is the compact form of an image: a histogram of any part of it is
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
 from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path, write_json
+from blcf_utils.cluster import connected
 from blcf_utils.codebook import Codebook
 from blcf_utils.config import EncodingConfig
-from blcf_utils.features import Features, copies_of, sample_rows
+from blcf_utils.features import Features, copies_of, resolve_device, sample_rows
 from blcf_utils.index import InvertedFile
+from blcf_utils.mapping import mapped
 from blcf_utils.progress import progress
 from blcf_utils.whitening import Whitening
 
 STAGE_VERSION = 1
+_A_TASK = 4  # images that a worker is sent at once
 # Of so many images every position tells how good approximate assignment is.
 QUALITY_IMAGES = 24
 QUALITY_FILE = "quality.json"
@@ -125,6 +130,32 @@ def measure_assignment(
     return codebook.quality(np.concatenate(rows))
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    """What assigns the positions of stored feature maps, here or on a worker."""
+
+    features: Features
+    whitening: Whitening
+    codebook: Codebook
+    factor: int
+    device: str
+
+    def files(self, image: int) -> list[Path]:
+        graph = self.codebook.graph
+        return [self.features.artefact / "features.h5", *([graph / "hnsw.faiss"] if graph else [])]
+
+
+def _assign_image(encoder: _Encoder, image: int) -> np.ndarray:
+    """Return the assignment map of an image; an empty one of an image that was left out."""
+    features = encoder.features
+    if not features.shapes[image].prod():
+        return np.empty((0, 0), np.uint16)
+    if encoder.device != "cpu" and encoder.codebook.assignment == "exact":
+        resolve_device(encoder.device)  # says if a worker has none
+    feature_map, factor = features.map(image), encoder.factor
+    return assign_map(feature_map, encoder.whitening, encoder.codebook, factor, encoder.device)
+
+
 def assignment_maps(
     features: Features,
     whitening: Whitening,
@@ -160,18 +191,21 @@ def assignment_maps(
         start, done = np.load(path, mmap_mode="r").offset, np.load(done_path, mmap_mode="r+")
         copies = copies_of(features.distinct)
         missing = np.unique(features.distinct[done == 0])
+        # What the codebook keeps on a GPU or has built to search with stays here.
+        learned = replace(codebook) if connected() else codebook
+        encoder = _Encoder(features, whitening, learned, config.interpolate, device)
+        items = missing.tolist()
+        results = mapped(_assign_image, encoder, items, files=encoder.files, at_once=_A_TASK)
+        bar = progress(label="assignment maps", total=len(missing), unit="image")
         # Written, not mapped: on a full disk a map is a bus error.
-        with open(path, "r+b") as file:
-            for i in progress(missing, label="assignment maps", unit="image"):
-                if shapes[i].prod():
-                    words = assign_map(
-                        features.map(i), whitening, codebook, config.interpolate, device
-                    )
-                    for copy in copies[i]:
-                        file.seek(start + int(offsets[copy]) * words.itemsize)
-                        file.write(words.tobytes())
-                    file.flush()
+        with open(path, "r+b") as file, bar:
+            for i, words in results:
+                for copy in copies[i]:
+                    file.seek(start + int(offsets[copy]) * words.itemsize)
+                    file.write(words.tobytes())
+                file.flush()
                 done[copies[i]] = 1
+                bar.update(1)
         done.flush()
         if codebook.assignment != "exact":
             quality = measure_assignment(features, whitening, codebook, config.interpolate)

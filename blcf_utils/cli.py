@@ -99,19 +99,29 @@ def run(
         bool, typer.Option("--keep-going", help="Go on after a notebook fails.")
     ] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Compute images on a Dask cluster: tcp://host:8786, or local (local:4) for "
+            "processes of this machine; BLCF_SCHEDULER, if none.",
+        ),
+    ] = None,
 ) -> None:
     """Run notebooks, skipping those that are up to date, and write the report."""
+    from blcf_utils.cluster import use_scheduler
     from blcf_utils.runner import run_study
 
-    summary = run_study(
-        profile,
-        notebooks or (),
-        settings=_pairs(settings, "--set"),
-        parameters=_pairs(parameter, "--parameter"),
-        results=results,
-        force=force,
-        keep_going=keep_going,
-    )
+    with use_scheduler(scheduler):
+        summary = run_study(
+            profile,
+            notebooks or (),
+            settings=_pairs(settings, "--set"),
+            parameters=_pairs(parameter, "--parameter"),
+            results=results,
+            force=force,
+            keep_going=keep_going,
+        )
     for failed in summary.notebooks:
         if failed.message:
             typer.echo(f"{failed.name} {failed.status}: {failed.message}", err=True)
@@ -127,6 +137,28 @@ def run(
             err=True,
         )
         raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def worker(
+    scheduler: Annotated[str, typer.Argument(help="The scheduler's address, tcp://host:8786.")],
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes; those that keep the cores busy, if none. 1 a GPU."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of each, as many as the study's own process has (OMP_NUM_THREADS "
+            "there); as torch would take here, if none.",
+        ),
+    ] = None,
+) -> None:
+    """Start workers of a Dask cluster on this machine, set up for the study."""
+    from blcf_utils.cluster import run_workers
+
+    run_workers(scheduler, workers, threads)
 
 
 @app.command()
