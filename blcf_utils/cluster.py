@@ -65,6 +65,19 @@ def environment(threads: int) -> dict[str, str]:
     }
 
 
+def settings(threads: int) -> dict[str, Any]:
+    """Return Dask's settings for workers: their environment, and less looking at themselves.
+
+    Its profiler and clock wake every process up a hundred times a second.
+    """
+    return {
+        "distributed.nanny.pre-spawn-environ": environment(threads),
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "500ms",
+        "distributed.admin.tick.limit": "30s",
+    }
+
+
 def workers_for(cores: int, threads: int) -> int:
     """Return how many worker processes of ``threads`` threads keep ``cores`` cores busy.
 
@@ -154,13 +167,10 @@ def _start_here(address: str) -> Cluster:
             f"scheduler {address}: expected local, or local:N with a number of workers such as "
             "local:4"
         )
-    settings = {
-        "distributed.nanny.pre-spawn-environ": environment(threads),
-        # A worker that is killed is a machine's affair, seldom the picture's.
-        "distributed.scheduler.allowed-failures": 10,
-    }
+    # A worker that is killed is a machine's affair, seldom the picture's.
+    ours = {**settings(threads), "distributed.scheduler.allowed-failures": 10}
     number = int(asked) if asked else workers_for(cores(), threads)
-    with dask.config.set(settings):
+    with dask.config.set(ours):
         workers = LocalCluster(
             n_workers=number,
             threads_per_worker=1,
@@ -191,16 +201,17 @@ def run_workers(address: str, workers: int | None = None, threads: int | None = 
     if not find_spec("distributed"):
         raise StudyError("blcf worker: Dask is not installed; pip install blcf-study[cluster]")
     threads = threads or _Threads.of_this_process().torch
-    settings = {
-        "DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON": repr(environment(threads)),
-        # They ask no stage of the study themselves.
-        VARIABLE: "",
+    # Dask reads settings from the environment, too.
+    ours = {
+        "DASK_" + name.upper().replace(".", "__").replace("-", "_"): repr(value)
+        for name, value in settings(threads).items()
     }
+    ours[VARIABLE] = ""  # they ask no stage of the study themselves
     number = str(workers or workers_for(cores(), threads))
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address]
     command += ["--nworkers", number, "--nthreads", "1", "--no-dashboard"]
     sys.stdout.flush()
-    os.execve(sys.executable, command, {**os.environ, **settings})
+    os.execve(sys.executable, command, {**os.environ, **ours})
 
 
 def _first_line(error: BaseException) -> str:

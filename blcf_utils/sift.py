@@ -32,7 +32,7 @@ STAGE_VERSION = 1
 DIMENSIONS = 128
 DENSE_OCTAVES = (0, 1, 2)
 _THREADS = 2
-_A_TASK = 4  # images that a worker is sent at once
+_A_TASK = 8  # images that a worker is sent at once
 _KEYPOINT = 4 * 4  # bytes
 _RECORD = np.dtype([("count", "<i4"), ("width", "<i4"), ("height", "<i4")])
 

@@ -22,7 +22,7 @@ from blcf_utils.progress import progress
 from blcf_utils.saliency.base import SaliencyModel
 
 STAGE_VERSION = 1
-_A_TASK = 4  # images that a worker is sent at once
+_A_TASK = 8  # images that a worker is sent at once
 
 
 class SaliencyMaps:
