@@ -170,6 +170,7 @@ def _start_here(address: str) -> Cluster:
     # A worker that is killed is a machine's affair, seldom the picture's.
     ours = {**settings(threads), "distributed.scheduler.allowed-failures": 10}
     number = int(asked) if asked else workers_for(cores(), threads)
+    before = dict(os.environ)
     with dask.config.set(ours):
         workers = LocalCluster(
             n_workers=number,
@@ -180,6 +181,10 @@ def _start_here(address: str) -> Cluster:
             silence_logs=logging.CRITICAL,
         )
         client = Client(workers, set_as_default=False)
+    # Dask sets the workers' environment in this process and leaves it there.
+    os.environ.update(before)
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
     log.info("cluster of %d workers with %d threads each on this machine", number, threads)
     return Cluster(workers.scheduler_address, client, workers)
 
@@ -420,10 +425,14 @@ class _Run:
 
     @contextlib.contextmanager
     def _scheduler_answers(self) -> Iterator[None]:
+        from distributed.comm import CommClosedError
+
         try:
             yield
         except StudyError:
             raise
+        except CommClosedError:  # of the scheduler, before the client has noticed
+            raise self.cluster.lost() from None
         except Exception:
             if self.cluster.alive:
                 raise

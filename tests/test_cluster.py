@@ -208,7 +208,7 @@ def test_a_lost_scheduler_is_said_and_the_rest_done_without_it(
         monkeypatch.context() as patch,
     ):
         cluster.client.wait_for_workers(1, timeout=60)
-        assert cluster.client.run(os.environ.get, "OMP_WAIT_POLICY").popitem()[1] == "passive"
+        assert cluster.client.run(os.getenv, "OMP_WAIT_POLICY").popitem()[1] == "passive"
         patch.setattr(features_module._Extraction, "_store", killing)
         with pytest.raises(StudyError, match=r"scheduler tcp://127.*: the connection was lost"):
             extract_features(toy, CONFIG, store)
@@ -342,11 +342,12 @@ def test_a_local_cluster_computes_with_the_threads_of_this_process(monkeypatch):
     import torch
     from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
+    before, environ = torch.get_num_threads(), dict(os.environ)
     try:
         torch.set_num_threads(3)
         with threadpool_limits(2, "blas"), use_scheduler("local:1") as cluster:
             assert len(cluster.client.nthreads()) == 1
+            assert dict(os.environ, BLCF_SCHEDULER="") == {**environ, "BLCF_SCHEDULER": ""}
             assert cluster.address.startswith("tcp://127.0.0.1")
             assert list(mapped(threads, None, [0])) == [(0, (3, {2}, "passive"))]
     finally:
