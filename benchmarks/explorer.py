@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 from side_by_side import machine, median, report
 
-from blcf_utils.artefacts import peak_memory_mb
 from blcf_utils.collection.indexing import index_folder
 from blcf_utils.explore.demo import WEIGHTINGS, WORDS
 from blcf_utils.explore.panel import Panel
 from blcf_utils.explore.subject import FolderSubject, StudySubject, Subject
+from blcf_utils.peak_memory import peak_memory_mb
 from blcf_utils.study import open_study
 
 

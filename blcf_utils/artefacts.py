@@ -13,9 +13,7 @@ import json
 import logging
 import os
 import re
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +23,17 @@ from pathlib import Path
 from blcf_utils.config_base import digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import cache_dir
+from blcf_utils.peak_memory import PeakMemory, peak_memory_mb
 
 log = logging.getLogger("blcf")
 
 MANIFEST = "artefact.json"
 MADE = "made.json"
+# Settings that say how much work a stage is; the run's record keeps them.
+WORK = (
+    "batch", "dimensions", "factor", "inputs", "interpolate", "iterations", "keypoints", "layer",
+    "longest_side", "max_descriptors", "model", "name", "size", "steps", "words",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -94,6 +98,31 @@ def log_event(record: dict) -> None:
             stream.write(json.dumps(record, sort_keys=True) + "\n")
 
 
+_noted: list[dict[str, int]] = []
+
+
+def note_work(**numbers: int) -> None:
+    """Let the record of the stage that is being made say how much there was to do.
+
+    Numbers of one name add up. Outside of a stage nothing happens.
+    """
+    if _noted:
+        for name, number in numbers.items():
+            _noted[-1][name] = _noted[-1].get(name, 0) + number
+
+
+def _settings(document: dict) -> dict:
+    """Return those numbers of a document that say how much work its stage is."""
+    flat = dict(document)
+    for group in document.values():
+        flat |= group if isinstance(group, dict) else {}
+    return {
+        name: value
+        for name, value in sorted(flat.items())
+        if name in WORK and isinstance(value, int | float | str)
+    }
+
+
 class ArtefactStore:
     """Finds artefacts by their document, or makes them.
 
@@ -150,6 +179,10 @@ class ArtefactStore:
                 "seconds": round(time.perf_counter() - started, 3),
                 "made_in_seconds": made["seconds"],
                 "peak_rss_so_far_mb": peak_memory_mb(),
+                # Of the run that made it, like its seconds.
+                **{name: made[name] for name in ("peak_rss_mb", "resumed", "work") if name in made},
+                "bytes": self._size(folder),
+                "settings": _settings(document),
             }
         )
         return artefact
@@ -166,12 +199,15 @@ class ArtefactStore:
 
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")
+        resumed = work.exists()
         work.mkdir(parents=True, exist_ok=True)
         for stale in work.glob(".*"):  # half-written by a killed run (see atomic_path)
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         started = time.perf_counter()
+        _noted.append({})
         try:
-            make(work)
+            with PeakMemory() as peak:
+                make(work)
         except OSError as error:
             if error.errno == 28:
                 free = shutil.disk_usage(self.root).free
@@ -180,14 +216,29 @@ class ArtefactStore:
                     "BLCF_CACHE to another disk and run again: finished parts are kept"
                 ) from None
             raise
+        finally:
+            noted = _noted.pop()
         seconds = round(time.perf_counter() - started, 3)
-        write_json(work / MADE, {"seconds": seconds})
+        made = {"seconds": seconds}
+        if peak.exact:
+            made["peak_rss_mb"] = peak.mb
+        if resumed:  # what an earlier, killed run had made is not in these seconds
+            made["resumed"] = True
+        if noted:
+            made["work"] = noted
+        write_json(work / MADE, made)
         files = sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST)
         sizes = {p.relative_to(work).as_posix(): p.stat().st_size for p in files}
         write_json(work / MANIFEST, {"document": document, "files": sizes})
         if folder.exists():  # without a manifest: someone deleted part of it
             shutil.rmtree(folder)
         os.replace(work, folder)
+
+    @staticmethod
+    def _size(folder: Path) -> int:
+        """Return how many bytes an artefact's files have."""
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return sum(manifest["files"].values())
 
     @staticmethod
     def _is_complete(folder: Path, document: dict) -> bool:
@@ -209,13 +260,3 @@ class ArtefactStore:
         with open(folder.with_name(f".{folder.name}.lock"), "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
-
-
-def peak_memory_mb() -> int:
-    """Return the process' own peak resident memory in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would start at the peak of the parent that forked us
-        lines = status.read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
-    unit = 1024 if sys.platform != "darwin" else 1024**2
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

@@ -206,6 +206,17 @@ def layer_names(name: str) -> list[str]:
         return list(_layers(name)[1])
 
 
+def layer_channels(name: str, layer: str) -> int:
+    """Return the number of channels of a layer's feature maps, without any weights.
+
+    Raises:
+        StudyError: no such backbone or layer.
+    """
+    trunk, _ = _trunk(BackboneConfig(name=name, layer=layer))
+    with torch.no_grad():
+        return trunk(torch.empty(1, 3, 224, 224, device="meta")).shape[1]
+
+
 def _layers(name: str) -> tuple[OrderedDict[str, nn.Module], dict[str, Cut]]:
     if name not in BACKBONES:
         raise known("backbone", name, BACKBONES)

@@ -43,11 +43,16 @@ weights_app = typer.Typer(
 )
 train_app = typer.Typer(help="Train the networks that the study ships.", no_args_is_help=True)
 profile_app = typer.Typer(help="Look at profiles.", no_args_is_help=True)
+rehearse_app = typer.Typer(
+    help="Rehearse the study at full size, on pictures that stand in for a benchmark's own.",
+    no_args_is_help=True,
+)
 export_app = typer.Typer(help="Take an index elsewhere.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(train_app, name="train")
 app.add_typer(profile_app, name="profile")
+app.add_typer(rehearse_app, name="rehearse")
 app.add_typer(export_app, name="export")
 
 ProfileOption = Annotated[
@@ -176,6 +181,35 @@ def status(
         seconds = f"{row.seconds:8.1f} s" if row.seconds else " " * 10
         line = f"{row.name:{width}}  {row.status:11}  {seconds}  {row.message}"
         typer.echo(line.rstrip())
+
+
+@app.command()
+def stages(
+    profile: ProfileOption = "mini",
+    results: ResultsOption = None,
+    full: Annotated[
+        str | None,
+        typer.Option("--as", metavar="PROFILE", help="Extrapolate to this profile's settings."),
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Change what is assumed of a machine with a GPU."),
+    ] = None,
+) -> None:
+    """Write the table of what every stage of a run took: time, memory, disk (x10_stages)."""
+    from blcf_utils.config import load_profile
+    from blcf_utils.stages import TABLE, write_stages
+    from blcf_utils.stages_forecast import read_assumptions
+
+    assumptions = read_assumptions(_pairs(assume, "--assume"))
+    name = load_profile(profile).name
+    table = write_stages(name, results, full=full, assumptions=assumptions)
+    sums = table[["seconds", "seconds_extrapolated", "seconds_predicted"]].sum() / 3600
+    typer.echo(
+        f"{TABLE}: {len(table)} stages, {sums['seconds']:.2f} h measured, "
+        f"{sums['seconds_extrapolated']:.1f} h extrapolated on this machine, "
+        f"{sums['seconds_predicted']:.1f} h predicted for {assumptions.name}"
+    )
 
 
 @app.command()
@@ -525,6 +559,40 @@ def profile_list() -> None:
     width = max(map(len, names), default=0)
     for name in names:
         typer.echo(f"{name:{width}}  {load_profile(name).description}".rstrip())
+
+
+@rehearse_app.command("write")
+def rehearse_write(
+    folder: Annotated[Path, typer.Argument(help="Where they go; BLCF_DATA for the rehearsal.")],
+    groundtruth: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="oxford5k/ and paris6k/ with text files, gnd_*.mat."),
+    ],
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="oxford5k, paris6k, instre or oxc1_100k; repeatable. The first three, if none."
+        ),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=2, help="Different pictures of each.")] = 96,
+    names: Annotated[
+        int | None,
+        typer.Option(min=2, help="A reduced number of names; loaders need partial: true then."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the pictures and who gets which.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores, if none.")] = None,
+) -> None:
+    """Write stand-ins with the official names, counts, sizes and ground truth."""
+    from blcf_utils.rehearsal.writing import DATASETS, write_stand_ins
+
+    options = {"pictures": pictures, "names": names, "seed": seed, "workers": workers}
+    for one in write_stand_ins(folder, groundtruth, datasets=dataset or DATASETS, **options):
+        typer.echo(
+            f"{one['dataset']}: {one['images']:,} names of the official "
+            f"{one['official_images']:,} on {one['distinct_pictures']:,} pictures "
+            f"({one['bytes_of_pictures'] / 1e6:,.0f} MB, {one['bytes_as_images'] / 1e6:,.0f} MB as "
+            f"separate files), {len(one['invented_names']):,} names invented [{one['digest']}]"
+        )
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def write_intervals(folder: Path, table_ids: list[str]) -> pd.DataFrame:
 
 def show_intervals(table: pd.DataFrame, table_id: str) -> pd.DataFrame:
     """Return one table's intervals for reading: ``0.530 [0.471, 0.589], +0.012 [...]``."""
+    if table_id not in table.index.get_level_values("table"):  # nothing measured
+        return pd.DataFrame()
     part = table.loc[table_id]
     shown = [
         f"{m:.3f} [{low:.3f}, {high:.3f}]" + (f", {g:+.3f} [{gl:+.3f}, {gh:+.3f}]" if g else "")

@@ -34,7 +34,8 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 RUNNER_LAYER = {
     "cli.py", "execution.py", "notebooks.py", "provenance.py", "report.py", "report_claims.py",
     "report_notebooks.py", "report_pages.py", "report_queries.py", "report_script.py",
-    "report_style.py", "run_lines.py", "run_record.py", "runner.py", "verify.py",
+    "report_style.py", "run_lines.py", "run_record.py", "runner.py", "stages.py",
+    "stages_forecast.py", "verify.py",
 }  # fmt: skip
 
 

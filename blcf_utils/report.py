@@ -12,6 +12,7 @@ from blcf_utils.artefacts import write_text
 from blcf_utils.config import BackboneConfig
 from blcf_utils.errors import StudyError
 from blcf_utils.published import table_info
+from blcf_utils.rehearsal.marking import banner, rehearsed_datasets
 from blcf_utils.report_claims import claims_to_html
 from blcf_utils.report_notebooks import notebook_to_html
 from blcf_utils.report_pages import (
@@ -99,11 +100,18 @@ def write_report(profile: str, results: Path | None = None) -> Path:
         if of_queries.is_file():
             write_text(site / DATA / PER_QUERY / path.name, of_queries.read_text(encoding="utf-8"))
     write_text(site / "report.css", style_sheet())
+    notice = _rehearsal_notice(folder)
     for number, page in enumerate(pages):
         before = pages[number - 1] if number else None
         after = pages[number + 1] if number + 1 < len(pages) else None
-        write_text(site / page.file, _layout(profile, page, pages, before, after))
+        write_text(site / page.file, _layout(profile, page, pages, before, after, notice))
     return site / "index.html"
+
+
+def _rehearsal_notice(folder: Path) -> str:
+    """Return what stands above every page of a rehearsal's report, nothing above others."""
+    stand_ins = rehearsed_datasets(folder)
+    return f'<p class="rehearsal">{html.escape(banner(stand_ins))}</p>\n' if stand_ins else ""
 
 
 def _notebook_page(path: Path, others: set[str]) -> Page:
@@ -228,7 +236,12 @@ def _index_page(profile: str, record: dict, pages: list[Page], queries: list[Que
 
 
 def _layout(
-    profile: str, page: Page, pages: list[Page], before: Page | None, after: Page | None
+    profile: str,
+    page: Page,
+    pages: list[Page],
+    before: Page | None,
+    after: Page | None,
+    notice: str = "",
 ) -> str:
     groups = [("index", "Overview"), ("notebook", "Notebooks"), ("table", "Tables"),
               ("queries", "Queries"), ("claims", "Claims"),
@@ -257,7 +270,7 @@ def _layout(
 <a class="skip" href="#content">Skip to the content</a>
 <header class="site"><nav aria-label="Report"><ul>{"".join(links)}</ul></nav></header>
 <main id="content">
-{page.body}
+{notice}{page.body}
 <nav class="steps" aria-label="Next and previous page">{"".join(steps)}</nav>
 </main>
 <footer class="site">BLCF Study · profile {html.escape(profile)}</footer>

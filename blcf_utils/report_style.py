@@ -74,6 +74,8 @@ th[aria-sort="descending"] button::after { content: " \\2193"; color: var(--ink)
 .shot rect + rect { stroke: var(--kind); stroke-width: 2; }
 .hit figcaption { color: var(--kind); font-size: .8rem; line-height: 1.3; margin: .2rem 0 0; }
 .notice { border-left: 4px solid var(--mid); background: var(--wash); padding: .6rem 1rem; }
+.rehearsal { position: sticky; top: 0; z-index: 1; max-width: none; margin: 0 0 1rem;
+  padding: .6rem 1rem; color: #fff; background: var(--bad); font-weight: 650; }
 .cell { margin: 1rem 0; }
 .input_area, .output_stream, .output_error, pre { border-radius: 4px; }
 .highlight pre, .output_text pre, main > pre { margin: 0; padding: .7rem .9rem; overflow-x: auto;

@@ -17,10 +17,11 @@ from blcf_utils.config_base import digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.notebooks import NotebookSource
 from blcf_utils.paths import published_dir, results_dir
+from blcf_utils.rehearsal.marking import RESULTS_MARKER
 from blcf_utils.weight_files import weights_identity
 
 RUN_FILE = "run.json"
-WRITTEN_BY_THE_RUNNER = ("notebooks", "report")
+WRITTEN_BY_THE_RUNNER = ("notebooks", "report", RESULTS_MARKER)
 # What later notebooks read; figures are only looked at.
 READ_BY_LATER_NOTEBOOKS = ("tables/", "per_query/")
 # Parts of a profile that change no number.

@@ -36,6 +36,7 @@ from blcf_utils.notebooks import (
 )
 from blcf_utils.paths import project_root
 from blcf_utils.provenance import describe_run, git_state, without_paths
+from blcf_utils.rehearsal.marking import banner
 from blcf_utils.run_lines import Lines
 from blcf_utils.run_record import (
     RUN_FILE,
@@ -363,6 +364,15 @@ class _Run:
 
     def _write(self) -> None:
         self.record["notebooks"] = dict(sorted(self.record["notebooks"].items()))
+        self.record.pop("rehearsal", None)
+        stand_ins = {
+            data["dataset"]
+            for entry in self.record["notebooks"].values()
+            for data in entry.get("datasets", [])
+            if data.get("stand_in")
+        }
+        if stand_ins:
+            self.record["rehearsal"] = banner(sorted(stand_ins))
         write_json(self.folder / RUN_FILE, self.record)
 
 

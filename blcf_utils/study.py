@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from functools import cache, cached_property, partial
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from blcf_utils.pooling.sum_pooling import (
     sum_pooled_vectors,
 )
 from blcf_utils.recipes import Found, Searcher, parse_recipe
+from blcf_utils.rehearsal.marking import STAMP, banner, mark_results, stamp, unmark_results
 from blcf_utils.search import QueryMaps, Ranking, SearchBase, dense_rankings
 from blcf_utils.streaming import StreamedFeatures
 from blcf_utils.study_comparison import StudyComparison
@@ -51,9 +53,12 @@ from blcf_utils.study_finetuning import StudyFinetuning
 from blcf_utils.study_queries import StudyQueries
 from blcf_utils.study_sift import StudySift
 from blcf_utils.study_weighting import StudyWeighting
+from blcf_utils.tables import Measurement, write_table
 from blcf_utils.views import augmented_views
 from blcf_utils.weighting import NONE
 from blcf_utils.whitening import Whitening, learn_whitening
+
+log = logging.getLogger("blcf")
 
 
 def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
@@ -137,6 +142,7 @@ class Study(
     def __init__(self, profile: Profile, store: ArtefactStore | None = None, trial: str = ""):
         parse_recipe(profile.fusion.recipe)  # said now, not after an hour
         self.profile, self.store, self.trial = profile, store or ArtefactStore(), trial
+        self._stand_ins: dict[str, None] = {}  # datasets loaded so far that are stand-ins
         self.weighting_name(None)  # likewise
         # One result per argument list, for as long as this object lives.
         for stage in _CACHED:
@@ -173,7 +179,7 @@ class Study(
 
     def _with(self, **groups: Config) -> Study:
         other = Study(self.profile.model_copy(update=groups), self.store, self.trial)
-        other.dataset = self.dataset
+        other.dataset, other._stand_ins = self.dataset, self._stand_ins
         return other
 
     @property
@@ -196,16 +202,33 @@ class Study(
             self.store.get_or_make(
                 "checks", part.name, document, lambda folder, check=check: check()
             )
-        log_event(
-            {
-                "dataset": name,
-                "manifest": dataset.manifest,
-                "ground_truth": dataset.ground_truth_digest,
-                "images": len(dataset.images),
-                "queries": len(dataset.queries),
-            }
-        )
+        event = {
+            "dataset": name,
+            "manifest": dataset.manifest,
+            "ground_truth": dataset.ground_truth_digest,
+            "images": len(dataset.images),
+            "queries": len(dataset.queries),
+            "all_images": len(dataset.all_images),
+            "distinct": len(np.unique(dataset.distinct)),
+            "query_images": len({query.image for query in dataset.queries}),
+        }
+        if dataset.stand_in:
+            self._stand_ins[name] = None
+            event["stand_in"] = True
+            log.warning(banner([name]))
+        log_event(event)
         return dataset
+
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """Names of the datasets, teachers among them, whose pictures stand in for their own.
+
+        What such a study finds is a rehearsal's, never a measurement.
+        """
+        for name in self.datasets:
+            if self.dataset(name).stand_in:
+                self._stand_ins[name] = None
+        return tuple(self._stand_ins)
 
     def pick(self, name: str = "") -> str:
         """Return ``name`` if it is one of the profile's datasets; the first one when empty."""
@@ -219,8 +242,27 @@ class Study(
         name = self.profile.name
         return results_dir(f"{name}+{self.trial}" if self.trial else name)
 
+    def write_table(
+        self, table_id: str, measurements: Iterable[Measurement], **options
+    ) -> pd.DataFrame:
+        """Write a table of this study's results (see ``tables.write_table``, also for options).
+
+        On stand-ins no cell is measured: what the pipeline gave stands in its status.
+        """
+        if self.stand_ins:
+            mark_results(self.results, self.stand_ins)
+        else:
+            unmark_results(self.results)
+        return write_table(table_id, measurements, self.results, **options)
+
     def save_figure(self, name: str, figure: Figure) -> Figure:
-        """Save a figure as ``figures/<name>.png`` in the results and return it for display."""
+        """Save a figure as ``figures/<name>.png`` in the results and return it for display.
+
+        On stand-ins it is stamped as a rehearsal's.
+        """
+        if self._stand_ins:
+            mark_results(self.results, self._stand_ins)
+            stamp(figure)
         with atomic_path(self.results / "figures" / f"{name}.png") as path:
             # Without the library's version in the file, equal pictures are equal bytes.
             figure.savefig(path, metadata={"Software": None})
@@ -426,7 +468,10 @@ class Study(
             }
             for name in self.datasets
         ]
-        return pd.DataFrame(rows).set_index("dataset")
+        table = pd.DataFrame(rows).set_index("dataset")
+        if self.stand_ins:
+            table.insert(0, "pictures", [STAMP if n in self.stand_ins else "" for n in table.index])
+        return table
 
     def config_digest(self, name: str) -> str:
         """Return a digest of everything that determines the numbers of a dataset."""

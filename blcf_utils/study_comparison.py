@@ -182,15 +182,19 @@ class StudyComparison:
         document = {"version": STAGE_VERSION, "features": features.key, "method": ready.document}
 
         def make(folder: Path) -> None:
-            everyone, vectors = np.arange(features.n_database), None
-            bar = progress(label=f"{method} of {name}", total=len(everyone), unit="image")
+            # Images with the same bytes are described once.
+            firsts, place = np.unique(features.distinct[: features.n_database], return_inverse=True)
+            vectors = None
+            bar = progress(label=f"{method} of {name}", total=len(firsts), unit="image")
             with bar:
-                for images, maps in batches(features, everyone):
+                for images, maps in batches(features, firsts):
                     found = ready.describe(maps)
                     if vectors is None:
-                        vectors = np.zeros((len(everyone), *found.shape[1:]), np.float32)
-                    vectors[images] = found
+                        vectors = np.zeros((len(firsts), *found.shape[1:]), np.float32)
+                    vectors[np.searchsorted(firsts, images)] = found
                     bar.update(len(images))
+            if len(firsts) < len(place):
+                vectors = vectors[place]
             with atomic_path(folder / "vectors.npy") as path:
                 np.save(path, vectors)
 
@@ -328,15 +332,18 @@ class StudyComparison:
 
         def make(folder: Path) -> None:
             shape = (count, len(every), kept.dimensions)
-            bar = progress(label=f"class vectors of {name}", total=count, unit="image")
+            firsts, place = np.unique(features.distinct[:count], return_inverse=True)
+            bar = progress(label=f"class vectors of {name}", total=len(firsts), unit="image")
             with atomic_path(folder / "vectors.npy") as path, bar:
                 held = np.lib.format.open_memmap(path, "w+", np.float16, shape)
-                for images, maps in batches(features, np.arange(count)):
+                for images, maps in batches(features, firsts):
                     classes = np.broadcast_to(every, (len(maps), len(every)))
                     vectors = cam_pool(maps, head=head, classes=classes)
                     white = kept.apply(vectors.reshape(-1, vectors.shape[2]))
                     held[images] = white.reshape(len(maps), len(every), -1)
                     bar.update(len(images))
+                for i in np.flatnonzero(firsts[place] != np.arange(count)):
+                    held[i] = held[firsts[place[i]]]
                 held.flush()
 
         label = f"{features.artefact.label}-cam"

@@ -17,6 +17,7 @@ import pandas as pd
 from blcf_utils.artefacts import write_text
 from blcf_utils.errors import StudyError
 from blcf_utils.published import TableInfo, dataset_of, load_published, number, table_info
+from blcf_utils.rehearsal.marking import rehearsed, rehearsed_datasets
 
 __all__ = [
     "Measurement",
@@ -132,7 +133,8 @@ def write_table(
     """Write ``tables/<id>.csv``, ``tables/<id>.md`` and, with APs, ``per_query/<id>.csv``.
 
     Rows and columns come in the published order, then new ones in the order given; the same input
-    gives the same bytes. The whole table is replaced.
+    gives the same bytes. The whole table is replaced. In a folder that is marked as a rehearsal's
+    nothing is measured (see ``blcf_utils.rehearsal.marking``).
 
     Args:
         table_id: a published id or one of your own, ``x01_name``.
@@ -159,6 +161,8 @@ def write_table(
         )
     }
     measured: dict[tuple[str, str], Measurement] = {}
+    if rehearsed_datasets(folder):
+        measurements = map(rehearsed, measurements)
     for item in measurements:
         key = (item.row, item.column)
         if key in measured:

@@ -7,14 +7,18 @@ two images share something, and re-ranks the first images of a search (Philbin e
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from blcf_utils.artefacts import note_work
 from blcf_utils.boxes import Mode
 from blcf_utils.config import VerificationConfig
 from blcf_utils.datasets.base import Dataset
@@ -126,7 +130,8 @@ def verify_ranking(
     Returns:
         The new ranking (see :func:`order_by_inliers`) and the inliers of each verified image.
     """
-    counts = _count(query, ranking, features, config)
+    with _Matcher(features, config) as matcher:
+        counts = matcher.count(query, ranking)
     return order_by_inliers(ranking, counts), _named(ranking, counts)
 
 
@@ -159,6 +164,8 @@ def verify(
 ) -> tuple[dict[str, Ranking], dict[str, dict[int, int]]]:
     """Re-rank the first ``config.images`` of every ranking (see :func:`verify_ranking`).
 
+    Images with the same bytes are matched once.
+
     Args:
         dataset: queries.
         rankings: query id to ranking, all of one length.
@@ -177,13 +184,15 @@ def verify(
     width = min(config.images, *(len(rankings[query.id].images) for query in queries))
     counts = _read_counts(kept, width)[: len(queries)]
     todo = queries[len(counts) :]
-    for query in progress(todo, label=f"verification {mode}", unit="query") if todo else ():
-        inside = query_keypoints(dataset, query, features, mode)
-        local = local_features(features, dataset.image_index[query.image], inside)
-        counts.append(_count(local, rankings[query.id], features, config))
-        if kept is not None:
-            with open(kept, "ab") as file:
-                file.write(counts[-1].tobytes())
+    with _Matcher(features, config) as matcher:
+        for query in progress(todo, label=f"verification {mode}", unit="query") if todo else ():
+            inside = query_keypoints(dataset, query, features, mode)
+            image = dataset.image_index[query.image]
+            local = local_features(features, image, inside)
+            counts.append(matcher.count(local, rankings[query.id], image, inside))
+            if kept is not None:
+                with open(kept, "ab") as file:
+                    file.write(counts[-1].tobytes())
     pairs = {query.id: (rankings[query.id], c) for query, c in zip(queries, counts, strict=True)}
     return (
         {query: order_by_inliers(*pair) for query, pair in pairs.items()},
@@ -191,11 +200,59 @@ def verify(
     )
 
 
-def _count(query: LocalFeatures, ranking: Ranking, features: SiftFeatures, config) -> np.ndarray:
-    """Return the inliers of the first images of a ranking, (m,) int32."""
-    images = ranking.images[: config.images]
-    counts = [match_images(query, local_features(features, i), config).count for i in images]
-    return np.array(counts, np.int32)
+class _Matcher:
+    """Matches queries with images in threads, one thread to each pair.
+
+    What a query shares with an image it shares with every copy of it; and copies of a query image
+    share the same with all.
+    """
+
+    def __init__(self, features: SiftFeatures, config: VerificationConfig):
+        self.features, self.config = features, config
+        copies = np.bincount(features.distinct, minlength=len(features.distinct))
+        self.has_copies = copies[features.distinct] > 1
+        self.known: dict[bytes, dict[int, int]] = {}
+
+    def __enter__(self) -> _Matcher:
+        self.pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+        # Pairs, not matrix products, run in parallel.
+        self.limits = threadpool_limits(1, "blas")
+        self.opencv = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        self.limits.restore_original_limits()
+        cv2.setNumThreads(self.opencv)
+
+    def count(
+        self,
+        query: LocalFeatures,
+        ranking: Ranking,
+        image: int | None = None,
+        inside: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return the inliers of the first images of a ranking, (m,) int32.
+
+        Args:
+            query: local features of the query.
+            ranking: images best first.
+            image, inside: the number of the query's image and which of its keypoints take part,
+                where they are known.
+        """
+        firsts = self.features.distinct[ranking.images[: self.config.images]].tolist()
+        found: dict[int, int] = {}
+        if image is not None and self.has_copies[image]:
+            which = b"" if inside is None else hashlib.sha256(np.packbits(inside)).digest()
+            found = self.known.setdefault(b"%d " % self.features.distinct[image] + which, found)
+        todo = [first for first in dict.fromkeys(firsts) if first not in found]
+        note_work(pairs=len(firsts), pairs_matched=len(todo))
+        found |= zip(todo, self.pool.map(lambda i: self._match(query, i), todo), strict=True)
+        return np.array([found[first] for first in firsts], np.int32)
+
+    def _match(self, query: LocalFeatures, image: int) -> int:
+        return match_images(query, local_features(self.features, image), self.config).count
 
 
 def _named(ranking: Ranking, counts: np.ndarray) -> dict[int, int]:

@@ -187,7 +187,8 @@ def test_every_image_gets_its_own_window(toy_stages):
 
 def test_an_image_that_was_left_out_has_no_window():
     maps = [smooth_map(4, 6, 6, 0), None]
-    features = SimpleNamespace(shapes=np.array([[6, 6], [0, 0]]), map=maps.__getitem__)
+    shapes, distinct = np.array([[6, 6], [0, 0]]), np.arange(2)
+    features = SimpleNamespace(shapes=shapes, distinct=distinct, map=maps.__getitem__)
     windows, scores = localise_all(features, [1, 0], np.ones(4, np.float32), 1.0)
     np.testing.assert_array_equal(windows[0], [0, 0, 0, 0])
     assert scores[0] == 0

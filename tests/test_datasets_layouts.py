@@ -776,3 +776,10 @@ def test_rendered_sets_live_in_the_store_by_recipe_seed_and_scale(tmp_path, monk
     )
     with pytest.raises(StudyError, match="scale: expected a number, found 'x'"):
         load_dataset("mini-objects", scale="x")
+
+
+def test_equal_file_names_in_two_folders_are_two_units(instre_root):
+    dataset = load_dataset("instre", root=instre_root)
+    assert [path.name for path in dataset.images] == ["001.jpg", "002.jpg", "001.jpg"]
+    assert dataset.unit_numbers.tolist() == [0, 1, 2]
+    assert [dataset.unit_of(image) for image in range(3)] == [0, 1, 2]

@@ -312,3 +312,36 @@ def test_equal_first_scores_keep_their_order(scenes):
     assert set(found.images[:2].tolist()) == {0, 1}
     assert found.images[2:].tolist() == list(range(2, 8))
     assert not found.scores[2:].any()
+
+
+def test_copies_are_matched_once_and_share_what_the_first_one_shares(scenes, tmp_path, monkeypatch):
+    from blcf_utils import verification
+    from blcf_utils.artefacts import ArtefactStore
+
+    dataset, _ = scenes
+    paths = []
+    for k, path in enumerate([*dataset.images, *dataset.images[:3]]):
+        paths.append(tmp_path / f"{k}.png")
+        paths[-1].write_bytes(path.read_bytes())
+    copy = tmp_path / "query-again.png"
+    copy.write_bytes(dataset.queries[0].image.read_bytes())
+    more = (Query("whole again", copy, None, (0, 1)), Query("other", paths[4], None, (0,)))
+    enlarged = Dataset("enlarged", tmp_path, tuple(paths), (*dataset.queries, *more))
+    features = extract_sift(enlarged, SiftConfig(keypoints=300), ArtefactStore(tmp_path / "cache"))
+    order = np.random.default_rng(3).permutation(len(paths))
+    rankings = {q.id: Ranking(order, np.linspace(1, 0, len(order))) for q in enlarged.queries}
+    config = VerificationConfig(images=len(paths))
+    matched = []
+
+    def counted(a, b, config):
+        matched.append(len(b.points))
+        return match_images(a, b, config)
+
+    monkeypatch.setattr(verification, "match_images", counted)
+    found = verify(enlarged, rankings, features, config, "ls")[1]
+    # Eight different images; "whole again" asks what "whole" asked.
+    assert len(matched) == 8 * (len(enlarged.queries) - 1)
+    features.distinct = np.arange(len(features.distinct))
+    assert verify(enlarged, rankings, features, config, "ls")[1] == found
+    assert found["whole"] == found["whole again"]
+    assert max(found["whole"].values()) > 8

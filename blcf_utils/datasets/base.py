@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from blcf_utils.datasets.stand_in import marked_folders
 from blcf_utils.errors import StudyError
 
 Box = tuple[float, float, float, float]
@@ -104,8 +105,10 @@ class Dataset:
     @cached_property
     def unit_numbers(self) -> np.ndarray:
         """The number of the unit that each database image belongs to, (n,)."""
+        if self.units is None:  # names of images may repeat in other folders (INSTRE's 001.jpg)
+            return np.arange(len(self.images))
         number = {name: i for i, name in enumerate(self.unit_names)}
-        return np.array([number[name] for name in self.units or self.unit_names])
+        return np.array([number[name] for name in self.units])
 
     def unit_of(self, image: int) -> int:
         """Return the number of the unit that a database image belongs to."""
@@ -126,6 +129,11 @@ class Dataset:
     def image_index(self) -> dict[Path, int]:
         """Position of each path in ``all_images``."""
         return {path: i for i, path in enumerate(self.all_images)}
+
+    @cached_property
+    def stand_in(self) -> bool:
+        """Whether pictures stand in for the dataset's own, so that nothing found is measured."""
+        return bool(marked_folders(self.all_images, self.root))
 
     def of_query_images(self) -> Dataset:
         """Return the query images as a database of their own, without queries."""

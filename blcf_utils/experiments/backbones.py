@@ -8,7 +8,6 @@ from blcf_utils.experiments.pooling import pooling_cells
 from blcf_utils.experiments.search import search_cells
 from blcf_utils.progress import progress
 from blcf_utils.study import Study
-from blcf_utils.tables import write_table
 
 
 def backbones_table(study: Study) -> pd.DataFrame:
@@ -26,4 +25,4 @@ def backbones_table(study: Study) -> pd.DataFrame:
             cells += search_cells(one, name, (row, row), (f"{name}/gs", f"{name}/ls"))
             columns = (f"{name}/sum-gs", f"{name}/sum-ls")
             cells += pooling_cells(one, name, (row, row), columns, whiten=False)
-    return write_table("x01_backbones", cells, study.results)
+    return study.write_table("x01_backbones", cells)

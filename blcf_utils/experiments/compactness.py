@@ -18,7 +18,7 @@ from blcf_utils.pooling.quantisation import learn_quantiser
 from blcf_utils.progress import progress
 from blcf_utils.search import Ranking
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, write_table
+from blcf_utils.tables import Measurement
 
 DIMENSIONS = (16, 32, 64, 128, 256, 512)
 SWEPT = ("sum", "crow", "rmac")
@@ -41,7 +41,7 @@ def dimension_table(
                 cells.append(
                     scored(study, title, f"{name}/{kept}", name, *found, besides=str(kept))
                 )
-    return write_table("x05_dimensions", cells, study.results)
+    return study.write_table("x05_dimensions", cells)
 
 
 def quantisation_table(
@@ -83,7 +83,7 @@ def quantisation_table(
             one.bytes,
             one.milliseconds,
         )
-    return write_table("x06_quantisation", cells, study.results)
+    return study.write_table("x06_quantisation", cells)
 
 
 def index_weights(study: Study, weightings: Sequence[str] = ("Gaussian",)) -> pd.DataFrame:

@@ -14,13 +14,13 @@ from blcf_utils.boxes import Mode
 from blcf_utils.comparison.rows import ROWS, T10, T11, T13, Row, rows_of
 from blcf_utils.config_base import digest_of
 from blcf_utils.evaluation import Evaluation
-from blcf_utils.experiments.measuring import elsewhere, timed
+from blcf_utils.experiments.measuring import elsewhere, gains_frame, timed
 from blcf_utils.features import batches
 from blcf_utils.pooling.patches import patch_set_scores
 from blcf_utils.progress import progress
 from blcf_utils.search import Ranking, region_histogram
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query, write_table
+from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query
 
 EXPANDED = "+expansion"
 TOP = 100  # images of a timed answer
@@ -240,20 +240,20 @@ def _why(study: Study, table_id: str) -> dict:
 def comparison_table(study: Study, found: Sequence[Compared]) -> pd.DataFrame:
     """Write the comparison without expansion (table t10): local search."""
     cells = [*_attributes(found, T10), *_cells(found, T10, {("ls", False): ""})]
-    return write_table(T10, cells, study.results, not_run=_why(study, T10))
+    return study.write_table(T10, cells, not_run=_why(study, T10))
 
 
 def expansion_table(study: Study, found: Sequence[Compared]) -> pd.DataFrame:
     """Write the comparison with query expansion (table t11): local search."""
     cells = [*_attributes(found, T11), *_cells(found, T11, {("ls", True): ""})]
-    return write_table(T11, cells, study.results, not_run=_why(study, T11))
+    return study.write_table(T11, cells, not_run=_why(study, T11))
 
 
 def state_of_the_art_table(study: Study, found: Sequence[Compared]) -> pd.DataFrame:
     """Write every method, without and with expansion (table t13): local search."""
     variants = {("ls", False): "", ("ls", True): EXPANDED}
     cells = [*_attributes(found, T13), *_cells(found, T13, variants)]
-    return write_table(T13, cells, study.results, not_run=_why(study, T13))
+    return study.write_table(T13, cells, not_run=_why(study, T13))
 
 
 def compactness_table(study: Study, found: Sequence[Compared]) -> pd.DataFrame:
@@ -281,7 +281,7 @@ def compactness_table(study: Study, found: Sequence[Compared]) -> pd.DataFrame:
             for what, value in costs.items()
             if value
         ]
-    return write_table("x04_compactness", cells, study.results)
+    return study.write_table("x04_compactness", cells)
 
 
 def method_gains(study: Study, against: str = "BLCF LS", mode: Mode = "ls") -> pd.DataFrame:
@@ -300,5 +300,4 @@ def method_gains(study: Study, against: str = "BLCF LS", mode: Mode = "ls") -> p
         column = f"{name}/{mode}"
         for row in dict.fromkeys(row for row, of in values if of == column and row != against):
             lines[name, row] = paired_bootstrap(values[row, column], values[against, column])
-    index = pd.MultiIndex.from_tuples(lines, names=("dataset", "method"))
-    return pd.DataFrame(list(lines.values()), index=index, columns=["gain", "low", "high"])
+    return gains_frame(lines, ("dataset", "method"))

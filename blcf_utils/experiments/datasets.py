@@ -6,7 +6,7 @@ import pandas as pd
 
 from blcf_utils.experiments.measuring import published_rows
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, write_table
+from blcf_utils.tables import Measurement
 
 
 def datasets_table(study: Study) -> pd.DataFrame:
@@ -30,4 +30,4 @@ def datasets_table(study: Study) -> pd.DataFrame:
             for column, value in values.items()
         ]
     rows = dict.fromkeys(published_rows("t01_datasets"), f"not in profile {study.profile.name}")
-    return write_table("t01_datasets", cells, study.results, not_run=rows)
+    return study.write_table("t01_datasets", cells, not_run=rows)

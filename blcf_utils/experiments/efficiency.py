@@ -13,7 +13,7 @@ from blcf_utils.experiments.measuring import MODES, elsewhere
 from blcf_utils.progress import progress
 from blcf_utils.search import region_histogram
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, write_table
+from blcf_utils.tables import Measurement
 
 TOP = 100
 TIMED_QUERIES = 100  # at most; a median needs no more
@@ -34,7 +34,7 @@ def efficiency_table(study: Study) -> pd.DataFrame:
             for row, value in values.items()
         ]
     why = {**elsewhere(study, table_id), "dataset not stated": "the slides name no dataset"}
-    return write_table(table_id, cells, study.results, not_run=why)
+    return study.write_table(table_id, cells, not_run=why)
 
 
 def _memory(study: Study, name: str) -> dict[str, float]:

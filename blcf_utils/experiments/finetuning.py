@@ -15,7 +15,7 @@ import pandas as pd
 from blcf_utils.boxes import Mode
 from blcf_utils.config_base import digest_of
 from blcf_utils.evaluation import Evaluation
-from blcf_utils.experiments.measuring import MODES, elsewhere
+from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame
 from blcf_utils.finetuning.variants import (
     BASELINES,
     INSTRE_ROWS,
@@ -26,7 +26,7 @@ from blcf_utils.finetuning.variants import (
 )
 from blcf_utils.progress import progress
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query, write_table
+from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query
 from blcf_utils.weighting import NONE
 
 T06, T07, T12 = "t06_finetune_oxford", "t07_finetune_instre", "t12_blcf_finetuned"
@@ -51,13 +51,13 @@ def _trained_table(
 ) -> pd.DataFrame:
     trained_on, cells = study.stands_for(which), []
     if not trained_on:
-        return write_table(table_id, [], study.results, not_run=_unset(study, table_id, which))
+        return study.write_table(table_id, [], not_run=_unset(study, table_id, which))
     for variant in progress(rows, label=f"networks trained on {trained_on}", unit="network"):
         for name in study.datasets:
             for mode in MODES:
                 column = name if mode == "gs" else f"{name}/{mode}"
                 cells.append(_network_cell(study, variant, trained_on, name, mode, column))
-    return write_table(table_id, cells, study.results, not_run=elsewhere(study, table_id))
+    return study.write_table(table_id, cells, not_run=elsewhere(study, table_id))
 
 
 def _unset(study: Study, table_id: str, which: str) -> dict[str, str]:
@@ -99,7 +99,7 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
     """
     name = study.stands_for("oxford")
     if not name:
-        return write_table(T12, [], study.results, not_run=_unset(study, T12, "oxford"))
+        return study.write_table(T12, [], not_run=_unset(study, T12, "oxford"))
     saliency, cells = study.profile.finetuning.saliency, []
     weightings = {"none": NONE, "gaussian": "Gaussian", "saliency": saliency}
     weightings = {label: weighting for label, weighting in weightings.items() if weighting}
@@ -120,7 +120,7 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
                 made_of = [*(keys if row == TUNED else []), weights.key if weights else ""]
                 column = f"{name}/{label}/{mode}"
                 cells.append(_cell(study, row, column, name, found, seconds, made_of))
-    return write_table(T12, cells, study.results, not_run=elsewhere(study, T12))
+    return study.write_table(T12, cells, not_run=elsewhere(study, T12))
 
 
 def _folds(study: Study, name: str) -> range:
@@ -160,8 +160,7 @@ def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
             if variant.source and (row, name) in values:
                 baseline = values[f"Baseline {variant.network}", name]
                 lines[name, row] = paired_bootstrap(values[row, name], baseline)
-    index = pd.MultiIndex.from_tuples(lines, names=("dataset", "network"))
-    return pd.DataFrame(list(lines.values()), index=index, columns=["gain", "low", "high"])
+    return gains_frame(lines, ("dataset", "network"))
 
 
 def seen_instances_table(study: Study) -> pd.DataFrame:
@@ -191,7 +190,7 @@ def seen_instances_table(study: Study) -> pd.DataFrame:
                 found = study.evaluate_tested(name, same)
                 seconds = time.perf_counter() - started
                 cells.append(_cell(study, label, f"{name}/{mode}", name, found, seconds, keys))
-    return write_table("x08_seen_instances", cells, study.results)
+    return study.write_table("x08_seen_instances", cells)
 
 
 def mining_table(study: Study) -> pd.DataFrame:
@@ -222,4 +221,4 @@ def projection_table(study: Study) -> pd.DataFrame:
                 seconds = time.perf_counter() - started
                 digest = [projection.document() if projection else {}]
                 cells.append(_cell(study, row, f"{name}/{mode}", name, found, seconds, digest))
-    return write_table("x07_projections", cells, study.results)
+    return study.write_table("x07_projections", cells)

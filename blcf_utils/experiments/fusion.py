@@ -11,7 +11,7 @@ from blcf_utils.experiments.measuring import elsewhere, scored, timed
 from blcf_utils.fusion import fuse_all
 from blcf_utils.progress import progress
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, write_table
+from blcf_utils.tables import Measurement
 
 BLCF, SIFT, MERGED = "BLCF", "SIFT-BoW", "merged"
 
@@ -30,7 +30,7 @@ def fusion_table(study: Study) -> pd.DataFrame:
         for cell in _fusion_cells(study, name)
     ]
     why = elsewhere(study, "t05_sift_fusion")
-    return write_table("t05_sift_fusion", cells, study.results, not_run=why)
+    return study.write_table("t05_sift_fusion", cells, not_run=why)
 
 
 def _fusion_cells(study: Study, name: str) -> list[Measurement]:

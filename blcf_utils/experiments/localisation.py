@@ -8,7 +8,7 @@ import pandas as pd
 from blcf_utils.localisation import localise
 from blcf_utils.progress import progress
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, write_table
+from blcf_utils.tables import Measurement
 
 ROWS = {
     "re-ranking's window": lambda found: found.overlap,
@@ -43,4 +43,4 @@ def localisation_table(study: Study) -> pd.DataFrame:
                 cells.append(
                     Measurement(row, column, value, config_digest=digest, per_query=values)
                 )
-    return write_table("x02_localisation", cells, study.results)
+    return study.write_table("x02_localisation", cells)

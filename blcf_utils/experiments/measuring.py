@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import pandas as pd
 
 from blcf_utils.config_base import digest_of
 from blcf_utils.published import dataset_of, load_published
@@ -75,3 +77,17 @@ def scored(
         digest_of([digest, besides]) if besides else digest,
         evaluation.per_query,
     )
+
+
+def gains_frame(
+    lines: Mapping[tuple[str, str], tuple[float, float, float]], names: tuple[str, str]
+) -> pd.DataFrame:
+    """Return gains with their intervals: columns gain, low, high; empty if nothing was measured.
+
+    Args:
+        lines: (dataset, row) to gain, low and high.
+        names: of the two index levels.
+    """
+    datasets, rows = ([key[level] for key in lines] for level in (0, 1))
+    index = pd.MultiIndex.from_arrays([datasets, rows], names=names)
+    return pd.DataFrame(list(lines.values()), index=index, columns=["gain", "low", "high"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from blcf_utils.claims import write_claims
@@ -9,7 +11,7 @@ from blcf_utils.experiments.measuring import published_columns
 from blcf_utils.intervals import write_intervals
 from blcf_utils.published import published_ids, table_info
 from blcf_utils.study import Study
-from blcf_utils.tables import read_table, verdicts, write_table
+from blcf_utils.tables import LONG, read_table, verdicts
 
 
 def complete_tables(study: Study) -> list[str]:
@@ -23,14 +25,15 @@ def complete_tables(study: Study) -> list[str]:
         if not (folder / f"{table_id}.csv").exists():
             why = "the notebook that measures it has not run"
             reasons = dict.fromkeys(published_columns(table_id), why)
-            write_table(table_id, [], study.results, not_run=reasons)
-    own = {path.stem for path in folder.glob("*.csv")} - {
-        "claims",
-        "verdicts",
-        "summary",
-        "intervals",
-    }
+            study.write_table(table_id, [], not_run=reasons)
+    own = {path.stem for path in folder.glob("*.csv") if _is_long(path)}
     return [*published_ids(), *sorted(own - set(published_ids()))]
+
+
+def _is_long(path: Path) -> bool:
+    """Tell a table of measurements from what is written about them (claims, intervals, stages)."""
+    with open(path, encoding="utf-8") as file:
+        return file.readline().strip() == ",".join(LONG)
 
 
 def summary_table(study: Study, table_ids: list[str]) -> pd.DataFrame:

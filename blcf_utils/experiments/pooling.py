@@ -10,7 +10,7 @@ from blcf_utils.experiments.measuring import MODES, elsewhere, measure
 from blcf_utils.experiments.search import search_cells
 from blcf_utils.progress import progress
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, write_table
+from blcf_utils.tables import Measurement
 
 
 def pooling_cells(
@@ -46,4 +46,4 @@ def pooling_table(study: Study) -> pd.DataFrame:
             rows = (f"Sum pool ({kind}) GS", f"Sum pool ({kind}) LS")
             cells += pooling_cells(one, name, rows, (name, name), whiten)
     why = elsewhere(study, "t03_trecvid")
-    return write_table("t03_trecvid", cells, study.results, not_run=why)
+    return study.write_table("t03_trecvid", cells, not_run=why)

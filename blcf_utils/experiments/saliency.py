@@ -20,7 +20,7 @@ from blcf_utils.saliency.models import MODELS
 from blcf_utils.saliency.object_masks import object_masks
 from blcf_utils.saliency.quality import judge
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, read_table, write_table
+from blcf_utils.tables import Measurement, read_table
 from blcf_utils.weighting import NONE
 
 TABLE = "x03_saliency_quality"
@@ -57,7 +57,7 @@ def saliency_table(study: Study) -> pd.DataFrame:
                 cells += _quality(study, name, row, masks)
             if not why and row in MODELS:
                 cells += _seconds(study, name, row)
-    return write_table(TABLE, cells, study.results)
+    return study.write_table(TABLE, cells)
 
 
 def _quality(study: Study, name: str, row: str, masks: dict[int, np.ndarray]) -> list[Measurement]:
@@ -70,7 +70,7 @@ def _quality(study: Study, name: str, row: str, masks: dict[int, np.ndarray]) ->
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = progress(pool.map(judged, masks), label=f"judging {row}", total=len(masks))
-        scores = dict(zip([dataset.images[i].name for i in masks], found, strict=True))
+        scores = dict(zip(_names(dataset, list(masks)), found, strict=True))
     digest = digest_of([study.config_digest(name), key])
     cells = []
     for measure in MEASURES:
@@ -80,6 +80,19 @@ def _quality(study: Study, name: str, row: str, masks: dict[int, np.ndarray]) ->
             Measurement(row, f"{name}/{measure}", mean, config_digest=digest, per_query=values)
         )
     return cells
+
+
+def _names(dataset: Dataset, images: list[int]) -> list[str]:
+    """Return the names of images, with their folders where the files' names are not unique."""
+    paths = [dataset.images[i] for i in images]
+    if len({path.name for path in paths}) == len(paths):
+        return [path.name for path in paths]
+    return [
+        path.relative_to(dataset.root).as_posix()
+        if path.is_relative_to(dataset.root)
+        else str(path)
+        for path in paths
+    ]
 
 
 def _judged_masks(dataset: Dataset) -> dict[int, np.ndarray]:

@@ -9,7 +9,7 @@ import pandas as pd
 from blcf_utils.config_base import digest_of
 from blcf_utils.scaling.curves import MODES, Sized, SizedDatabase
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, write_table
+from blcf_utils.tables import Measurement
 
 TABLE = "x09_scaling"
 MIXED, DRAWN, PHOTOGRAPHS = "photographs, then synthetic", "synthetic", "photographs"
@@ -70,7 +70,7 @@ def scaling_table(
                     )
                 )
     cells.sort(key=lambda cell: int(cell.row.split()[0].replace(",", "")))
-    return write_table(TABLE, cells, study.results)
+    return study.write_table(TABLE, cells)
 
 
 def among_own(found: Mapping[str, Sequence[Sized]]) -> pd.DataFrame:

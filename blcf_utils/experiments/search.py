@@ -12,7 +12,7 @@ from blcf_utils.experiments.measuring import MODES, elsewhere, measure
 from blcf_utils.progress import progress
 from blcf_utils.recipes import RECIPES
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, write_table
+from blcf_utils.tables import Measurement
 
 AUGMENTED = "+qaug"
 
@@ -31,7 +31,7 @@ def search_table(study: Study, recipes: tuple[str, ...] = RECIPES) -> pd.DataFra
         for cell in recipe_cells(study, name, recipes, augment)
     ]
     why = elsewhere(study, "t02_blcf_search")
-    return write_table("t02_blcf_search", cells, study.results, not_run=why)
+    return study.write_table("t02_blcf_search", cells, not_run=why)
 
 
 def recipe_cells(

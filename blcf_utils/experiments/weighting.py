@@ -9,11 +9,11 @@ import pandas as pd
 
 from blcf_utils.boxes import Mode
 from blcf_utils.errors import known
-from blcf_utils.experiments.measuring import MODES, elsewhere, scored, timed
+from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame, scored, timed
 from blcf_utils.progress import progress
 from blcf_utils.search import Ranking
 from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query, write_table
+from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query
 from blcf_utils.weight_maps import StoredWeights
 from blcf_utils.weighting import NONE
 
@@ -69,7 +69,7 @@ def _table(
                 ranked = timed(rank)
                 key = weights.key if weights else ""
                 cells.append(scored(study, row, column, name, *ranked, besides=key))
-    return write_table(table_id, cells, study.results, not_run=elsewhere(study, table_id))
+    return study.write_table(table_id, cells, not_run=elsewhere(study, table_id))
 
 
 def weighting_gains(study: Study, table_id: str, mode: Mode = "gs") -> pd.DataFrame:
@@ -90,8 +90,7 @@ def weighting_gains(study: Study, table_id: str, mode: Mode = "gs") -> pd.DataFr
         for row in study.weightings():
             if row != NONE and (row, column) in values and (NONE, column) in values:
                 lines[name, row] = paired_bootstrap(values[row, column], values[NONE, column])
-    index = pd.MultiIndex.from_tuples(lines, names=("dataset", "weighting"))
-    return pd.DataFrame(list(lines.values()), index=index, columns=["gain", "low", "high"])
+    return gains_frame(lines, ("dataset", "weighting"))
 
 
 def query_gains(
@@ -99,11 +98,13 @@ def query_gains(
 ) -> dict[str, dict[str, float]]:
     """Return the AP gain of a weighting over none for every query, by dataset.
 
+    Nothing where the table has no AP of any query, as on stand-ins.
+
     Raises:
         StudyError: the table has no such weighting for one of the study's datasets.
     """
     values, gains = read_per_query(table_id, study.results), {}
-    for name in study.datasets:
+    for name in study.datasets if values else ():
         column = f"{name}/{mode}"
         if (weighting, column) not in values or (NONE, column) not in values:
             measured = dict.fromkeys(row for row, of in values if of == column)

@@ -104,10 +104,12 @@ def describe_dataset(
         device: where to compute.
     """
     network = network.to(device)
-    everyone = np.arange(features.n_database)
-    parts = np.array_split(everyone, max(1, len(everyone) // 256))
+    # Images with the same bytes are described once.
+    firsts, place = np.unique(dataset.distinct[: features.n_database], return_inverse=True)
+    parts = np.array_split(firsts, max(1, len(firsts) // 256))
     bar = progress(parts, label=f"descriptors of {dataset.name}", unit="part")
-    database = np.concatenate([describe_images(network, features, part, device) for part in bar])
+    found = [describe_images(network, features, part, device) for part in bar]
+    database = np.concatenate(found)[place]
     queries = {
         mode: describe_queries(network, dataset, features, dataset.queries, mode, how, device)
         for mode in ("gs", "ls")

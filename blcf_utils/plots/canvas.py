@@ -48,6 +48,14 @@ def done(figure: Figure) -> Figure:
     return figure
 
 
+def nothing(why: str = "nothing was measured: the table says why") -> Figure:
+    """Return a figure that says why there is nothing to plot."""
+    figure, axes = grid(1, 1, 5, 0.6)
+    axes[0, 0].axis("off")
+    axes[0, 0].text(0, 0.5, why)
+    return done(figure)
+
+
 def picture(ax, image, title: str = "", colour: str = "black") -> None:
     """Draw an image without axes; ``title`` in ``colour``."""
     ax.imshow(image)

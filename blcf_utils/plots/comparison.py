@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.plots.canvas import QUERY, SERIES, done, grid, photograph, picture
+from blcf_utils.plots.canvas import QUERY, SERIES, done, grid, nothing, photograph, picture
 from blcf_utils.plots.saliency import draw_heat
 from blcf_utils.pooling.crow import crow_spatial_weights
 from blcf_utils.pooling.rmac import rmac_regions
@@ -110,9 +110,10 @@ def plot_costs(table: pd.DataFrame, dataset: str, mode: str = "ls") -> Figure:
         dataset: which of its datasets.
         mode: ``gs`` or ``ls``.
     """
-    values = table[table["status"] == "measured"].pivot(
-        index="row", columns="column", values="measured"
-    )
+    measured = table[table["status"] == "measured"]
+    if measured.empty:
+        return nothing()
+    values = measured.pivot(index="row", columns="column", values="measured")
     figure, axes = grid(1, 2, 5.6, 5)
     for ax, what in zip(axes[0], ("bytes per image", "ms per query"), strict=True):
         points = values[[f"{dataset}/{what}", f"{dataset}/{mode}"]].dropna().astype(float)
@@ -157,6 +158,8 @@ def plot_dimensions(table: pd.DataFrame, dataset: str) -> Figure:
         table: x05 as rows x columns (``tables.wide``).
         dataset: which of its datasets.
     """
+    if table.empty:
+        return nothing()
     figure, axes = grid(1, 1, 4.4, 2.8)
     ends = f"{dataset}/"
     kept = [column for column in table.columns if column.startswith(ends)]

@@ -13,7 +13,7 @@ from blcf_utils.codebook import Codebook
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.evaluation import Evaluation, precision_recall, unit_ranking
 from blcf_utils.index import InvertedFile
-from blcf_utils.plots.canvas import SERIES, done, grid
+from blcf_utils.plots.canvas import SERIES, done, grid, nothing
 from blcf_utils.search import Ranking
 from blcf_utils.whitening import Whitening
 
@@ -86,6 +86,8 @@ def plot_paired_queries(first: Evaluation, second: Evaluation, names: tuple[str,
 def plot_bars(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
     """Plot a wide table (rows x columns of numbers) as grouped bars, one group per column."""
     values = table.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
+    if values.empty:
+        return nothing()
     figure, axes = grid(1, 1, max(4, 1.1 * len(values.columns) + 2), 2.8)
     width = 0.8 / max(1, len(values))
     for k, (row, line) in enumerate(values.iterrows()):

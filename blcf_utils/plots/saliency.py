@@ -22,6 +22,7 @@ from blcf_utils.plots.canvas import (
     draw_box,
     frame,
     grid,
+    nothing,
     photograph,
     picture,
 )
@@ -136,6 +137,8 @@ def plot_gains(gains: pd.DataFrame, title: str = "", over: str = "None") -> Figu
         title: above the first panel, with the dataset's name.
         over: the row that the others are compared with.
     """
+    if gains.empty:
+        return nothing()
     datasets = gains.index.get_level_values(0).unique()
     rows = max(len(gains.loc[name]) for name in datasets)
     figure, axes = grid(1, len(datasets), 3.4, max(2.8, 0.6 + 0.18 * rows), sharex=True)
@@ -159,6 +162,8 @@ def plot_query_gains(gains: Mapping[str, Mapping[str, float]], ylabel: str) -> F
         gains: dataset name to query id to gain in AP.
         ylabel: what gained.
     """
+    if not gains:
+        return nothing()
     figure, axes = grid(1, len(gains), 3.4, 2.4, sharey=True)
     for ax, (name, of_query) in zip(axes[0], gains.items(), strict=True):
         values = np.sort(np.array(list(of_query.values())))[::-1]
@@ -177,7 +182,7 @@ def plot_quality(table: pd.DataFrame) -> Figure:
             each a panel row.
     """
     if table.empty:
-        return _nothing("no mask or box of a database image is known: nothing to judge by")
+        return nothing("no mask or box of a database image is known: nothing to judge by")
     measure, *methods = table.columns
     datasets = table.index.get_level_values(0).unique()
     figure, axes = grid(len(methods), len(datasets), 3.7, 3.0)
@@ -190,13 +195,6 @@ def plot_quality(table: pd.DataFrame) -> Figure:
             ax.set(xlabel=f"saliency quality ({measure})", ylabel=f"mAP, {method}")
             ax.set_title(f"{name}\nrank correlation {order:+.2f}")
             ax.margins(x=0.3, y=0.12)
-    return done(figure)
-
-
-def _nothing(why: str) -> Figure:
-    figure, axes = grid(1, 1, 5, 0.6)
-    axes[0, 0].axis("off")
-    axes[0, 0].text(0, 0.5, why)
     return done(figure)
 
 

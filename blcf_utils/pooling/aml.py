@@ -113,6 +113,8 @@ def localise_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return :func:`localise` of many images: windows (n, 4) int64 and scores (n,) float32.
 
+    Images with the same bytes are looked at once.
+
     An image that was left out has the window (0, 0, 0, 0) and the score 0.
     """
 
@@ -121,7 +123,10 @@ def localise_all(
             return (0, 0, 0, 0), 0.0
         return localise(features.map(i), query, aspect, **options)
 
+    firsts = features.distinct[np.asarray(images, np.int64)].tolist()
+    different = list(dict.fromkeys(firsts))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(one, images))
+        of = dict(zip(different, pool.map(one, different), strict=True))
+    found = [of[first] for first in firsts]
     windows = np.array([window for window, _ in found], np.int64).reshape(-1, 4)
     return windows, np.array([score for _, score in found], np.float32)
