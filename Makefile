@@ -11,10 +11,10 @@ STAMP := $(VENV)/.installed
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help env study photos report demo lab test lint references bench clean
+.PHONY: help env study photos report demo lab test lint references recording bench clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## Create .venv and install the study in it
 
@@ -61,8 +61,11 @@ references: $(STAMP) ## Execute the notebooks on `smoke` anew and store them for
 	cp build/references/smoke/notebooks/*.ipynb tests/references/
 	$(BIN)/python tests/references/shrink.py
 
+recording: $(STAMP) ## Take screenshots of the demo and the report: build/screenshots (needs Chromium)
+	$(BIN)/python -m pytest -q tests/test_recording.py tests/test_demo.py
+
 bench: $(STAMP) ## Run the benchmarks (minutes; on a quiet machine)
-	for script in extraction kmeans encoding search reranking memory saliency aggregation finetuning explorer; do \
+	for script in extraction kmeans encoding search reranking memory saliency aggregation finetuning explorer cluster scaling; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean: ## Remove the environment and what tools leave behind; results and artefacts stay

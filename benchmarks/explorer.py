@@ -1,7 +1,8 @@
 """How long the explorer takes to answer each knob: a change of the panel until all is shown.
 
 What is timed is what a visitor waits for but the drawing in the browser: search, localisation of
-the results, their thumbnails, the precision-recall curve as a picture. On a dataset of a profile,
+the results, their thumbnails, the precision-recall curve as a picture; of an own photograph also
+its checks, the network and its words. On a dataset of a profile,
 on a folder that ``blcf index`` has indexed, or on photographs of noise made for it.
 """
 
@@ -18,6 +19,7 @@ from PIL import Image
 from side_by_side import machine, median, report
 
 from blcf_utils.collection.indexing import index_folder
+from blcf_utils.explore.demo import WEIGHTINGS, WORDS
 from blcf_utils.explore.panel import Panel
 from blcf_utils.explore.subject import FolderSubject, StudySubject, Subject
 from blcf_utils.peak_memory import peak_memory_mb
@@ -48,7 +50,11 @@ def measure(subject: Subject, queries: int) -> tuple[list[dict], bool]:
     turns = knobs(subject)
     for warm in (True, False):
         for number in numbers[:1] if warm else numbers:
-            times = {"another image": _timed(panel._ask, explorer.ask, int(number))}
+            panel.details.selected_index = 0  # closed, "why?" does not follow the knobs
+            sent = explorer.subject.dataset.images[number].read_bytes()
+            about = {"name": "own.jpg", "size": len(sent)}
+            times = {"own photograph": _timed(panel._uploaded, panel.upload, about, [sent])}
+            times["another image"] = _timed(panel._ask, explorer.ask, int(number))
             width, height = explorer.question.size
             box = (0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height)
             times["box"] = _timed(panel._ask, explorer.draw, box)
@@ -56,6 +62,7 @@ def measure(subject: Subject, queries: int) -> tuple[list[dict], bool]:
                 explorer.turn(**settings)
                 times[name] = _timed(panel._show)
                 explorer.turn(**plain)
+            panel._show()
             hit = explorer.answer.hits[0]
             asked = {"image": hit.image, "turn": int(number) + 1}
             times["why?"] = _timed(panel._asked, {"new": asked})
@@ -93,6 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--dataset", default="", help="of the profile; its first, if none")
+    parser.add_argument("--layer", action="append", help="further ones; the next layer, if none")
     parser.add_argument("--folder", type=Path, help="an indexed folder, instead of a dataset")
     parser.add_argument("--noise", type=int, default=0, help="make so many photographs instead")
     parser.add_argument("--queries", type=int, default=30)
@@ -109,8 +117,9 @@ def main(arguments: list[str] | None = None) -> None:
             subject = FolderSubject(options.folder)
         else:
             study = open_study(options.profile)
-            weightings = ("Gaussian", "salgan-mini")
-            subject = StudySubject(study, options.dataset, (), (512,), weightings).prepare()
+            subject = StudySubject(
+                study, options.dataset, options.layer or (), WORDS, WEIGHTINGS
+            ).prepare()
         rows, agree = measure(subject, options.queries)
         settings = {name: str(value) for name, value in vars(options).items()}
         report(

@@ -1,7 +1,9 @@
 """Inverted file against products of scipy.sparse matrices: top-k, one query at a time.
 
 Words follow a Zipf-Mandelbrot law, about 200 distinct words an image. A global query has as many
-words as an image, a local one those of a box with a sixth of the positions.
+words as an image, a local one those of a box with a sixth of the positions. Of a million images
+(``--database 1000000``) histograms are drawn and indexed chunk by chunk, and scipy holds them as
+ten matrices (3.5 GB with all else).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,24 +24,73 @@ from blcf_utils.index import InvertedFile, build_index
 
 POSITIONS = 315  # of a feature map of 340x255 pixels at stride 16
 OFFSET, EXPONENT = 3, 1.1  # of the law: rank r has probability ~ 1 / (r + OFFSET) ** EXPONENT
+PART = 100_000  # images of a scipy matrix: of more, one alone takes gigabytes
+# How far scores may be from scipy's, by what the index holds.
+WITHIN = {"counts": 1e-5, "exact": 1e-5, "uint8": 2e-3}
 SCIPY = ("q @ X.T", "X.T[words].T @ w", "X @ q")
 
 
-def bags(number: int, words: int, positions: int, seed: int) -> sparse.csr_array:
-    """Return ``number`` L2-normalised histograms of randomly drawn words, (n, K) float32."""
+def chunks(number: int, words: int, positions: int, seed: int) -> Iterator[sparse.csr_array]:
+    """Give ``number`` L2-normalised histograms of randomly drawn words, 10,000 at a time."""
     rng = np.random.default_rng(seed)
     law = np.cumsum(1.0 / (np.arange(words) + OFFSET) ** EXPONENT)
-    parts = []
     for start in range(0, number, 10_000):
         n = min(10_000, number - start)
         drawn = np.searchsorted(law, rng.random(n * positions) * law[-1]).clip(max=words - 1)
         images = np.repeat(np.arange(n), positions)
         ones = np.ones(len(drawn), np.float32)
         counts = sparse.coo_array((ones, (images, drawn)), shape=(n, words)).tocsr()
-        norms = np.sqrt(np.add.reduceat(counts.data**2, counts.indptr[:-1]))
-        counts.data /= np.repeat(norms, np.diff(counts.indptr))
-        parts.append(counts)
+        yield normalised(counts)
+
+
+def bags(number: int, words: int, positions: int, seed: int) -> sparse.csr_array:
+    """Return all the histograms of :func:`chunks` in one matrix, (n, K) float32."""
+    parts = list(chunks(number, words, positions, seed))
     return sparse.csr_array(sparse.vstack(parts, format="csr"))
+
+
+def normalised(histograms: sparse.csr_array) -> sparse.csr_array:
+    """Bring histograms that all hold something to unit length, in place."""
+    norms = np.sqrt(np.add.reduceat(histograms.data**2, histograms.indptr[:-1]))
+    histograms.data /= np.repeat(norms, np.diff(histograms.indptr))
+    return histograms
+
+
+def database(number: int, words: int, weighted: bool) -> Iterator[sparse.csr_array]:
+    """Give the database's histograms; ``weighted`` as by saliency, no longer counts."""
+    rng = np.random.default_rng(2)
+    for chunk in chunks(number, words, POSITIONS, seed=0):
+        if weighted:
+            chunk.data *= rng.uniform(0.1, 1, chunk.nnz).astype(np.float32)
+            normalised(chunk)
+        yield chunk
+
+
+class Stopwatch:
+    """Hands on what an iterator gives and adds up how long it took to make that."""
+
+    def __init__(self, inner: Iterator):
+        self.inner, self.seconds, self.postings = inner, 0.0, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        started = time.perf_counter()
+        try:
+            chunk = next(self.inner)
+        finally:
+            self.seconds += time.perf_counter() - started
+        self.postings += chunk.nnz
+        return chunk
+
+
+def memory(reset: bool = False) -> float:
+    """Return the peak resident memory in MB (of Linux) since the last reset, or from now on."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
 
 
 def best(scores: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,62 +100,90 @@ def best(scores: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     return order, scores[order]
 
 
-def searches(index: InvertedFile, histograms: sparse.csr_array, top: int) -> dict:
-    """Return the ways to answer a query (words, values): name to function."""
-    transposed = sparse.csr_array(histograms.T.tocsr())
-    words_total = histograms.shape[1]
+def transposed_parts(histograms: Iterator[sparse.csr_array]) -> list[sparse.csr_array]:
+    """Return the transposed histograms, (K, n) in all, as matrices of up to ``PART`` images."""
+    parts, waiting = [], []
+    for chunk in histograms:
+        waiting.append(chunk)
+        if sum(one.shape[0] for one in waiting) >= PART:
+            parts.append(sparse.csr_array(sparse.vstack(waiting, format="csr").T.tocsr()))
+            waiting = []
+    if waiting:
+        parts.append(sparse.csr_array(sparse.vstack(waiting, format="csr").T.tocsr()))
+    return parts
+
+
+def searches(index: InvertedFile, parts: list[sparse.csr_array], top: int) -> dict:
+    """Return the ways to answer a query (words, values): name to function.
+
+    Args:
+        index: ours.
+        parts: as of :func:`transposed_parts`. Of more than one, only the fastest product is taken.
+        top: length of the rankings.
+    """
+    words_total = parts[0].shape[0]
 
     def query_times_matrix(words, values):
         query = sparse.csr_array((values, words, [0, len(words)]), shape=(1, words_total))
-        return best((query @ transposed).toarray()[0], top)
+        return best((query @ parts[0]).toarray()[0], top)
 
     def rows_of_words(words, values):
-        return best(transposed[words].T @ values, top)
+        return best(np.concatenate([part[words].T @ values for part in parts]), top)
 
-    def matrix_times_query(words, values):
-        query = np.zeros(words_total, np.float32)
-        query[words] = values
-        return best(histograms @ query, top)
-
-    functions = (query_times_matrix, rows_of_words, matrix_times_query)
-    return {
+    ways = {
         "inverted file": lambda words, values: index.search(words, values, top),
-        **dict(zip(SCIPY, functions, strict=True)),
+        SCIPY[1]: rows_of_words,
     }
+    if len(parts) == 1:
+        histograms = sparse.csr_array(parts[0].T.tocsr())
+
+        def matrix_times_query(words, values):
+            query = np.zeros(words_total, np.float32)
+            query[words] = values
+            return best(histograms @ query, top)
+
+        ways |= {SCIPY[0]: query_times_matrix, SCIPY[2]: matrix_times_query}
+    return ways
 
 
-def answer_all(search, queries) -> None:
-    """Answer one query after the other."""
+def answer_all(search, queries, seconds: list[tuple[float, float]]) -> None:
+    """Answer one query after the other, noting how long each took: wall and processor time."""
     for words, values in queries:
+        started, busy = time.perf_counter(), time.process_time()
         search(words, values)
+        busy = time.process_time() - busy
+        seconds.append((time.perf_counter() - started, busy))
 
 
-def same_ranking(ours, other, scores: np.ndarray) -> bool:
+def same_ranking(ours, other, scores: np.ndarray, within: float = 1e-5) -> bool:
     """Whether two rankings are equal but for the order within equal scores."""
-    by_rank = np.allclose(ours[1], other[1], atol=1e-5)
-    return by_rank and np.allclose(scores[ours[0]], ours[1], atol=1e-5)
+    by_rank = np.allclose(ours[1], other[1], atol=within)
+    return by_rank and np.allclose(scores[ours[0]], ours[1], atol=within)
 
 
-def compare(number: int, options) -> tuple[list[dict], bool]:
-    """Time all searches in a database of ``number`` images."""
-    histograms = bags(number, options.words, POSITIONS, seed=0)
-    with tempfile.TemporaryDirectory() as store:
-        warm = build_index(
-            {"first": 10},
-            "first",
-            ArtefactStore(Path(store)),
-            lambda: InvertedFile.from_histograms(histograms[:10]),
-        )
+def compare(number: int, weights: str, options) -> tuple[list[dict], bool]:
+    """Time all searches in a database of ``number`` images, ``weights`` as of the options."""
+    weighted, kept = weights != "counts", "uint8" if weights == "uint8" else "exact"
+    with tempfile.TemporaryDirectory() as folder:
+        store = ArtefactStore(Path(folder))
+
+        def indexed(label: str, histograms: Iterator[sparse.csr_array]) -> InvertedFile:
+            def build() -> InvertedFile:
+                return InvertedFile.from_chunks(histograms, options.words, weights=kept)
+
+            return build_index({"label": label}, label, store, build)
+
+        warm = indexed("first", database(10, options.words, weighted))
         warm.search(np.arange(2), np.ones(2, np.float32), 5)
-        started = time.perf_counter()
-        index = build_index(
-            {"number": number},
-            "pictures",
-            ArtefactStore(Path(store)),
-            lambda: InvertedFile.from_histograms(histograms),
+        before = memory(reset=True)
+        histograms, started = Stopwatch(database(number, options.words, weighted)), time.time()
+        index = indexed("pictures", histograms)
+        build_seconds, peak = time.time() - started - histograms.seconds, memory() - before
+        stored = sum(f.stat().st_size for f in Path(folder).glob("index/pictures-*/**/*"))
+        ways = searches(
+            index, transposed_parts(database(number, options.words, weighted)), options.top
         )
-        build_seconds = time.perf_counter() - started
-        stored = sum(f.stat().st_size for f in Path(store).glob("index/pictures-*/**/*"))
+        within = WITHIN[weights]
         rows, agree = [], True
         for mode, positions in (("GS", POSITIONS), ("LS", POSITIONS // 6)):
             drawn = bags(options.queries, options.words, positions, seed=1)
@@ -111,29 +191,36 @@ def compare(number: int, options) -> tuple[list[dict], bool]:
                 (row.indices.astype(np.int64), row.data)
                 for row in (drawn[[i]] for i in range(drawn.shape[0]))
             ]
-            ways = searches(index, histograms, options.top)
             for words, values in queries:
-                scores = np.zeros(options.words, np.float32)
-                scores[words] = values
-                scores = histograms @ scores
                 answers = {name: way(words, values) for name, way in ways.items()}
-                ours = answers["inverted file"]
-                agree &= all(same_ranking(ours, a, scores) for a in answers.values())
-            calls = {name: partial(answer_all, way, queries) for name, way in ways.items()}
+                ours, scores = answers["inverted file"], index.scores(words, values)
+                agree &= all(same_ranking(ours, a, scores, within) for a in answers.values())
+                whole = index.search(words, values)
+                agree &= all((a == b[: len(a)]).all() for a, b in zip(ours, whole, strict=True))
+            each = {name: [] for name in ways}
+            calls = {n: partial(answer_all, way, queries, each[n]) for n, way in ways.items()}
             seconds = interleave(calls, options.repeats)
-            yardstick = fastest(seconds, SCIPY)
+            yardstick = fastest(seconds, [name for name in SCIPY if name in ways])
+            timed = np.array(each["inverted file"][len(queries) :]) * 1e3
             row = {
                 "images": number,
-                "words/image": histograms.nnz / number,
+                "weights": weights,
+                "words/image": index.entries / number,
                 "build (s)": build_seconds,
+                "peak (MB)": peak,
                 "index (MB)": stored / 1e6,
                 "bytes/posting": stored / index.entries,
                 "query": mode,
                 "words": drawn.nnz / len(queries),
+                "p50 (ms)": float(np.percentile(timed[:, 0], 50)),
+                "p95 (ms)": float(np.percentile(timed[:, 0], 95)),
+                "p50 of the processor (ms)": float(np.percentile(timed[:, 1], 50)),
             }
             row |= {
-                f"{name} (ms)": 1e3 * median(times) / len(queries)
-                for name, times in seconds.items()
+                f"{name} (ms)": 1e3 * median(seconds[name]) / len(queries)
+                if name in seconds
+                else None
+                for name in ("inverted file", *SCIPY)
             }
             row["speed / fastest scipy"] = speed_ratio(seconds, "inverted file", yardstick)
             rows.append(row)
@@ -143,6 +230,13 @@ def compare(number: int, options) -> tuple[list[dict], bool]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--database", type=int, nargs="+", default=[5_000, 100_000], metavar="N")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        choices=list(WITHIN),
+        default=["counts"],
+        help="histograms of counts, or weighted ones kept exactly or in one byte a level",
+    )
     parser.add_argument("--words", type=int, default=25_000, help="K")
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--top", type=int, default=100)
@@ -151,9 +245,10 @@ def main(arguments: list[str] | None = None) -> None:
     start = machine()
     rows, agree = [], True
     for number in options.database:
-        more, same = compare(number, options)
-        rows += more
-        agree = agree and same
+        for weights in options.weights:
+            more, same = compare(number, weights, options)
+            rows += more
+            agree = agree and same
     report("search", rows, agree, start, **vars(options))
 
 

@@ -6,18 +6,29 @@ ICMR 2016). It is the compact form of an image: a histogram of any part of it is
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 import numpy as np
 from scipy import sparse
 
-from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path, write_json
+from blcf_utils.cluster import connected
 from blcf_utils.codebook import Codebook
 from blcf_utils.config import EncodingConfig
-from blcf_utils.features import Features, copies_of
+from blcf_utils.features import Features, copies_of, resolve_device, sample_rows
 from blcf_utils.index import InvertedFile
+from blcf_utils.mapping import mapped
 from blcf_utils.progress import progress
+from blcf_utils.streaming import StreamedFeatures, encode_streamed
 from blcf_utils.whitening import Whitening
 
 STAGE_VERSION = 1
+_A_TASK = 4  # images that a worker is sent at once
+# Of so many images every position tells how good approximate assignment is.
+QUALITY_IMAGES = 24
+QUALITY_FILE = "quality.json"
 
 # A histogram as (distinct words, int64; their weights, float32).
 Sparse = tuple[np.ndarray, np.ndarray]
@@ -42,6 +53,12 @@ class AssignmentMaps:
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+    @property
+    def quality(self) -> dict | None:
+        """Recall and distortion of approximate assignment (``Codebook.quality``); None if exact."""
+        path = self.artefact / QUALITY_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def map(self, image: int) -> np.ndarray:
         """Return the assignment map of an image, (h, w) uint16."""
@@ -81,13 +98,67 @@ def assign_map(
 
     Order of the steps: interpolate the raw map, L2, whiten, L2, nearest centroid.
     """
+    height, width = feature_map.shape[1:]
+    rows = whitened_positions(feature_map, whitening, factor)
+    return codebook.assign(rows, device).reshape(height * factor, width * factor)
+
+
+def whitened_positions(feature_map: np.ndarray, whitening: Whitening, factor: int) -> np.ndarray:
+    """Return the descriptors that words are given to: (C, h, w) to (h*factor*w*factor, D)."""
     enlarged = interpolate_map(feature_map, factor)
-    rows = enlarged.reshape(len(enlarged), -1).T
-    return codebook.assign(whitening.apply(rows), device).reshape(enlarged.shape[1:])
+    return whitening.apply(enlarged.reshape(len(enlarged), -1).T)
+
+
+def measure_assignment(
+    features: Features,
+    whitening: Whitening,
+    codebook: Codebook,
+    factor: int,
+    images: int = QUALITY_IMAGES,
+    seed: int = 0,
+) -> dict:
+    """Return how near a codebook's assignment comes to exact on a dataset's own descriptors.
+
+    Args:
+        features, whitening, codebook: as for :func:`assignment_maps`.
+        factor: enlargement of the maps.
+        images: every position of so many database images, drawn at random, is looked at.
+        seed: of the draw.
+    """
+    usable = np.flatnonzero(features.shapes[: features.n_database].prod(axis=1))
+    drawn = sample_rows(usable, images, seed)
+    rows = [whitened_positions(features.map(i), whitening, factor) for i in drawn]
+    return codebook.quality(np.concatenate(rows))
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """What assigns the positions of stored feature maps, here or on a worker."""
+
+    features: Features
+    whitening: Whitening
+    codebook: Codebook
+    factor: int
+    device: str
+
+    def files(self, image: int) -> list[Path]:
+        graph = self.codebook.graph
+        return [self.features.artefact / "features.h5", *([graph / "hnsw.faiss"] if graph else [])]
+
+
+def _assign_image(encoder: _Encoder, image: int) -> np.ndarray:
+    """Return the assignment map of an image; an empty one of an image that was left out."""
+    features = encoder.features
+    if not features.shapes[image].prod():
+        return np.empty((0, 0), np.uint16)
+    if encoder.device != "cpu" and encoder.codebook.assignment == "exact":
+        resolve_device(encoder.device)  # says if a worker has none
+    feature_map, factor = features.map(image), encoder.factor
+    return assign_map(feature_map, encoder.whitening, encoder.codebook, factor, encoder.device)
 
 
 def assignment_maps(
-    features: Features,
+    features: Features | StreamedFeatures,
     whitening: Whitening,
     codebook: Codebook,
     config: EncodingConfig,
@@ -96,7 +167,10 @@ def assignment_maps(
 ) -> AssignmentMaps:
     """Assign every position of every feature map to its visual word; resumable per image.
 
-    Of images with the same bytes the first one's words are those of its copies.
+    Of images with the same bytes the first one's words are those of its copies. Maps that are not
+    stored are computed on the way; the artefact is the same. How words are found is the codebook's
+    (``Codebook.searched``). Where that is approximate, its recall and distortion on this dataset
+    are measured and kept with the maps.
     """
     document = {
         "version": STAGE_VERSION,
@@ -109,7 +183,19 @@ def assignment_maps(
     shapes = features.shapes * config.interpolate
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
 
+    def encode(feature_map: np.ndarray) -> np.ndarray:
+        return assign_map(feature_map, whitening, codebook, config.interpolate, device)
+
     def make(folder):
+        if isinstance(features, StreamedFeatures):
+            encode_streamed(features, offsets, encode, folder)
+        else:
+            encode_stored(folder)
+        if codebook.assignment != "exact":
+            quality = measure_assignment(features, whitening, codebook, config.interpolate)
+            write_json(folder / QUALITY_FILE, quality)
+
+    def encode_stored(folder):
         path, done_path = folder / "words.npy", folder / "done.npy"
         if not done_path.exists():
             np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))
@@ -118,18 +204,21 @@ def assignment_maps(
         start, done = np.load(path, mmap_mode="r").offset, np.load(done_path, mmap_mode="r+")
         copies = copies_of(features.distinct)
         missing = np.unique(features.distinct[done == 0])
+        # What the codebook keeps on a GPU or has built to search with stays here.
+        learned = replace(codebook) if connected() else codebook
+        encoder = _Encoder(features, whitening, learned, config.interpolate, device)
+        items = missing.tolist()
+        results = mapped(_assign_image, encoder, items, files=encoder.files, at_once=_A_TASK)
+        bar = progress(label="assignment maps", total=len(missing), unit="image")
         # Written, not mapped: on a full disk a map is a bus error.
-        with open(path, "r+b") as file:
-            for i in progress(missing, label="assignment maps", unit="image"):
-                if shapes[i].prod():
-                    words = assign_map(
-                        features.map(i), whitening, codebook, config.interpolate, device
-                    )
-                    for copy in copies[i]:
-                        file.seek(start + int(offsets[copy]) * words.itemsize)
-                        file.write(words.tobytes())
-                    file.flush()
+        with open(path, "r+b") as file, bar:
+            for i, words in results:
+                for copy in copies[i]:
+                    file.seek(start + int(offsets[copy]) * words.itemsize)
+                    file.write(words.tobytes())
+                file.flush()
                 done[copies[i]] = 1
+                bar.update(1)
         done.flush()
 
     label = f"{features.artefact.label}-K{codebook.words}"
@@ -204,9 +293,16 @@ def scale_words(histograms: sparse.csr_array, factors: np.ndarray) -> sparse.csr
     return scaled
 
 
-def invert(histograms: sparse.csr_array, idf: bool) -> InvertedFile:
-    """Return the inverted file of histograms (n, K), words weighted by rarity with ``idf``."""
+def invert(histograms: sparse.csr_array, idf: bool, weights: str = "exact") -> InvertedFile:
+    """Return the inverted file of histograms (n, K).
+
+    Args:
+        histograms: one row an image.
+        idf: whether words are weighted by their rarity.
+        weights: ``exact`` or ``uint8``, what is kept of weights that are no counts.
+    """
     if not idf:
-        return InvertedFile.from_histograms(histograms)
+        return InvertedFile.from_histograms(histograms, weights=weights)
     factors = inverse_document_frequency(histograms)
-    return InvertedFile.from_histograms(scale_words(histograms, factors), factors)
+    scaled = scale_words(histograms, factors)
+    return InvertedFile.from_histograms(scaled, factors, weights=weights)

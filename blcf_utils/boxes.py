@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -75,6 +76,8 @@ def read_box(text: str) -> Box | None:
         return None
     try:
         x1, y1, x2, y2 = (float(part) for part in text.split(","))
+        if not all(map(math.isfinite, (x1, y1, x2, y2))):
+            raise ValueError
     except ValueError:
         raise StudyError(
             f"box {text!r}: expected x1,y1,x2,y2, four numbers in pixels of the image"

@@ -104,19 +104,29 @@ def run(
         bool, typer.Option("--keep-going", help="Go on after a notebook fails.")
     ] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Compute images on a Dask cluster: tcp://host:8786, or local (local:4) for "
+            "processes of this machine; BLCF_SCHEDULER, if none.",
+        ),
+    ] = None,
 ) -> None:
     """Run notebooks, skipping those that are up to date, and write the report."""
+    from blcf_utils.cluster import use_scheduler
     from blcf_utils.runner import run_study
 
-    summary = run_study(
-        profile,
-        notebooks or (),
-        settings=_pairs(settings, "--set"),
-        parameters=_pairs(parameter, "--parameter"),
-        results=results,
-        force=force,
-        keep_going=keep_going,
-    )
+    with use_scheduler(scheduler):
+        summary = run_study(
+            profile,
+            notebooks or (),
+            settings=_pairs(settings, "--set"),
+            parameters=_pairs(parameter, "--parameter"),
+            results=results,
+            force=force,
+            keep_going=keep_going,
+        )
     for failed in summary.notebooks:
         if failed.message:
             typer.echo(f"{failed.name} {failed.status}: {failed.message}", err=True)
@@ -132,6 +142,28 @@ def run(
             err=True,
         )
         raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def worker(
+    scheduler: Annotated[str, typer.Argument(help="The scheduler's address, tcp://host:8786.")],
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes; those that keep the cores busy, if none. 1 a GPU."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of each, as many as the study's own process has (OMP_NUM_THREADS "
+            "there); as torch would take here, if none.",
+        ),
+    ] = None,
+) -> None:
+    """Start workers of a Dask cluster on this machine, set up for the study."""
+    from blcf_utils.cluster import run_workers
+
+    run_workers(scheduler, workers, threads)
 
 
 @app.command()
@@ -251,12 +283,18 @@ def index(
     from blcf_utils.collection.indexing import index_folder
 
     done = index_folder(folder, profile, weighting, anew=anew)
-    for why in done.unreadable.values():
+    for why in list(done.unreadable.values())[:20]:
         typer.echo(f"left out: {why}", err=True)
+    if len(done.unreadable) > 20:
+        typer.echo(f"left out: {len(done.unreadable) - 20:,} more like these", err=True)
+    if done.other:
+        told = ", ".join(f"{count:,} {suffix}" for suffix, count in done.other.items())
+        typer.echo(f"passed over: {told} (jpg, png, webp, bmp and tif are read)", err=True)
     typer.echo(
         f"{folder}: {done.photographs:,} photographs can be searched ({done.added:,} new, "
-        f"{done.changed:,} changed, {done.kept:,} kept, {done.removed:,} removed, "
-        f"{len(done.unreadable):,} unreadable) after {done.seconds:.1f} s"
+        f"{done.changed:,} changed, {done.moved:,} moved, {done.kept:,} kept, "
+        f"{done.removed:,} removed, {len(done.unreadable):,} unreadable) after "
+        f"{done.seconds:.1f} s"
     )
 
 
@@ -295,6 +333,8 @@ def demo(
     """Serve the explorer as a web page, on a dataset or on an indexed folder."""
     from blcf_utils.explore.demo import page_of_dataset, page_of_folder, serve
 
+    if folder and dataset:
+        raise StudyError(f"--dataset {dataset}: expected a folder or a dataset; leave one out")
     code = page_of_folder(folder) if folder else page_of_dataset(profile, dataset)
     raise typer.Exit(serve(code, host, port, browser))
 
@@ -506,7 +546,7 @@ def profile_show(
     from blcf_utils.config import load_profile
 
     resolved = load_profile(profile, _pairs(settings, "--set"))
-    text = yaml.safe_dump(resolved.document(), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(resolved.every_setting(), sort_keys=False, allow_unicode=True)
     typer.echo(f"# digest {resolved.digest()}\n{text}".rstrip())
 
 

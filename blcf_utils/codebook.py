@@ -1,9 +1,8 @@
-"""The codebook: k-means over whitened local descriptors, and exact assignment to visual words."""
+"""The codebook: k-means over whitened local descriptors, and assignment to visual words."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,19 +10,27 @@ import faiss
 import numpy as np
 import torch
 
-from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
-from blcf_utils.config import CodebookConfig
+from blcf_utils.artefacts import Artefact, ArtefactStore
+from blcf_utils.assignment import (
+    DEFAULT_EFFORT,
+    Searcher,
+    assignment_quality,
+    make_searcher,
+)
+from blcf_utils.config import CodebookConfig, EncodingConfig
 from blcf_utils.errors import StudyError
-from blcf_utils.features import Features, sample_rows
+from blcf_utils.features import Features, resolve_device, sample_rows
+from blcf_utils.kmeans import (
+    MIN_GAIN,
+    DescriptorFile,
+    KMeansState,
+    fit_kmeans,
+    write_descriptors,
+)
 from blcf_utils.progress import progress
 from blcf_utils.whitening import Whitening
 
-log = logging.getLogger("blcf")
-
 STAGE_VERSION = 1
-# VLFeat's default, which the original pipeline ran with: stop when an iteration lowers the
-# objective by less than this share of all it has gained so far.
-MIN_GAIN = 1e-4
 _SCORES_AT_ONCE = 32_000_000  # float32 values: 128 MB
 
 
@@ -36,18 +43,62 @@ class Codebook:
         objective: (iterations,) sum of squared distances as each iteration assigned the
             descriptors, before it moved the words.
         n_descriptors: how many descriptors taught it.
-        key: artefact key.
+        key: artefact key, with how words are assigned where that is approximate.
+        assignment: how :meth:`assign` finds the nearest word: ``exact``, ``hnsw`` or ``ivf``.
+        effort: of approximate assignment; 0 is its default.
+        graph: artefact that keeps the graph of hnsw; None builds it anew.
     """
 
     centroids: np.ndarray
     objective: np.ndarray
     n_descriptors: int
     key: str = ""
+    assignment: str = "exact"
+    effort: int = 0
+    graph: Artefact | None = field(default=None, repr=False, compare=False)
 
     @property
     def words(self) -> int:
         """K."""
         return len(self.centroids)
+
+    def searched(self, config: EncodingConfig, store: ArtefactStore | None = None) -> Codebook:
+        """Return the codebook whose words are assigned as ``config`` says.
+
+        Args:
+            config: of it ``assignment`` and ``assignment_effort``.
+            store: keeps the graph of hnsw, which takes seconds to build; None builds it anew.
+        """
+        if config.assignment == "exact":
+            return self
+        method = config.assignment
+        effort = config.assignment_effort or DEFAULT_EFFORT[method]
+        graph = None
+        if method == "hnsw" and store is not None and self.key:
+            document = {"version": STAGE_VERSION, "codebook": self.key}
+
+            def make(folder: Path) -> None:
+                make_searcher(self.centroids, "hnsw", effort, folder / "hnsw.faiss")
+
+            graph = store.get_or_make("word-graph", f"K{self.words}", document, make, quiet=True)
+        key = f"{self.key}-{method}-{effort}" if self.key else ""
+        return replace(self, key=key, assignment=method, effort=effort, graph=graph)
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """What finds the nearest words on a CPU."""
+        file = self.graph / "hnsw.faiss" if self.graph else None
+        return make_searcher(self.centroids, self.assignment, self.effort, file)
+
+    def quality(self, descriptors: np.ndarray) -> dict[str, float | int | str]:
+        """Return how near approximate assignment comes to exact, measured on (N, D) descriptors.
+
+        Returns:
+            ``assignment`` and ``effort``, and what ``assignment_quality`` measures.
+        """
+        rows = np.ascontiguousarray(descriptors, np.float32)
+        how = {"assignment": self.assignment, "effort": self.effort}
+        return {**how, **assignment_quality(self.centroids, self.searcher, rows)}
 
     @cached_property
     def _on_gpu(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,16 +107,17 @@ class Codebook:
 
     @torch.inference_mode()
     def assign(self, descriptors: np.ndarray, device: str = "cpu") -> np.ndarray:
-        """Return the nearest word of each descriptor, exactly: (N, D) to (N,) uint16.
+        """Return the nearest word of each descriptor: (N, D) to (N,) uint16.
 
-        The nearest centroid c minimises |x - c|^2, that is maximises x.c - |c|^2 / 2, so a matrix
-        product and an argmax do it: torch's on a GPU, faiss' fused one, which never writes the
-        product to memory, on a CPU.
+        Exactly, unless the codebook was asked for otherwise (:meth:`searched`). The nearest
+        centroid c minimises |x - c|^2, that is maximises x.c - |c|^2 / 2, so a matrix product and
+        an argmax do it: torch's on a GPU, faiss' fused one, which never writes the product to
+        memory, on a CPU.
 
         Args:
             descriptors: whitened as those the words were learned on.
             device: ``cpu`` or ``cuda``; the two round differently, which can move a descriptor
-                that lies between two words.
+                that lies between two words. Approximate assignment runs on the CPU.
         """
         if descriptors.shape[1] != self.centroids.shape[1]:
             raise StudyError(
@@ -73,6 +125,8 @@ class Codebook:
                 f"{self.centroids.shape[1]}; use the whitening the codebook was learned with"
             )
         descriptors = np.ascontiguousarray(descriptors, np.float32)
+        if self.assignment != "exact":
+            return self.searcher.search(descriptors)[0].astype(np.uint16)
         if device == "cpu":
             return faiss.knn(descriptors, self.centroids, 1)[1][:, 0].astype(np.uint16)
         centroids, bias = self._on_gpu
@@ -86,62 +140,6 @@ class Codebook:
         return words
 
 
-def fit_kmeans(
-    data: np.ndarray, words: int, iterations: int, *, seed: int = 0, start=None, on_iteration=None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lloyd's k-means with faiss, from randomly drawn descriptors.
-
-    Runs one iteration at a time, so that a caller can save and resume: the centroids after n
-    iterations are the same however often the run was interrupted.
-
-    Args:
-        data: (N, D) float32.
-        words: K.
-        iterations: at most this many.
-        seed: of the initial draw and of faiss' re-seeding of empty clusters.
-        start: (centroids, objectives so far) to go on from.
-        on_iteration: called with (centroids, objectives) after each iteration.
-
-    Returns:
-        Centroids (K, D) float32 and the objective as each iteration assigned the descriptors.
-
-    Raises:
-        StudyError: fewer descriptors than words.
-    """
-    if len(data) < words:
-        raise StudyError(
-            f"codebook.words: {words} words cannot be learned from {len(data)} descriptors; lower "
-            "codebook.words or learn on more images"
-        )
-    if start is None:
-        drawn = np.random.default_rng(seed).choice(len(data), words, replace=False)
-        start = data[np.sort(drawn)], []
-    centroids, objective = start[0], list(start[1])
-    kmeans = faiss.Kmeans(
-        data.shape[1],
-        words,
-        niter=1,
-        seed=seed,
-        gpu=faiss.get_num_gpus() > 0,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(data) // words + 1,
-    )
-    while len(objective) < iterations and not _settled(objective):
-        kmeans.train(data, init_centroids=np.ascontiguousarray(centroids))
-        centroids = kmeans.centroids.copy()
-        objective.append(float(kmeans.obj[-1]))
-        if on_iteration:
-            on_iteration(centroids, objective)
-    return centroids, np.array(objective)
-
-
-def _settled(objective: list[float]) -> bool:
-    if len(objective) < 3:
-        return False
-    gained = objective[0] - objective[-1]
-    return objective[-2] - objective[-1] < MIN_GAIN * max(gained, 1e-12)
-
-
 def learn_codebook(
     features: Features,
     whitening: Whitening,
@@ -149,12 +147,27 @@ def learn_codebook(
     store: ArtefactStore,
     *,
     seed: int = 0,
+    device: str = "auto",
 ) -> Codebook:
     """Learn K visual words on a dataset's whitened local descriptors (un-interpolated maps).
 
     Uses every database descriptor, or a seeded uniform sample of ``config.max_descriptors``; the
-    number used is kept in the codebook. Killed, it goes on from the last finished iteration.
+    number used is kept in the codebook. The whitened descriptors are written to a file beside the
+    words while these are learned (4 N D bytes), so memory does not grow with their number. Killed,
+    it goes on where it was, at most a minute back.
+
+    Args:
+        features: stored feature maps of the teacher.
+        whitening: learned on them.
+        config: K, iterations, the most descriptors, how they are assigned.
+        store: where artefacts live.
+        seed: of the sample and of the first draw.
+        device: ``auto`` (GPU when present), ``cpu`` or ``cuda``.
+
+    Raises:
+        StudyError: fewer descriptors than words, or a GPU asked for where there is none.
     """
+    device = resolve_device(device).type
     document = {
         "version": STAGE_VERSION,
         "features": features.key,
@@ -162,7 +175,7 @@ def learn_codebook(
         "config": config.document(),
         "seed": seed,
         "min_gain": MIN_GAIN,
-        "gpu": faiss.get_num_gpus() > 0,
+        "gpu": device != "cpu",
     }
 
     def make(folder):
@@ -172,35 +185,69 @@ def learn_codebook(
                 f"codebook.words: {config.words} words cannot be learned from the {len(rows)} "
                 f"descriptors of {features.artefact.label}; lower it or learn on more images"
             )
-        data = np.empty((len(rows), whitening.dimensions), np.float32)
-        filled = 0
-        for chunk in features.stream(rows):
-            data[filled : filled + len(chunk)] = whitening.apply(chunk)
-            filled += len(chunk)
-        train_words(folder, data, config.words, config.iterations, seed)
+
+        def whitened(first: int):
+            bar = progress(label="whitened descriptors", total=len(rows), unit="descriptor")
+            with bar:
+                bar.update(first)
+                for chunk in features.stream(rows[first:]):
+                    yield whitening.apply(chunk)
+                    bar.update(len(chunk))
+
+        shape = (len(rows), whitening.dimensions)
+        data = write_descriptors(folder / "descriptors.f32", shape, whitened)
+        train_words(
+            folder,
+            data,
+            config.words,
+            config.iterations,
+            seed,
+            assignment=config.assignment,
+            effort=config.assignment_effort,
+            device=device,
+        )
+        data.path.unlink()
 
     label = f"{features.artefact.label}-K{config.words}"
     artefact = store.get_or_make("codebook", label, document, make)
     return read_codebook(artefact)
 
 
-def train_words(folder: Path, data: np.ndarray, words: int, iterations: int, seed: int) -> None:
-    """Run :func:`fit_kmeans` into a folder; killed, it goes on from the last finished iteration."""
-    bar = progress(label=f"k-means K={words}", total=iterations, unit="iteration")
-    saved, start = folder / "iterations.npz", None
+def train_words(
+    folder: Path,
+    data: np.ndarray | DescriptorFile,
+    words: int,
+    iterations: int,
+    seed: int,
+    **settings,
+) -> None:
+    """Run :func:`fit_kmeans` into a folder; killed, it goes on from what it last saved.
 
-    def save(centroids, objective):
-        with atomic_path(saved) as temporary:
-            np.savez(temporary, centroids=centroids, objective=objective)
+    It saves after each iteration and, within one, every minute.
+
+    Args:
+        folder: of an artefact.
+        data, words, iterations, seed, settings: as for :func:`fit_kmeans`.
+    """
+    saved = folder / "iterations.npz"
+    state = KMeansState.load(saved) if saved.exists() else None
+    bar = progress(label=f"k-means K={words}", total=iterations, unit="iteration")
+
+    def after(state: KMeansState) -> None:
+        state.save(saved)
         bar.update(1)
 
-    if saved.exists():
-        with np.load(saved) as state:
-            start = state["centroids"], state["objective"].tolist()
-        bar.update(len(start[1]))
     with bar:
+        bar.update(len(state.objective) if state else 0)
         centroids, objective = fit_kmeans(
-            data, words, iterations, seed=seed, start=start, on_iteration=save
+            data,
+            words,
+            iterations,
+            seed=seed,
+            state=state,
+            on_iteration=after,
+            save=lambda state: state.save(saved),
+            **settings,
         )
     np.save(folder / "centroids.npy", centroids)
     np.save(folder / "objective.npy", objective)

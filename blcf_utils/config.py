@@ -19,6 +19,8 @@ from blcf_utils.paths import project_root
 # What may stand in a table's row and in a file's name.
 NAME = re.compile(r"[\w][\w .+()-]*")
 
+Assignment = Literal["exact", "hnsw", "ivf"]
+
 
 class BackboneConfig(Config):
     """Which network, which layer, whose weights."""
@@ -66,6 +68,12 @@ class CodebookConfig(Config):
     words: int = Field(25_000, ge=2, le=65_535, description="K; assignment maps are uint16")
     iterations: int = Field(20, ge=1)
     max_descriptors: int = Field(3_000_000, ge=2)
+    assignment: Assignment = Field(
+        "exact", description="nearest word in each iteration of k-means: exact, hnsw or ivf"
+    )
+    assignment_effort: int = Field(0, ge=0, description="as that of encoding")
+
+    LATER = ("assignment", "assignment_effort")
 
 
 class EncodingConfig(Config):
@@ -76,6 +84,17 @@ class EncodingConfig(Config):
         "edges", description="box to cells: floor and ceil of its edges, or cells half covered"
     )
     idf: bool = Field(False, description="weight words by log(N / images that hold the word)")
+    index_weights: Literal["exact", "uint8"] = Field(
+        "exact", description="what the index keeps of weights that are no counts: 16 bits, or 8"
+    )
+    assignment: Assignment = Field(
+        "exact", description="nearest word of a descriptor: exact, or found by hnsw or ivf"
+    )
+    assignment_effort: int = Field(
+        0, ge=0, description="efSearch of hnsw, cells looked at of ivf; 0 is 64 and 16"
+    )
+
+    LATER = ("index_weights", "assignment", "assignment_effort")
 
 
 class RerankingConfig(Config):
@@ -209,8 +228,26 @@ class WeightingConfig(Config):
         return self
 
 
+class DistractorConfig(Config):
+    """Benchmarks among 100,071 distractors (Oxford105k, Paris106k)."""
+
+    datasets: tuple[str, ...] = Field(
+        (),
+        description="measured in the comparison only (t10, t11, t13 and x04); one that stands in "
+        "the profile's datasets is in every table",
+    )
+    features: Literal["streamed", "stored"] = Field(
+        "streamed",
+        description="what becomes of the distractors' feature maps: computed whenever they are "
+        "read, so that words and vectors alone are kept, or stored (322 KB an image of VGG-16 "
+        "conv5_1 at longest side 340)",
+    )
+
+
 class Profile(Config):
     """One complete configuration of the study (``data/profiles/<name>.yaml``)."""
+
+    LATER = ("distractors",)
 
     name: str
     description: str = ""
@@ -236,6 +273,7 @@ class Profile(Config):
     compare_backbones: tuple[BackboneConfig, ...] = Field(
         (), description="further backbones for table x01"
     )
+    distractors: DistractorConfig = DistractorConfig()
     dataset_options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="options of a dataset's loader, by dataset name"
     )
@@ -249,12 +287,17 @@ class Profile(Config):
     def _options_belong_to_datasets(self):
         for key in ("learn_on", "dataset_options"):
             for name in getattr(self, key):
-                if name not in self.datasets:
+                if name not in self.all_datasets:
                     raise ValueError(
                         f"{key} names {name}, which is not one of datasets "
-                        f"({', '.join(self.datasets)})"
+                        f"({', '.join(self.all_datasets)})"
                     )
         return self
+
+    @property
+    def all_datasets(self) -> tuple[str, ...]:
+        """The datasets, and then those that are measured in the comparison only."""
+        return tuple(dict.fromkeys(self.datasets + self.distractors.datasets))
 
     def teacher_of(self, dataset: str) -> str:
         """Return the dataset on which ``dataset``'s whitening and codebook are learned."""

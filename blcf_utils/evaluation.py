@@ -39,14 +39,28 @@ def average_precision(
         raise StudyError("average precision: expected each item once in a ranking, found repeats")
     kept = ranking[~np.isin(ranking, junk)]
     ranks = np.flatnonzero(np.isin(kept, positives))
+    return average_precision_of_ranks(ranks, len(positives), ap)
+
+
+def average_precision_of_ranks(ranks: np.ndarray, positives: int, ap: str = "trapezoid") -> float:
+    """Return the average precision where the positives that were found have these ranks.
+
+    Args:
+        ranks: rising, from 0, junk not counted.
+        positives: how many there are, found or not.
+        ap: as for :func:`average_precision`.
+
+    Raises:
+        StudyError: an unknown ``ap``.
+    """
     found = np.arange(len(ranks))
     after = (found + 1) / (ranks + 1)
     if ap == "rectangular":
-        return float(after.sum() / len(positives))
+        return float(after.sum() / positives)
     if ap != "trapezoid":
         raise StudyError(f"average precision: expected trapezoid or rectangular, found {ap!r}")
     before = np.where(ranks == 0, 1.0, found / np.maximum(ranks, 1))
-    return float(((before + after) / 2).sum() / len(positives))
+    return float(((before + after) / 2).sum() / positives)
 
 
 def precision_recall(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import mmap
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,10 +22,12 @@ import torch
 
 from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path, write_json
 from blcf_utils.backbones import Backbone, load_backbone
+from blcf_utils.cluster import connected
 from blcf_utils.config import FeatureConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.errors import StudyError
 from blcf_utils.images import UnreadableImage, image_size, read_image, resized_size
+from blcf_utils.mapping import mapped
 from blcf_utils.progress import progress
 from blcf_utils.views import AS_IT_IS, View
 
@@ -35,6 +38,9 @@ PENDING, DONE, SKIPPED = 0, 1, 2
 _DECODERS = 2
 _BATCHES_AHEAD = 3
 _AT_ONCE = 32  # stored maps of one shape
+
+# A batch: paths, and the width and height that each picture is resized to.
+_Pictures = tuple[tuple[Path, tuple[int, int]], ...]
 
 
 class Features:
@@ -64,6 +70,10 @@ class Features:
     def __len__(self) -> int:
         return len(self.shapes)
 
+    def __getstate__(self) -> dict:
+        """What travels to another process, which reads the maps themselves from the file."""
+        return {name: value for name, value in self.__dict__.items() if name != "_rows"}
+
     @cached_property
     def _rows(self) -> np.ndarray:
         return _map_dataset(self.artefact / "features.h5", "descriptors")
@@ -92,6 +102,8 @@ class Features:
                 yield self._rows[part[0] : part[-1] + 1].astype(np.float32)
             else:
                 yield self._rows[part].astype(np.float32)
+            # Pages once read would count as this process' memory until others need it.
+            self._rows._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -99,6 +111,9 @@ def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray
 
     Images that were left out (no positions) are not among them.
     """
+    if hasattr(features, "in_batches"):  # computed as they are read, or several files in one
+        yield from features.in_batches(images, _AT_ONCE)
+        return
     shapes, group = np.unique(features.shapes[images], axis=0, return_inverse=True)
     for k, shape in enumerate(shapes):
         if not shape.prod():
@@ -152,6 +167,30 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_precision(config: FeatureConfig, device: torch.device) -> str:
+    """Return ``float32`` or ``bfloat16``, in which a network runs on a device."""
+    if config.precision == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return config.precision
+
+
+def features_document(
+    dataset: Dataset, config: FeatureConfig, backbone: Backbone, precision: str
+) -> tuple[str, dict]:
+    """Return the label of a dataset's features and all that determines them, as JSON values."""
+    document = {
+        "version": STAGE_VERSION,
+        "images": dataset.manifest,
+        "backbone": backbone.document(),
+        "longest_side": config.longest_side,
+        "precision": precision,
+        "exif_orientation": dataset.exif_orientation,
+        "on_corrupt": config.on_corrupt,
+        "n_database": len(dataset.images),
+    }
+    return f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}", document
+
+
 def extract_features(
     dataset: Dataset,
     config: FeatureConfig,
@@ -182,20 +221,8 @@ def extract_features(
     for path in dataset.all_images:
         if not path.is_file():
             raise UnreadableImage(f"{path}: no such file; fetch {dataset.name} again")
-    precision = config.precision
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    document = {
-        "version": STAGE_VERSION,
-        "images": dataset.manifest,
-        "backbone": backbone.document(),
-        "longest_side": config.longest_side,
-        "precision": precision,
-        "exif_orientation": dataset.exif_orientation,
-        "on_corrupt": config.on_corrupt,
-        "n_database": len(dataset.images),
-    }
-    label = f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}"
+    precision = resolve_precision(config, device)
+    label, document = features_document(dataset, config, backbone, precision)
     if view != AS_IT_IS:
         document["view"] = asdict(view)
         label += f"-{view.name.replace(' ', '-')}"
@@ -248,6 +275,53 @@ def forward_images(
     return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()
 
 
+@dataclass(frozen=True)
+class _Network:
+    """How a batch of pictures becomes descriptors, here or on a worker.
+
+    Attributes:
+        backbone: the trunk.
+        device: as the configuration names it; a worker has its own GPU, or none.
+        dtype: of the arithmetic.
+        exif: whether pictures are turned as their EXIF tag says.
+        view: what of each picture the network sees.
+    """
+
+    backbone: Backbone
+    device: str
+    dtype: torch.dtype
+    exif: bool
+    view: View
+
+    def decode(self, batch: _Pictures) -> list[np.ndarray | UnreadableImage]:
+        """Return the pixels of each picture (H, W, 3), or why it has none."""
+        decoded = []
+        for path, size in batch:
+            try:
+                decoded.append(read_image(path, size, exif_orientation=self.exif, view=self.view))
+            except UnreadableImage as error:
+                decoded.append(error)
+        return decoded
+
+    def forward(self, decoded: list) -> list[np.ndarray | UnreadableImage]:
+        """Return the descriptors of each picture (h*w, C) float16, or why it has none."""
+        found = list(decoded)
+        good = [k for k, image in enumerate(decoded) if not isinstance(image, UnreadableImage)]
+        if good:
+            device = resolve_device(self.device)
+            self.backbone.module.to(device)
+            pixels = np.stack([decoded[k] for k in good])
+            for k, rows in zip(
+                good, forward_images(self.backbone, pixels, device, self.dtype), strict=True
+            ):
+                found[k] = rows
+        return found
+
+
+def _forward_pictures(network: _Network, batch: _Pictures) -> list[np.ndarray | UnreadableImage]:
+    return network.forward(network.decode(batch))
+
+
 class _Extraction:
     """One run of the extraction into a work folder.
 
@@ -257,13 +331,13 @@ class _Extraction:
     """
 
     def __init__(self, dataset, config, backbone, folder, device, precision, view):
-        self.view = view
         self.paths, self.distinct = dataset.all_images, dataset.distinct
         self.copies = copies_of(self.distinct)
         self.n_database = len(dataset.images)
         self.exif = dataset.exif_orientation
         self.config, self.backbone, self.device = config, backbone, device
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.network = _Network(backbone, config.device, dtype, self.exif, view)
         self.folder, self.path = folder, folder / "features.h5"
 
     def run(self) -> None:
@@ -355,17 +429,9 @@ class _Extraction:
     def _with_copies(self, images: np.ndarray) -> np.ndarray:
         return np.concatenate([self.copies[i] for i in images])
 
-    def _decode(self, batch: np.ndarray) -> list[np.ndarray | UnreadableImage]:
-        decoded = []
-        for i in batch:
-            try:
-                size = (int(self.inputs[i, 0]), int(self.inputs[i, 1]))
-                decoded.append(
-                    read_image(self.paths[i], size, exif_orientation=self.exif, view=self.view)
-                )
-            except UnreadableImage as error:
-                decoded.append(error)
-        return decoded
+    def _pictures(self, batch: np.ndarray) -> _Pictures:
+        sizes = self.inputs[batch].tolist()
+        return tuple((self.paths[i], tuple(size)) for i, size in zip(batch, sizes, strict=True))
 
     def _forward_all(self) -> None:
         batches = self._batches()
@@ -374,33 +440,55 @@ class _Extraction:
             total=int(sum(len(self._with_copies(b)) for b in batches)),
             unit="image",
         )
-        with ThreadPoolExecutor(_DECODERS) as pool, bar:
-            ahead: list[Future] = [pool.submit(self._decode, b) for b in batches[:_BATCHES_AHEAD]]
+        with bar:
+            for batch, found in (self._on_workers if connected() else self._here)(batches):
+                self._store(batch, found)
+                bar.update(len(self._with_copies(batch)))
+
+    def _here(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
+        """Forward batches in this process while the next ones are decoded."""
+        with ThreadPoolExecutor(_DECODERS) as pool:
+
+            def submit(batch: np.ndarray) -> Future:
+                return pool.submit(self.network.decode, self._pictures(batch))
+
+            ahead: list[Future] = [submit(batch) for batch in batches[:_BATCHES_AHEAD]]
             for k, batch in enumerate(batches):
                 decoded = ahead[k].result()
                 ahead[k] = None
                 if k + _BATCHES_AHEAD < len(batches):
-                    ahead.append(pool.submit(self._decode, batches[k + _BATCHES_AHEAD]))
-                self._store(batch, decoded)
-                bar.update(len(self._with_copies(batch)))
+                    ahead.append(submit(batches[k + _BATCHES_AHEAD]))
+                self._refuse_unreadable(decoded)
+                yield batch, self.network.forward(decoded)
+
+    def _on_workers(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
+        network = replace(self.network, backbone=replace(self.backbone, _meta=None))
+        number = {self._pictures(batch): k for k, batch in enumerate(batches)}
+        done = mapped(
+            _forward_pictures, network, number, files=lambda batch: [path for path, _ in batch]
+        )
+        for pictures, found in done:
+            yield batches[number[pictures]], found
+
+    def _refuse_unreadable(self, found: list) -> None:
+        if self.config.on_corrupt == "error":
+            for one in found:
+                if isinstance(one, UnreadableImage):
+                    raise one
 
     def _write(self, position: int, values: np.ndarray) -> None:
         self.file.seek(position)
         self.file.write(values.tobytes())
 
-    def _store(self, batch: np.ndarray, decoded: list) -> None:
-        good = [k for k, image in enumerate(decoded) if not isinstance(image, UnreadableImage)]
+    def _store(self, batch: np.ndarray, found: list) -> None:
+        self._refuse_unreadable(found)
+        good = [k for k, one in enumerate(found) if not isinstance(one, UnreadableImage)]
         bad = [k for k in range(len(batch)) if k not in good]
-        if bad and self.config.on_corrupt == "error":
-            raise decoded[bad[0]]
         for members, state in ((batch[bad], SKIPPED), (batch[good], DONE)):
             if len(members):
                 self.status[self._with_copies(members)] = state
         if good:
-            pixels = np.stack([decoded[k] for k in good])
-            self._store_maps(
-                batch[good], forward_images(self.backbone, pixels, self.device, self.dtype)
-            )
+            self._store_maps(batch[good], np.stack([found[k] for k in good]))
         for image in self._with_copies(batch):
             self._write(self.status_at + int(image), self.status[image : image + 1])
         self.file.flush()

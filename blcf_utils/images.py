@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from blcf_utils.errors import StudyError
 from blcf_utils.views import AS_IT_IS, View
@@ -16,14 +16,27 @@ _READ_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class UnreadableImage(StudyError):
-    """An image file that is missing, empty, cut short or of an unknown format."""
+    """An image file that is missing, empty, cut short or of an unknown format.
+
+    Attributes:
+        reason: why, in a few words, for those who have their own advice.
+    """
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason or message
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableImage:
-    reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or repr(error)
+    reason = str(error) or repr(error)
+    if isinstance(error, FileNotFoundError):
+        reason = "no such file"
+    elif isinstance(error, UnidentifiedImageError):  # whose text is the path once more
+        reason = "not of a known image format"
     return UnreadableImage(
         f"{path}: expected an image that decodes ({reason}); replace the file, or set "
-        "features.on_corrupt: skip to leave such images out"
+        "features.on_corrupt: skip to leave such images out",
+        reason,
     )
 
 

@@ -1,13 +1,14 @@
 """The inverted file: for each visual word, the images that hold it and with what weight.
 
 A query reads only what is stored of its own words, so its cost does not follow the size of the
-codebook. About three bytes for each pair of an image and a word; memory-mapped.
+codebook. About two bytes for each pair of an image and a word; memory-mapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from scipy import sparse
 
 from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.errors import StudyError
-from blcf_utils.index_kernels import add_up, best, count_holders, count_postings, fill, quantise
+from blcf_utils.index_building import Builder, levels_of_saved, scales_of_words
+from blcf_utils.index_scoring import best_images, score_all
 
-# The scores of a block stay in the processor's cache while the lists are added to them.
-BLOCK_SIZE = 32_768
-# From 0.1 to 0.3 the speed is the same; lower takes more bytes, higher more random writes.
-ROW_SHARE = 0.2
-MAPPED = ("offsets", "images", "levels", "rows")
+# The scores of a block stay in the processor's cache while words are added to them.
+BLOCK_SIZE = 65_536
+# Words of more images are added up last, four at a time.
+FREQUENT_SHARE = 0.2
+MAPPED = ("offsets", "data")
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,14 @@ class InvertedFile:
     """An inverted file over n images and K words.
 
     A weight is a whole *level* times the scale of its image (and of its word, where words have
-    scales). The levels of a word that many images hold are a row of n numbers; those of the others
-    are lists of postings (image, level), one list a block of ``block_size`` images. What a level
-    has above the highest number of its type follows as further postings.
+    scales). Levels are stored by blocks of ``block_size`` images, within a block by words, as rows
+    or as lists, whichever is smaller (:mod:`blcf_utils.index_segments`).
 
     Attributes:
-        offsets: (blocks, K + 1) uint32 or uint64; in a block, word w's postings are
-            ``offsets[block, w]`` to ``offsets[block, w + 1]``.
-        images: (postings,) uint16 image numbers within the block, rising within a list.
-        levels: (postings,) uint8 if all levels are counts, else uint16.
-        rows: (r, n) levels of the words ``row_words``, same type; 0 without the word.
-        row_words: (r,) int32, rising.
+        offsets: (blocks, K + 1) uint32 or uint64; in a block, word w's segment is
+            ``data[offsets[block, w] : offsets[block, w + 1]]``.
+        data: (units,) uint16, all segments.
+        frequent: (r,) int32 words, rising, whose products are added to a score last.
         holders: (K,) uint32 images that hold each word.
         scales: (n,) float32.
         block_size: images in a block.
@@ -48,10 +47,8 @@ class InvertedFile:
     """
 
     offsets: np.ndarray
-    images: np.ndarray
-    levels: np.ndarray
-    rows: np.ndarray
-    row_words: np.ndarray
+    data: np.ndarray
+    frequent: np.ndarray
     holders: np.ndarray
     scales: np.ndarray
     block_size: int
@@ -70,67 +67,87 @@ class InvertedFile:
         factors: np.ndarray | None = None,
         *,
         block_size: int = BLOCK_SIZE,
-        row_share: float = ROW_SHARE,
+        frequent_share: float = FREQUENT_SHARE,
+        weights: str = "exact",
     ) -> InvertedFile:
         """Build from histograms (n, K), one row an image.
 
         Histograms of counts, of any length and also with each word scaled by its factor, are kept
-        exactly: a level is a count, in one byte. If an image has other weights, levels take two
-        bytes and its weights are rounded by less than 2e-6 of the histogram's length; scores
-        change by about 1e-6. Weights that are, or round to, zero are left out.
+        exactly: a level is a count. If an image has other weights, they are rounded by less than
+        2e-6 of the histogram's length; scores change by about 1e-6. Weights that are, or round to,
+        zero are left out.
 
         Args:
             histograms: weights of at least 0.
             factors: (K,) applied to query histograms (idf).
             block_size: images in a block, 1 to 65536.
-            row_share: share of the images from which a word has a row.
+            frequent_share: share of the images from which a word is frequent.
+            weights: ``uint8`` rounds weights that are no counts to 255ths of the image's largest,
+                one byte each.
 
         Raises:
             StudyError: a negative or infinite weight, or a block size out of range.
         """
-        if not 1 <= block_size <= 65536:
-            raise StudyError(f"index: expected a block size of 1 to 65536, found {block_size}")
+        factors = None if factors is None else np.asarray(factors, np.float32)
         if not histograms.has_canonical_format:
             histograms = histograms.copy()
             histograms.sum_duplicates()
-        n, k = histograms.shape
-        starts = histograms.indptr.astype(np.int64, copy=False)
-        words = histograms.indices.astype(np.int32, copy=False)
-        factors = None if factors is None else np.asarray(factors, np.float32)
-        levels, scales, word_scales, dtype = _levels(starts, words, histograms.data, n, factors)
-        top = np.iinfo(dtype).max
+        word_scales = scales_of_words(histograms, factors)
+        builder = Builder(histograms.shape[1], block_size, word_scales, weights)
+        builder.add(histograms)
+        return cls._built(builder, frequent_share, factors)
 
-        holders = np.zeros(k, np.uint32)
-        count_holders(words, levels, holders)
-        row_words = np.flatnonzero((holders > 0) & (holders >= row_share * n)).astype(np.int32)
-        row_of_word = np.full(k, -1, np.int32)
-        row_of_word[row_words] = np.arange(len(row_words))
-        counts = np.zeros((-(-n // block_size), k), np.int64)
-        count_postings(starts, words, levels, row_of_word, block_size, top, counts)
-        postings = int(counts.sum())
-        offsets = np.zeros((len(counts), k + 1), np.uint32 if postings < 2**32 else np.uint64)
-        offsets[:, 1:] = np.cumsum(counts).reshape(counts.shape)
-        offsets[1:, 0] = offsets[:-1, -1]
+    @classmethod
+    def from_chunks(
+        cls,
+        chunks: Iterable[sparse.csr_array],
+        words: int,
+        *,
+        block_size: int = BLOCK_SIZE,
+        frequent_share: float = FREQUENT_SHARE,
+        weights: str = "exact",
+    ) -> InvertedFile:
+        """Build from the histograms of some images after the other, (m, K) each.
 
-        images, listed = np.empty(postings, np.uint16), np.empty(postings, dtype)
-        rows = np.zeros((len(row_words), n), dtype)
-        fill(starts, words, levels, row_of_word, block_size, top, offsets, images, listed, rows)
+        Never holds more than the index, a block of histograms and a chunk; otherwise as
+        :meth:`from_histograms`, whose bytes it gives, without factors.
+
+        Args:
+            chunks: histograms of the first images, of the next ones and so on.
+            words: K.
+            block_size, frequent_share, weights: as for :meth:`from_histograms`.
+
+        Raises:
+            StudyError: a negative or infinite weight, or a block size out of range.
+        """
+        builder = Builder(words, block_size, None, weights)
+        for chunk in chunks:
+            builder.add(chunk)
+        return cls._built(builder, frequent_share, None)
+
+    @classmethod
+    def _built(cls, builder: Builder, frequent_share: float, factors) -> InvertedFile:
+        offsets, data, holders, scales = builder.finish()
+        frequent = (holders > 0) & (holders >= frequent_share * len(scales))
         return cls(
             offsets=offsets,
-            images=images,
-            levels=listed,
-            rows=rows,
-            row_words=row_words,
+            data=data,
+            frequent=np.flatnonzero(frequent).astype(np.int32),
             holders=holders,
             scales=scales,
-            block_size=block_size,
-            word_scales=word_scales,
+            block_size=builder.block_size,
+            word_scales=builder.word_scales,
             factors=factors,
         )
 
     @classmethod
     def open(cls, folder: Path) -> InvertedFile:
-        """Open a saved index; lists and rows stay on disk until a query reads them."""
+        """Open a saved index; its segments stay on disk until a query reads them.
+
+        One that an earlier version saved, as lists and rows, is packed anew in memory.
+        """
+        if (folder / "row_words.npy").exists():
+            return cls._repacked(folder)
         arrays = {}
         for field in fields(cls):
             path = folder / f"{field.name}.npy"
@@ -139,6 +156,14 @@ class InvertedFile:
                 mode = "r" if field.name in MAPPED else None
                 arrays[field.name] = np.asarray(np.load(path, mmap_mode=mode))
         return cls(**{**arrays, "block_size": int(arrays["block_size"])})
+
+    @classmethod
+    def _repacked(cls, folder: Path) -> InvertedFile:
+        saved = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+        word_scales = saved.get("word_scales")
+        builder = Builder(saved["offsets"].shape[1] - 1, BLOCK_SIZE, word_scales)
+        builder.add_levels(levels_of_saved(saved), saved["scales"])
+        return cls._built(builder, FREQUENT_SHARE, saved.get("factors"))
 
     def save(self, folder: Path) -> None:
         """Write the arrays into ``folder``, one file each."""
@@ -187,9 +212,21 @@ class InvertedFile:
         Raises:
             StudyError: a word of another codebook.
         """
+        scores = np.empty(self.n_images, np.float32)
+        score_all(*self._stored, *self._query(words, values), scores)
+        return scores
+
+    @cached_property
+    def _stored(self) -> tuple:
+        """What the compiled loops read."""
+        octets = self.data.view(np.uint8)
+        return self.data, octets, self.offsets, self.scales, self.block_size
+
+    def _query(self, words: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return words and values in the order of adding up, and which are frequent words'."""
         words = np.ascontiguousarray(words, np.int64)
         values = np.ascontiguousarray(values, np.float32)
-        # The compiled loop does not check bounds.
+        # The compiled loops do not check bounds.
         if len(words) and not 0 <= words.min() <= words.max() < self.words:
             raise StudyError(
                 f"index: expected query words 0 to {self.words - 1}, found {words.min()} to "
@@ -203,23 +240,9 @@ class InvertedFile:
         # Small terms first, as later they would drown in the rounding of the sum.
         order = np.argsort(values, kind="stable")
         words, values = words[order], values[order]
-        numbers = np.searchsorted(self.row_words, words)
-        has_row = np.append(self.row_words, -1)[numbers] == words
-        scores = np.empty(self.n_images, np.float32)
-        add_up(
-            self.offsets,
-            self.images,
-            self.levels,
-            self.rows,
-            self.scales,
-            self.block_size,
-            words,
-            values,
-            numbers[has_row],
-            values[has_row],
-            scores,
-        )
-        return scores
+        places = np.searchsorted(self.frequent, words)
+        frequent = np.append(self.frequent, -1)[places] == words
+        return words, values, np.flatnonzero(frequent)
 
     def search(
         self, words: np.ndarray, values: np.ndarray, top: int | None = None
@@ -233,38 +256,21 @@ class InvertedFile:
             top: length of the ranking; every image when None.
 
         Returns:
-            Image numbers (int64) and scores (float32), best first.
+            Image numbers (int32) and scores (float32), best first.
 
         Raises:
             StudyError: a word of another codebook, or ``top`` below 1.
         """
         if top is not None and top < 1:
             raise StudyError(f"index: expected top of at least 1, found {top}")
+        if top is not None and top < self.n_images:
+            room = np.empty(min(self.block_size, self.n_images), np.float32)
+            images, scores = best_images(*self._stored, *self._query(words, values), top, room)
+            return images.astype(np.int32), scores
         scores = self.scores(words, values)
-        if top is None or top >= self.n_images:
-            order = np.argsort(-scores, kind="stable")
-        else:
-            order = best(scores, top)
+        # Half of int64: rankings of whole databases are kept for every query.
+        order = np.argsort(-scores, kind="stable").astype(np.int32)
         return order, scores[order]
-
-
-def _levels(starts, words, weights, n, factors):
-    """Return levels (weights,), scales (n,), word scales (K,) or None, and a type for levels."""
-    weights = np.asarray(weights, np.float32)
-    if len(weights) and not 0 <= weights.min() <= weights.max() < np.inf:
-        raise StudyError(
-            f"index: expected finite histogram weights of at least 0, found {weights.min()} to "
-            f"{weights.max()}; check the weight maps and factors of the histograms"
-        )
-    levels, scales = np.empty(len(weights), np.uint32), np.empty(n, np.float32)
-    none = np.empty(0, np.float32)
-    if quantise(starts, words, weights, none, levels, scales):
-        return levels, scales, None, np.uint8
-    if factors is not None:
-        if quantise(starts, words, weights, factors, levels, scales):
-            return levels, scales, factors, np.uint8
-        quantise(starts, words, weights, none, levels, scales)
-    return levels, scales, None, np.uint16
 
 
 def build_index(
@@ -283,7 +289,7 @@ def build_index(
         build: called only when no such index is stored.
         quiet: say nothing to the reader.
     """
-    document = {"version": 2, **document}
+    document = {"version": 3, **document}
 
     def make(folder):
         build().save(folder)

@@ -27,6 +27,8 @@ OWN_TITLES = {
     "x06_quantisation": "Dense vectors in product-quantised codes beside the inverted file",
     "x07_projections": "What a random projection to a higher dimension does by itself (mAP)",
     "x08_seen_instances": "Network A on instances it never saw, and trained on all images (mAP)",
+    "x09_scaling": "A database that grows: size, build and query time, and mAP among photographs "
+    "and synthetic images",
 }
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 

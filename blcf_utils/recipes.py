@@ -100,7 +100,9 @@ def _checked(steps: tuple[Step, ...], text: str) -> tuple[Step, ...]:
 def _parse_step(part: str, text: str) -> Step:
     match = re.fullmatch(r"(\w+)\s*(?:\((.*)\))?", part)
     if not match or match[1].upper() not in STEPS:
-        raise known(f"step of recipe {text!r}", part, STEPS)
+        raise StudyError(
+            f"recipe {text!r}: unknown step {part!r}: expected one of {', '.join(sorted(STEPS))}"
+        )
     misread = StudyError(
         f"recipe {text!r}: expected settings as in R(images=50, aspect=0.4), found {part!r}"
     )
@@ -197,6 +199,17 @@ class Searcher:
     ) -> Found:
         """Re-rank the first images of what was found; ``settings`` change the profile's."""
         return self._rerank(Step("R", tuple(settings.items())), query, augment, found)
+
+    def places(self, query: Query, found: Found, images: int) -> dict:
+        """Return the windows in which the first images show the query, as ``Found.windows``.
+
+        Those of re-ranking where it looked; the other images are looked at now, their order kept.
+        """
+        first = found.ranking.images[:images].tolist()
+        windows = dict(found.windows)
+        if any(image not in windows for image in first):
+            windows = self.rerank(query, found, images=images).windows | windows
+        return {image: windows[image] for image in first if image in windows}
 
     def _rerank(self, step: Step, query: Query, augment: bool, found: Found) -> Found:
         config = _configured(self.reranking, step)

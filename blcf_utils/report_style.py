@@ -92,6 +92,11 @@ math[display="block"] { margin: 1rem 0; overflow-x: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 footer.site { border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem; }
+@media screen and (min-width: 64rem) {
+  /* A table of many columns is not cut by the width that suits text. */
+  .many { width: max-content; min-width: 100%; max-width: calc(100vw - 4rem);
+    position: relative; left: 50%; transform: translateX(-50%); }
+}
 @media (max-width: 40rem) {
   h1 { font-size: 1.5rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
   th, td { padding: .3rem .45rem; }

@@ -7,10 +7,10 @@ record an image that says how many it has. What a killed process left behind a r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.errors import StudyError
 from blcf_utils.features import normalise_rows
 from blcf_utils.images import UnreadableImage, image_size, read_image, resized_size
+from blcf_utils.mapping import mapped
 from blcf_utils.progress import progress
 
 log = logging.getLogger("blcf")
@@ -31,7 +32,7 @@ STAGE_VERSION = 1
 DIMENSIONS = 128
 DENSE_OCTAVES = (0, 1, 2)
 _THREADS = 2
-_AHEAD = 4
+_A_TASK = 8  # images that a worker is sent at once
 _KEYPOINT = 4 * 4  # bytes
 _RECORD = np.dtype([("count", "<i4"), ("width", "<i4"), ("height", "<i4")])
 
@@ -224,8 +225,26 @@ def _grid(shape: tuple[int, int], most: int) -> list[cv2.KeyPoint]:
     ]
 
 
-def _read_and_describe(path: Path, config: SiftConfig, exif: bool):
+@dataclass(frozen=True)
+class _Describer:
+    """How a picture becomes keypoints, here or on a worker."""
+
+    config: SiftConfig
+    exif: bool
+    skip: bool
+
+
+def _read_and_describe(how: _Describer, path: Path):
     """Return the stored image's size, keypoints in its pixels, and raw descriptors."""
+    try:
+        return _describe_file(path, how.config, how.exif)
+    except UnreadableImage:
+        if not how.skip:
+            raise
+        return (0, 0), np.empty((0, 4)), np.empty((0, DIMENSIONS))
+
+
+def _describe_file(path: Path, config: SiftConfig, exif: bool):
     width, height = image_size(path, exif_orientation=exif)
     size = None
     if max(width, height) > config.longest_side:
@@ -243,12 +262,21 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
     paths, distinct = dataset.all_images, dataset.distinct
     records = _cut_to_finished(folder).tolist()
     ends = [0, *np.cumsum([record[0] for record in records], dtype=np.int64).tolist()]
-    waiting = deque(i for i in range(len(records), len(paths)) if distinct[i] == i)
-    ahead: deque = deque()
+    missing = [paths[i] for i in range(len(records), len(paths)) if distinct[i] == i]
+    how = _Describer(config, dataset.exif_orientation, on_corrupt == "skip")
+    described = mapped(
+        _read_and_describe,
+        how,
+        missing,
+        files=lambda path: [path],
+        ordered=True,
+        threads=_THREADS,
+        at_once=_A_TASK,
+    )
     bar = progress(label="sift", total=len(paths), unit="image")
     bar.update(len(records))
     with (
-        ThreadPoolExecutor(_THREADS) as pool,
+        contextlib.closing(described),
         open(folder / "keypoints.bin", "ab") as keypoint_file,
         open(folder / "descriptors.bin", "ab") as descriptor_file,
         open(folder / "images.bin", "ab") as record_file,
@@ -261,15 +289,7 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
                 for file, row in ((keypoint_file, _KEYPOINT), (descriptor_file, DIMENSIONS)):
                     file.write(_read_rows(Path(file.name), ends[first], record[0], row))
             else:
-                while waiting and len(ahead) < _AHEAD:
-                    path, exif = paths[waiting.popleft()], dataset.exif_orientation
-                    ahead.append(pool.submit(_read_and_describe, path, config, exif))
-                try:
-                    size, keypoints, raw = ahead.popleft().result()
-                except UnreadableImage:
-                    if on_corrupt == "error":
-                        raise
-                    size, keypoints, raw = (0, 0), np.empty((0, 4)), np.empty((0, DIMENSIONS))
+                _, (size, keypoints, raw) = next(described)
                 keypoint_file.write(keypoints.astype(np.float32).tobytes())
                 descriptor_file.write(raw.astype(np.uint8).tobytes())
                 record = (len(raw), *size)

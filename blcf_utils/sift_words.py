@@ -15,18 +15,18 @@ from scipy import sparse
 from blcf_utils.artefacts import Artefact, ArtefactStore
 from blcf_utils.bow import Sparse, invert
 from blcf_utils.boxes import Mode
-from blcf_utils.codebook import MIN_GAIN, Codebook, read_codebook, train_words
+from blcf_utils.codebook import Codebook, read_codebook, train_words
 from blcf_utils.config import SiftConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.errors import StudyError
 from blcf_utils.features import sample_rows
 from blcf_utils.index import InvertedFile, build_index
+from blcf_utils.kmeans import CHUNK, MIN_GAIN, write_descriptors
 from blcf_utils.progress import progress
 from blcf_utils.search import Ranking
 from blcf_utils.sift import DIMENSIONS, SiftFeatures, query_keypoints
 
 STAGE_VERSION = 1
-_CHUNK = 32_768
 
 
 class SiftWords:
@@ -89,10 +89,16 @@ def learn_sift_codebook(
                 f"sift.words: {config.words} words cannot be learned from the {len(rows)} "
                 f"descriptors of {features.artefact.label}; lower it or learn on more images"
             )
-        data = np.empty((len(rows), DIMENSIONS), np.float32)
-        for start in range(0, len(rows), _CHUNK):
-            data[start : start + _CHUNK] = features.rows(rows[start : start + _CHUNK])
+        data = write_descriptors(
+            folder / "descriptors.f32",
+            (len(rows), DIMENSIONS),
+            lambda first: (
+                features.rows(rows[start : start + CHUNK])
+                for start in range(first, len(rows), CHUNK)
+            ),
+        )
         train_words(folder, data, config.words, config.iterations, seed)
+        data.path.unlink()
 
     return read_codebook(store.get_or_make("sift_codebook", label, document, make))
 

@@ -34,6 +34,7 @@ from blcf_utils.errors import known
 from blcf_utils.evaluation import Evaluation, evaluate
 from blcf_utils.features import Features, extract_features, resolve_device
 from blcf_utils.index import InvertedFile, build_index
+from blcf_utils.joined import JoinedFeatures, JoinedMaps
 from blcf_utils.paths import results_dir
 from blcf_utils.pooling.crow import crow_pool
 from blcf_utils.pooling.sum_pooling import (
@@ -45,6 +46,7 @@ from blcf_utils.pooling.sum_pooling import (
 from blcf_utils.recipes import Found, Searcher, parse_recipe
 from blcf_utils.rehearsal.marking import STAMP, banner, mark_results, stamp, unmark_results
 from blcf_utils.search import QueryMaps, Ranking, SearchBase, dense_rankings
+from blcf_utils.streaming import StreamedFeatures
 from blcf_utils.study_comparison import StudyComparison
 from blcf_utils.study_detector import StudyDetector
 from blcf_utils.study_finetuning import StudyFinetuning
@@ -161,6 +163,13 @@ class Study(
         other.features = self.features
         return other
 
+    def with_index_weights(self, kept: str) -> Study:
+        """Return the same study with another choice of what the index keeps of weights."""
+        encoding = self.profile.encoding.model_copy(update={"index_weights": kept})
+        other = self._with(encoding=encoding)
+        other.features, other.maps, other.weights = self.features, self.maps, self.weights
+        return other
+
     def with_finetuning(self, **changes) -> Study:
         """Return the same study with other settings of ``finetuning``."""
         return self._with(finetuning=self.profile.finetuning.model_copy(update=changes))
@@ -182,15 +191,17 @@ class Study(
         """Load a dataset; the first time, check that every file decodes and every box fits."""
         dataset = load_dataset(name, **self.profile.dataset_options.get(name, {}))
         decode = self.profile.features.on_corrupt == "error"
-        document = {
-            "version": 1,
-            "images": dataset.manifest,
-            "queries": dataset.ground_truth_digest,
-            "decode": decode,
-        }
-        self.store.get_or_make(
-            "checks", name, document, lambda folder: check_dataset(dataset, decode=decode)
-        )
+        for part in dataset.parts or (dataset,):
+            document = {
+                "version": 1,
+                "images": part.manifest,
+                "queries": part.ground_truth_digest,
+                "decode": decode,
+            }
+            check = partial(check_dataset, part, decode=decode)
+            self.store.get_or_make(
+                "checks", part.name, document, lambda folder, check=check: check()
+            )
         event = {
             "dataset": name,
             "manifest": dataset.manifest,
@@ -263,10 +274,19 @@ class Study(
         return load_backbone(self.profile.features.backbone)
 
     def features(self, name: str) -> Features:
-        """Return the feature maps of a dataset's images."""
-        return extract_features(
-            self.dataset(name), self.profile.features, self.store, self.backbone
-        )
+        """Return the feature maps of a dataset's images.
+
+        Those of distractors are computed as they are read, or stored, as the profile says.
+        """
+        dataset, config = self.dataset(name), self.profile.features
+        if not dataset.parts:
+            return extract_features(dataset, config, self.store, self.backbone)
+        benchmark, *distractors = dataset.parts
+        stored = self.profile.distractors.features == "stored"
+        of_distractors = extract_features if stored else StreamedFeatures
+        parts = [extract_features(benchmark, config, self.store, self.backbone)]
+        parts += [of_distractors(p, config, self.store, self.backbone) for p in distractors]
+        return JoinedFeatures(name, parts)
 
     def whitening(self, name: str) -> Whitening:
         """Return the PCA whitening used for a dataset (learned on its teacher)."""
@@ -279,19 +299,23 @@ class Study(
     def codebook(self, name: str) -> Codebook:
         """Return the visual words used for a dataset (learned on its teacher)."""
         features = self.features(self.profile.teacher_of(name))
-        return learn_codebook(
+        codebook = learn_codebook(
             features,
             self.whitening(name),
             self.profile.codebook,
             self.store,
             seed=self.profile.seed,
+            device=self.profile.features.device,
         )
+        return codebook.searched(self.profile.encoding, self.store)
 
     def maps(self, name: str) -> AssignmentMaps:
         """Return the assignment maps of a dataset's images."""
         return self._assigned(self.features(name), name)
 
     def _assigned(self, features: Features, name: str) -> AssignmentMaps:
+        if isinstance(features, JoinedFeatures):
+            return JoinedMaps(name, [self._assigned(part, name) for part in features.parts])
         return assignment_maps(
             features,
             self.whitening(name),
@@ -309,16 +333,19 @@ class Study(
             weighting: how much each position counts, a row of table t09; as the profile's
                 ``weighting.search`` says when None.
         """
-        maps, idf = self.maps(name), self.profile.encoding.idf
+        maps, config = self.maps(name), self.profile.encoding
+        idf, kept = config.idf, config.index_weights
         weighting = self.weighting_name(weighting)
         weights = self.weights(name, weighting)
 
         def build() -> InvertedFile:
-            return invert(database_histograms(maps, weights), idf)
+            return invert(database_histograms(maps, weights), idf, kept)
 
         document, label = {"maps": maps.key, "idf": idf}, maps.artefact.label
         if weights is not None:
             document, label = {**document, "weights": weights.key}, f"{label}-{weighting}"
+        if kept != "exact":
+            document, label = {**document, "kept": kept}, f"{label}-{kept}"
         return build_index(document, label, self.store, build, quiet=weights is not None)
 
     def augmented_maps(self, name: str) -> tuple[QueryMaps, ...]:
@@ -459,7 +486,7 @@ class Study(
         del settings["finetuning"]
         used = set(settings) - {
             "name", "description", "datasets", "learn_on", "dataset_options",
-            "compare_backbones", "notebooks", "parameters",
+            "compare_backbones", "distractors", "notebooks", "parameters",
         }  # fmt: skip
         return digest_of(
             {

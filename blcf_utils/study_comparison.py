@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,7 @@ class StudyComparison:
 
     def comparison_teachers(self) -> pd.Series:
         """Return, for each dataset, the one that teaches the compared methods."""
-        teachers = {name: self.comparison_teacher(name) for name in self.profile.datasets}
+        teachers = {name: self.comparison_teacher(name) for name in self.profile.all_datasets}
         return pd.Series(teachers, name="learns on").rename_axis("dataset")
 
     def comparison_maps(self, method: str) -> Study:
@@ -99,6 +100,8 @@ class StudyComparison:
         """Return why a row cannot be measured on a dataset, or "" when it can."""
         if row.never:
             return row.never
+        if row.bulky and name not in self.profile.datasets:
+            return f"keeps {row.bulky}; name {name} in datasets to measure it all the same"
         if row.method == "words":
             return self.why_not(name, row.weighting)
         if row.method == "sift":
@@ -293,8 +296,10 @@ class StudyComparison:
         found = {query.id: ranked(row) for query, row in zip(queries, scores, strict=True)}
         if not expansion or _method(method).expansion == "none":
             return found
-        refine = partial(self._refined, name, method, mode, database)
+        refine, looked_at = partial(self._refined, name, method, mode, database), []
         if _method(method).expansion == "aml":
+            most = self.profile.comparison.rerank
+            looked_at = [ranking.images[:most] for ranking in found.values()]
             refine = partial(
                 self._localised,
                 name,
@@ -305,7 +310,12 @@ class StudyComparison:
             )
         pairs = zip(queries, vectors, strict=True)
         pairs = progress(pairs, label=f"expansion {method}", total=len(queries), unit="query")
-        return {query.id: refine(query, vector, found[query.id]) for query, vector in pairs}
+        features = self.comparison_maps(method).features(name)
+        held = nullcontext()
+        if looked_at and hasattr(features, "holding"):  # maps that are computed as they are read
+            held = features.holding(np.unique(np.concatenate(looked_at)))
+        with held:
+            return {query.id: refine(query, vector, found[query.id]) for query, vector in pairs}
 
     def class_vectors(self, name: str, dimensions: int | None = None) -> np.ndarray:
         """Return CAM's post-processed vector of every database image and class, (n, classes, D).

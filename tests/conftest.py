@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -32,6 +33,22 @@ def shared_data() -> Path:
 def shared_weights() -> Path:
     """Folder with real ImageNet-trained state dicts (BLCF_TEST_WEIGHTS)."""
     return _folder("BLCF_TEST_WEIGHTS", "real ImageNet weights")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; the tests that need it skip where none is installed."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = os.environ.get("BLCF_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if not program:
+        pytest.skip("SKIPPED, NOT TESTED: the demo and the report in a browser; install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as drivers:
+        opened = drivers.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -19,12 +19,16 @@ TINY = {
     "extraction": "--vgg16 1 --squeezenet 3 --longest-side 64 --batch-size 2 --repeats 1",
     "kmeans": "--words 40 --descriptors 900 --dimensions 16 --repeats 1",
     "memory": "--few 4 --many 24 --longest-side 64",
+    "scaling": "--database 200 900 --queries 3 --repeats 1",
     "search": "--database 300 900 --words 500 --queries 3 --top 50 --repeats 1",
+    "pruning": "--database 300 --words 500 --queries 2 --top 20",
     "reranking": "--images 4 --words 300 --height 5 --width 4 --repeats 1",
     "saliency": "--number 2 --longest-side 96 --repeats 1 --width 0.02",
     "aggregation": "--images 2 --channels 16 --words 4 --repeats 1",
     "explorer": "--noise 12 --queries 2",
     "finetuning": "--number 4 --longest-side 96 --batch 2 --steps 1 --repeats 1",
+    "cluster": "--network vgg-mini --number 3 --small 0 --saliency 2 --words 40 --repeats 1 "
+    "--workers 2",
     "encoding": "--number 4 --words 60 --histograms 30 --repeats 1",
 }
 
@@ -49,6 +53,16 @@ def test_a_benchmark_runs_and_its_results_agree(name):
     assert found["agree"] is True
     assert len(table) == len(found["rows"]) + 2  # head and rule
     assert set(found["machine"]) == {"processor", "cores", "threads", "load_average"}
+
+
+def test_streamed_k_means_is_measured_in_processes_of_their_own():
+    sizes = "--streamed 900 400 --words 40 --dimensions 16 --assignments exact ivf"
+    done = run("kmeans", *sizes.split())
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    found = [(row["assignment"], row["descriptors"]) for row in rows]
+    assert found == [(m, n) for m in ("exact", "ivf") for n in (400, 900)]
+    assert all(row["seconds"] > 0 and row["peak (MB)"] > 0 for row in rows)
 
 
 @pytest.fixture

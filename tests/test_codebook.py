@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blcf_utils import codebook as module
-from blcf_utils.codebook import Codebook, fit_kmeans, learn_codebook
-from blcf_utils.config import CodebookConfig
+from blcf_utils import kmeans
+from blcf_utils.bow import assignment_maps
+from blcf_utils.codebook import Codebook, learn_codebook
+from blcf_utils.config import CodebookConfig, EncodingConfig
 from blcf_utils.errors import StudyError
+from blcf_utils.kmeans import KMeansState, fit_kmeans
 
 
 def clusters(n=600, dimensions=8, centres=12, seed=0):
@@ -33,7 +36,7 @@ def test_the_objective_is_the_assigned_distance_and_never_rises(words, n, seed, 
     drawn = np.sort(np.random.default_rng(seed).choice(n, words, replace=False))
     entering.append(data[drawn])
     centroids, objective = fit_kmeans(
-        data, words, 12, seed=seed, on_iteration=lambda c, _: entering.append(c)
+        data, words, 12, seed=seed, on_iteration=lambda state: entering.append(state.centroids)
     )
     assert 1 <= len(objective) <= 12
     assert (np.diff(objective) <= 1e-3 * objective[0]).all()
@@ -47,7 +50,7 @@ def test_the_objective_is_the_assigned_distance_and_never_rises(words, n, seed, 
 def test_one_iteration_moves_each_word_to_its_mean():
     data = clusters()
     start = data[:5].copy()
-    centroids, _ = fit_kmeans(data, 5, 1, start=(start, []))
+    centroids, _ = fit_kmeans(data, 5, 1, state=KMeansState(start))
     nearest = squared_distances(data, start).argmin(axis=1)
     means = np.stack([data[nearest == w].astype(np.float64).mean(axis=0) for w in range(5)])
     np.testing.assert_allclose(centroids, means, atol=1e-4)
@@ -66,7 +69,8 @@ def test_a_resumed_run_ends_with_the_same_bits(stop, seed):
     data = np.round(clusters(200, seed=seed))  # repeated descriptors: empty clusters are re-seeded
     whole, objective = fit_kmeans(data, 60, 9, seed=seed)
     part = fit_kmeans(data, 60, stop, seed=seed)
-    resumed, objective_2 = fit_kmeans(data, 60, 9, seed=seed, start=(part[0], list(part[1])))
+    state = KMeansState(part[0], list(part[1]))
+    resumed, objective_2 = fit_kmeans(data, 60, 9, seed=seed, state=state)
     np.testing.assert_array_equal(whole, resumed)
     np.testing.assert_array_equal(objective, objective_2)
 
@@ -142,30 +146,123 @@ def test_learning_is_found_again_and_follows_the_seed(toy_stages):
     assert not np.allclose(other.centroids, again.centroids)
 
 
+class Stopped(Exception):
+    """Stands for a killed process."""
+
+
+def stop_after_chunks(monkeypatch, number):
+    """Let k-means stop when it has read ``number`` chunks; return how many were read."""
+    original, read = kmeans._chunks, []
+
+    def chunks(data, first):
+        for start, rows in original(data, first):
+            if len(read) == number:
+                read.append("stop")
+                raise Stopped
+            read.append(start)
+            yield start, rows
+
+    monkeypatch.setattr(kmeans, "_chunks", chunks)
+    return read
+
+
 def test_a_stopped_learning_goes_on_from_its_last_iteration(toy_stages, store, monkeypatch):
     features, whitening = toy_stages.features, toy_stages.whitening
     config = CodebookConfig(words=50, iterations=5)
-
-    class Stop(Exception):
-        pass
-
-    original, trained = module.faiss.Kmeans.train, []
-
-    def train(self, *arguments, **options):
-        if len(trained) == 3:
-            trained.append("stop")
-            raise Stop
-        trained.append("iteration")
-        return original(self, *arguments, **options)
-
-    monkeypatch.setattr(module.faiss.Kmeans, "train", train)
-    with pytest.raises(Stop):
+    read = stop_after_chunks(monkeypatch, 3)  # one chunk an iteration
+    with pytest.raises(Stopped):
         learn_codebook(features, whitening, config, store)
+    names = {p.name for p in (store.root / "codebook").glob("*.partial/*")}
+    assert names == {"descriptors.f32", "iterations.npz"}
     resumed = learn_codebook(features, whitening, config, store)
     uninterrupted = toy_stages.codebook
-    assert trained.count("iteration") == len(uninterrupted.objective)
+    assert len(read) - 1 == len(uninterrupted.objective)
     assert resumed.key == uninterrupted.key
     np.testing.assert_array_equal(resumed.centroids, uninterrupted.centroids)
     np.testing.assert_array_equal(resumed.objective, uninterrupted.objective)
-    names = sorted(p.name for p in (store.root / "codebook").glob("*/*"))
-    assert "iterations.npz" not in names
+    names = {p.name for p in (store.root / "codebook").glob("*/*")}
+    assert names == {
+        "artefact.json", "made.json", "centroids.npy", "objective.npy", "n_descriptors.npy"
+    }  # fmt: skip
+
+
+def test_whitened_descriptors_are_those_of_the_maps_and_written_once(
+    toy_stages, store, monkeypatch
+):
+    features, whitening = toy_stages.features, toy_stages.whitening
+    monkeypatch.setattr(kmeans, "CHUNK", 100)
+    stream, streamed = type(features).stream, []
+
+    def chunks(self, rows, chunk=100):
+        for k, part in enumerate(stream(self, rows, 100)):
+            if len(streamed) == 3:
+                streamed.append("stop")
+                raise Stopped
+            streamed.append(int(rows[100 * k]))
+            yield part
+
+    monkeypatch.setattr(type(features), "stream", chunks)
+    written = {}
+    train = module.train_words
+
+    def keep(folder, data, *arguments, **settings):
+        written["rows"] = data.rows(np.arange(len(data)))
+        train(folder, data, *arguments, **settings)
+
+    monkeypatch.setattr(module, "train_words", keep)
+    config = CodebookConfig(words=50, iterations=2)
+    with pytest.raises(Stopped):
+        learn_codebook(features, whitening, config, store)
+    learn_codebook(features, whitening, config, store)
+    every = features.database_rows()
+    assert streamed[:5] == [0, 100, 200, "stop", 300]
+    assert len(streamed) - 1 == -(-len(every) // 100)
+    expected = np.concatenate([whitening.apply(c) for c in stream(features, every, 100)])
+    np.testing.assert_array_equal(written["rows"], expected)
+
+
+def test_an_approximate_codebook_has_a_key_of_its_own_and_words_nearly_as_near(toy_stages):
+    exact = toy_stages.codebook
+    assert exact.searched(EncodingConfig()) is exact
+    features, whitening = toy_stages.features, toy_stages.whitening
+    rows = whitening.apply(features.descriptors(0))
+    keys = {exact.key}
+    for method in ("hnsw", "ivf"):
+        config = EncodingConfig(assignment=method, assignment_effort=3)
+        found = exact.searched(config, toy_stages.store)
+        assert found.key not in keys
+        keys.add(found.key)
+        again = exact.searched(config, toy_stages.store)
+        words = found.assign(rows)
+        assert words.dtype == np.uint16
+        np.testing.assert_array_equal(words, again.assign(rows))
+        np.testing.assert_array_equal(words, exact.searched(config).assign(rows, "cuda"))
+        assert (words == exact.assign(rows)).mean() > 0.7
+        quality = found.quality(rows)
+        assert (quality["assignment"], quality["effort"]) == (method, 3)
+    assert len(list((toy_stages.store.root / "word-graph").glob("K50-*/hnsw.faiss"))) == 1
+
+
+def test_maps_keep_what_approximate_assignment_costs(toy_stages, store):
+    features, whitening = toy_stages.features, toy_stages.whitening
+    assert toy_stages.maps.quality is None
+    config = EncodingConfig(assignment="ivf", assignment_effort=1)
+    codebook = toy_stages.codebook.searched(config)
+    maps = assignment_maps(features, whitening, codebook, config, store)
+    assert maps.key != toy_stages.maps.key
+    pairs = [(maps.map(i), toy_stages.maps.map(i)) for i in range(maps.n_database)]
+    same = np.mean(np.concatenate([(a == b).ravel() for a, b in pairs]))
+    assert 0.3 < same < 1
+    assert maps.quality["recall"] == pytest.approx(same, abs=0.002)  # 18 images: all are looked at
+    assert maps.quality["distortion"] > 1
+    assert maps.quality["descriptors"] == sum(a.size for a, _ in pairs)
+
+
+def test_approximate_learning_has_a_key_of_its_own(toy_stages, store):
+    features, whitening = toy_stages.features, toy_stages.whitening
+    learn = CodebookConfig(words=50, iterations=5, assignment="ivf", assignment_effort=2)
+    found = learn_codebook(features, whitening, learn, store)
+    assert found.key != toy_stages.codebook.key
+    last, exact = found.objective[-1], toy_stages.codebook.objective[-1]
+    assert exact * 0.9 < last < exact * 1.1
+    assert (np.diff(found.objective) < 0).all()

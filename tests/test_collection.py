@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from album import paint
+from PIL import Image
 from typer.testing import CliRunner
 
 from blcf_utils.cli import app
@@ -82,6 +83,94 @@ def test_a_photograph_from_elsewhere_is_searched_as_its_copy_inside(album, album
     )
 
 
+def test_a_file_that_only_moved_or_was_touched_is_not_encoded_again(
+    album, album_profile, monkeypatch
+):
+    index_folder(album, album_profile, ["Gaussian"])
+    before = Collection(album)
+    words = before.maps.map(before.names.index("day0/00.jpg")).copy()
+    (album / "day0" / "00.jpg").rename(album / "renamed.jpg")
+    (album / "day0" / "02.jpg").touch()
+    (album / "copy.jpg").write_bytes((album / "day1" / "01.jpg").read_bytes())
+    monkeypatch.setattr(indexing._Indexing, "_encode", None)
+    done = index_folder(album)
+    counts = (done.photographs, done.added, done.changed, done.moved, done.kept, done.removed)
+    assert counts == (13, 1, 0, 1, 11, 0)
+    after = Collection(album)
+    assert "day0/00.jpg" not in after.names
+    assert np.array_equal(after.maps.map(after.names.index("renamed.jpg")), words)
+    (album / "copy.jpg").unlink()
+    assert index_folder(album).removed == 1
+    assert index_folder(album).removed == 0  # said once
+
+
+def test_files_that_exchange_their_names_are_found_under_the_new_ones(album, album_profile):
+    index_folder(album, album_profile, [])
+    one, two = album / "day0" / "00.jpg", album / "day1" / "11.jpg"
+    one.rename(album / "aside")
+    two.rename(one)
+    (album / "aside").rename(two)
+    done = index_folder(album)
+    assert (done.added, done.changed, done.moved, done.kept, done.removed) == (0, 2, 0, 10, 0)
+    found = query_folder(album, "day1/11.jpg", (30, 20, 78, 68), top=2)
+    assert sorted(one.photograph for one in found) == ["day0/02.jpg", "day1/01.jpg"]
+
+
+def test_a_photograph_too_narrow_for_the_network_is_left_out(album, album_profile):
+    # One is there when words are learned, the other comes later.
+    Image.new("RGB", (4000, 3)).save(album / "a-strip.png")
+    first = index_folder(album, album_profile, [])
+    Image.new("RGB", (3, 4000)).save(album / "day0" / "pole.png")
+    second = index_folder(album)
+    assert (first.photographs, second.photographs) == (12, 12)
+    assert list(second.unreadable) == ["a-strip.png", "day0/pole.png"]
+    for why in second.unreadable.values():
+        assert "too narrow for the network); replace the file and index again" in why
+    with pytest.raises(StudyError, match=r"cannot be searched with .*too narrow.*another image"):
+        query_folder(album, album / "a-strip.png")
+
+
+def test_photographs_of_other_kinds_are_counted_not_forgotten(album, album_profile, tmp_path):
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "old.gif", "notes.txt"):
+        (album / name).write_bytes(b"x")
+    assert index_folder(album, album_profile, []).other == {".gif": 1, ".heic": 2}
+    said = CliRunner().invoke(app, ["index", str(album)]).output
+    assert "passed over: 1 .gif, 2 .heic (jpg, png, webp, bmp and tif are read)" in said
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"x")
+    with pytest.raises(StudyError, match=r"no photograph in it: .*convert what is there \(1 .heic"):
+        index_folder(tmp_path / "phone", album_profile, [])
+
+
+def test_what_cannot_be_searched_with_is_said_without_talk_of_indexing(album, album_profile):
+    (album / "broken.jpg").write_bytes(b"\xff\xd8 no photograph")
+    whole = (album / "day0" / "02.jpg").read_bytes()
+    (album.parent / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    index_folder(album, album_profile, [])
+    (album / "day0" / "02.jpg").unlink()
+    for image, why in (
+        ("broken.jpg", "not of a known image format"),
+        (album.parent / "cut.jpg", "truncated"),
+        ("day0/02.jpg", "no such file"),
+    ):
+        with pytest.raises(StudyError, match=why) as caught:
+            query_folder(album, image)
+        assert "on_corrupt" not in str(caught.value)
+        assert "cannot be searched with" in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["GS", "LS", "LS + R", "LS + R + GQE", "LS + R + LQE"])
+def test_every_result_says_where_whatever_the_recipe(album, album_profile, recipe):
+    index_folder(album, album_profile, [])
+    found = query_folder(album, "day0/00.jpg", (30, 20, 78, 68), recipe=recipe, top=12)
+    assert len(found) == 11
+    for x1, y1, x2, y2 in (one.box for one in found):
+        assert 0 <= x1 < x2 <= 120
+        assert 0 <= y1 < y2 <= 90
+    if recipe.startswith("LS"):  # the poster, not the photograph
+        assert all((b[2] - b[0]) * (b[3] - b[1]) < 0.6 * 120 * 90 for b in (found[0].box,))
+
+
 def test_unreadable_files_are_named_once_and_tried_again_when_they_change(album, album_profile):
     (album / "broken.jpg").write_bytes(b"\xff\xd8 no photograph")
     first = index_folder(album, album_profile, [])
@@ -125,7 +214,7 @@ def test_nothing_is_written_into_the_folder(album, album_profile):
 
 def test_other_settings_are_refused_until_asked_for_anew(album, album_profile):
     index_folder(album, album_profile, ["Gaussian"])
-    with pytest.raises(StudyError, match=r"another weightings; .* --anew"):
+    with pytest.raises(StudyError, match=r"other weightings; .* --anew"):
         index_folder(album, album_profile, [])
     with pytest.raises(StudyError, match="unknown weighting 'Gauss'"):
         index_folder(album, album_profile, ["Gauss"])
@@ -146,7 +235,7 @@ def test_a_csv_of_queries_says_what_is_relevant(album, album_profile):
     ("make", "message"),
     [
         (lambda root: None, "no photograph in it: expected jpg"),
-        (lambda root: (root / "x.jpg").write_bytes(b"no"), "none of its 1 images decodes"),
+        (lambda root: (root / "x.jpg").write_bytes(b"no"), "none of its 1 photographs decodes"),
     ],
 )
 def test_a_folder_without_photographs_is_refused(tmp_path, store, album_profile, make, message):
@@ -179,6 +268,8 @@ def test_the_command_line_indexes_and_queries(album, album_profile):
     assert "day0/02.jpg" in run(app, asked).output
     for wrong, message in (
         (["--box", "1,2,3"], "expected x1,y1,x2,y2"),
+        (["--box", "nan,20,78,inf"], "expected x1,y1,x2,y2"),
+        (["--box", "78,20,30,68"], "expected x1 < x2 and y1 < y2"),
         (["--box", "500,500,600,600"], "inside an image of 120x90"),
         (["--weighting", "BMS"], "unknown weighting of holiday 'BMS'"),
         (["--recipe", "R"], "expected GS or LS first"),

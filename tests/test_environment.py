@@ -124,6 +124,7 @@ def test_the_citation_names_this_version_and_what_it_reproduces():
 
 def test_a_study_needs_no_package_of_the_extras():
     wanted = {name for extra in IMPORTED_ON_DEMAND for name in names(EXTRAS[extra])}
+    wanted -= {"cloudpickle"}  # joblib, below scikit-learn, takes it where it finds it
     providers = importlib.metadata.packages_distributions()
     modules = [m for m, found in providers.items() if {n.lower() for n in found} & wanted]
     assert modules

@@ -1,7 +1,6 @@
 """The explorer: uploads are checked, knobs change the ranking, reasons add up, widgets follow."""
 
 import io
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from blcf_utils.explore.panel import Panel
 from blcf_utils.explore.pictures import plot_answer, show_answer, show_why
 from blcf_utils.explore.subject import FolderSubject
 from blcf_utils.explore.uploads import Uploads
+from blcf_utils.recipes import Searcher
 
 
 def encoded(kind, size=(40, 30), **options):
@@ -45,8 +45,8 @@ def test_photographs_are_accepted_under_a_name_of_our_own(kind):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected a photograph of 1 byte to 25 MiB"),
-        (b"x" * (25 * 2**20 + 1), "found 25.0 MiB; send a smaller file"),
+        (b"", "expected a photograph of at most 25 MiB, found an empty file"),
+        (b"x" * (25 * 2**20 + 9999), "found 25.01 MiB; send another file"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "found another kind of file"),
         (b"MZ" + bytes(500), "found another kind of file"),
         (encoded("GIF"), "found another kind of file"),
@@ -158,18 +158,101 @@ def test_widgets_ask_and_show(subject, tmp_path):
 def test_an_upload_becomes_the_query_and_a_bad_one_is_said(subject, album):
     panel = Panel(subject)
     content = (album / "day0" / "00.jpg").read_bytes()
-    sent = {"name": "mine.jpg", "type": "image/jpeg", "size": len(content)}
-    sent["last_modified"] = datetime.now(UTC)
-    panel.upload.value = ({**sent, "content": memoryview(content)},)
+
+    def send(name, content):
+        told = {"name": name, "size": len(content)}
+        panel.upload._handle_custom_msg(told, [memoryview(content)] if content else [])
+
+    send("mine.jpg", content)
     assert panel.explorer.question.path.parent == panel.uploads.folder
     assert panel.results.hits[0]["name"] == "00.jpg"
     assert "nothing known" in panel.summary.value
     before = panel.results.hits
-    panel.upload.value = ({**sent, "name": "<b>.jpg", "content": memoryview(b"no photograph")},)
+    send("<b>.jpg", b"no photograph")
     assert "&lt;b&gt;.jpg: expected a JPEG" in panel.message.value
     assert panel.results.hits == before
-    panel.upload.value = ({**sent, "content": memoryview(content)},)
+    send("mine.jpg", content)
     assert panel.message.value == ""
+    send("empty.jpg", b"")
+    assert "empty.jpg: expected a photograph of at most 25 MiB, found an empty" in (
+        panel.message.value
+    )
+    panel.upload._handle_custom_msg({"name": "vast.jpg", "size": 2**30}, [])
+    assert "vast.jpg: expected" in panel.message.value
+    assert "found 1024.00 MiB" in panel.message.value
+
+
+def test_a_photograph_no_network_can_take_is_said(subject):
+    panel = Panel(subject)
+    content = encoded("PNG", (3000, 2))
+    panel.upload._handle_custom_msg({"name": "strip.png", "size": len(content)}, [content])
+    assert "too narrow for the network" in panel.message.value
+    panel.mode.value = "GS"  # the last question is still asked
+    assert panel.message.value == ""
+    assert panel.explorer.question.path.name == "00.jpg"
+
+
+def test_a_fault_is_said_instead_of_swallowed(subject, monkeypatch, caplog):
+    panel = Panel(subject)
+    monkeypatch.setattr("blcf_utils.explore.panel.show_why", lambda *_: 1 / 0)
+    panel.results.asked = {"image": panel.results.hits[0]["image"], "turn": 1}
+    assert "a fault of the explorer: ZeroDivisionError" in panel.message.value
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_an_explanation_is_of_what_is_shown(subject):
+    panel = Panel(subject)
+    first = panel.results.hits[0]["image"]
+    panel.results.asked = {"image": first, "turn": 1}
+    before, plain = bytes(panel.why.value), panel.caption.value
+    panel.weighting.value = "Gaussian"
+    assert bytes(panel.why.value) != before
+    assert "blcf-stale" not in panel.why._dom_classes
+    assert panel.caption.value == plain
+    panel.results.picked = {"image": first, "turn": 1}
+    assert panel.why.layout.display == "none"
+    assert "Press" in panel.caption.value
+
+
+def test_lists_follow_the_query_and_lead_back(subject):
+    panel = Panel(subject)
+    asked, box = panel.start.value, panel.box.value
+    assert asked == ("query", "poster")
+    assert panel.image.value == "day0/00.jpg"
+    assert panel.back.disabled
+    panel.results.picked = {"image": panel.results.hits[0]["image"], "turn": 1}
+    assert panel.start.value is None
+    assert panel.image.value in ("day1/01.jpg", "day0/02.jpg")
+    panel.start.value = asked  # the same entry as before can be chosen again
+    assert panel.box.value == box
+    panel.image.value = "day1/11.jpg"
+    assert panel.explorer.question.path.name == "11.jpg"
+    assert panel.details.selected_index == 0
+    panel.back.click()
+    assert (panel.start.value, panel.image.value) == (asked, "day0/00.jpg")
+    for wrong in ("/etc/hostname", "../holiday/day1/11.jpg", "none.jpg"):
+        panel.image.value = wrong
+        assert "no image of that name in holiday" in panel.message.value
+        assert panel.explorer.question.path.name == "00.jpg"
+
+
+@pytest.mark.parametrize("text", ["nan,0,50,40", "0,0,inf,40", "50,40,0,0", "900,900,950,950"])
+def test_a_senseless_box_is_said(subject, text):
+    panel = Panel(subject)
+    before = panel.results.hits
+    panel.box.value = text
+    assert "box" in panel.message.value
+    assert panel.results.hits == before
+
+
+def test_every_step_has_run_before_the_first_answer_is_timed(subject, monkeypatch):
+    asked = []
+    run = Searcher.run
+    monkeypatch.setattr(Searcher, "run", lambda *a: asked.append(a[1]) or run(*a))
+    panel = Panel(subject, weighting="Gaussian", mode="GS")
+    assert {step for recipe in asked[:-1] for step in recipe.split(" + ")} >= {"R", "LQE", "GQE"}
+    assert asked[-1] == "GS"
+    assert panel.explorer.knobs.weighting == "Gaussian"
 
 
 def test_a_viewer_without_widgets_is_shown_a_picture(subject):

@@ -19,8 +19,8 @@ def test_the_profiles_of_the_design_exist():
 @pytest.mark.parametrize("name", profile_names())
 def test_a_profile_names_only_what_exists(name):
     profile = load_profile(name)
-    assert set(profile.datasets) <= set(dataset_names())
-    assert set(profile.learn_on) <= set(profile.datasets)
+    assert set(profile.all_datasets) <= set(dataset_names())
+    assert set(profile.learn_on) <= set(profile.all_datasets)
     for backbone in (profile.features.backbone, *profile.compare_backbones):
         assert backbone.name in BACKBONES
         assert backbone.layer in layer_names(backbone.name)

@@ -39,7 +39,7 @@ def test_a_recipe_is_read_as_it_is_written():
     [
         ("R", "expected GS or LS first"),
         ("GS + LS", "expected GS or LS first and only there"),
-        ("", "step of recipe '' '': expected one of GQE, GS, LQE, LS, R"),
+        ("", "recipe '': unknown step '': expected one of GQE, GS, LQE, LS, R"),
         ("GS + QE", "'QE': expected one of GQE, GS, LQE, LS, R"),
         ("GS + R(images 5)", "unknown setting of R"),
         ("GS + R(images=[)", "expected settings as in R"),

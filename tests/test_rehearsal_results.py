@@ -23,6 +23,7 @@ from blcf_utils.rehearsal.writing import write_stand_ins
 from blcf_utils.report import write_report
 from blcf_utils.run_record import output_files
 from blcf_utils.runner import run_study
+from blcf_utils.scaling.curves import SizedDatabase
 from blcf_utils.stages import write_stages
 from blcf_utils.study import open_study
 from blcf_utils.tables import Measurement, read_table, verdicts, wide, write_table
@@ -84,6 +85,13 @@ def _compared(study):
     return experiments.compare_methods(study)
 
 
+def _grown(study):
+    name = study.datasets[0]
+    database = SizedDatabase(study, name)
+    found = experiments.measure_scaling(database, 100)
+    return experiments.scaling_table(study, name, database, found)
+
+
 RUN = {
     "backbones_table": lambda s: [experiments.backbones_table(s)],
     "compactness_table": lambda s: [experiments.compactness_table(s, _compared(s))],
@@ -101,6 +109,7 @@ RUN = {
     "projection_table": lambda s: [experiments.projection_table(s)],
     "quantisation_table": lambda s: [experiments.quantisation_table(s, "sum", (2,))],
     "saliency_table": lambda s: [experiments.saliency_table(s)],
+    "scaling_table": lambda s: [_grown(s)],
     "search_table": lambda s: [experiments.search_table(s)],
     "seen_instances_table": lambda s: [experiments.seen_instances_table(s)],
     "state_of_the_art_table": lambda s: [experiments.state_of_the_art_table(s, _compared(s))],

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -321,22 +319,6 @@ def test_a_widget_is_shown_by_what_stands_in_for_it(tmp_path, bundle, expected):
     assert shown.strip()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium; the tests that need it skip where none is installed."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = os.environ.get("BLCF_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if not program:
-        pytest.skip("SKIPPED, NOT TESTED: the report in a browser; install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as drivers:
-        opened = drivers.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()
-
-
 TABLE = html_table(
     ["name", "score"],
     [["b", "not run"], ["a10", 10], ["a9", 9.5], ["–", -2], ["c", "–"], ["a", "+0.125"]],
@@ -389,6 +371,20 @@ def test_every_page_opens_without_network_errors_or_sideways_scrolling(browser, 
         assert tab.evaluate("document.documentElement.scrollWidth") <= 380, path.name
     assert not errors
     assert {urlsplit(address).scheme for address in loaded} <= {"file", "data"}
+    tab.close()
+
+
+def test_a_wide_table_uses_the_width_of_a_large_screen(browser, tmp_path):
+    table = html_table([f"a column {i}" for i in range(12)], [["0.123"] * 12])
+    head = f"<meta charset='utf-8'><style>{style_sheet()}</style>"
+    (tmp_path / "wide.html").write_text(f"{head}<main><h1>Wide</h1>{table}</main>")
+    tab = browser.new_page(viewport={"width": 1600, "height": 800})
+    tab.goto((tmp_path / "wide.html").as_uri())
+    box, text = (tab.locator(one).bounding_box() for one in (".many", "h1"))
+    assert box["width"] > text["width"]
+    assert 0 <= box["x"] < text["x"]
+    assert box["x"] + box["width"] <= 1600
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1600
     tab.close()
 
 

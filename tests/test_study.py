@@ -267,12 +267,14 @@ def test_names_are_checked(profile):
     assert study.pick() == study.pick("toy") == "toy"
     with pytest.raises(StudyError, match="dataset of profile toy 'tom': expected one of toy"):
         study.pick("tom")
-    with pytest.raises(StudyError, match="step of recipe 'global' 'global': expected one of GQE"):
+    with pytest.raises(
+        StudyError, match="recipe 'global': unknown step 'global': expected one of GQE"
+    ):
         study.search("toy", "global")
 
 
 def test_a_wrong_recipe_of_the_fusion_is_said_at_once(profile):
-    with pytest.raises(StudyError, match="step of recipe 'LS \\+ X' 'X'"):
+    with pytest.raises(StudyError, match="recipe 'LS \\+ X': unknown step 'X'"):
         open_study(profile, {"fusion.recipe": "LS + X"})
 
 
@@ -339,3 +341,20 @@ def test_sum_pooling_of_real_photographs(
     for mode, value in zip(("gs", "ls"), expected, strict=True):
         found = study.evaluate(name, study.sum_pooling(name, mode)).mean
         assert found == pytest.approx(value, abs=0.03), mode
+
+
+def test_weights_of_one_byte_make_a_smaller_index_and_almost_the_same_rankings(profile):
+    study = open_study(profile)
+    found = experiments.index_weights(study, ["Gaussian", "L2-norm"])
+    assert found.index.tolist() == [("toy", "Gaussian"), ("toy", "L2-norm")]
+    assert (found["uint8: bytes"] < found["exact: bytes"]).all()
+    for recipe in ("GS", "LS"):
+        np.testing.assert_allclose(found[f"uint8: {recipe}"], found[f"exact: {recipe}"], atol=0.05)
+    # The exact one is the study's own.
+    for recipe in ("GS", "LS"):
+        rankings = study.search("toy", recipe, weighting="Gaussian")
+        whole = study.evaluate("toy", rankings).mean
+        assert found.loc[("toy", "Gaussian"), f"exact: {recipe}"] == whole
+    coarse = study.with_index_weights("uint8").search("toy", "GS", weighting="Gaussian")
+    exact = study.search("toy", "GS", weighting="Gaussian")
+    assert any((coarse[q].scores != exact[q].scores).any() for q in exact)

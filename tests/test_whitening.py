@@ -1,6 +1,9 @@
 """PCA whitening: against scikit-learn, streamed as at once, dead channels, degenerate input."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,3 +120,35 @@ def test_learning_uses_the_database_s_descriptors_and_is_found_again(toy_stages)
     assert first.key == again.key != other.key
     np.testing.assert_array_equal(first.projection, again.projection)
     assert not np.allclose(first.mean, other.mean, atol=1e-5)
+
+
+LEARN_FROM_A_FILE = """
+import sys
+import numpy as np
+from blcf_utils.artefacts import peak_memory_mb
+from blcf_utils.features import Features, sample_rows
+from blcf_utils.whitening import fit_whitening
+features = object.__new__(Features)
+count = int(sys.argv[2])
+features._rows = np.memmap(sys.argv[1], np.float16, "r", shape=(count, 64))
+rows = np.arange(count)
+fit_whitening(features.stream(rows[:100_000]), 32)
+before = peak_memory_mb()
+fit_whitening(features.stream(rows), 32)
+fit_whitening(features.stream(sample_rows(rows, count // 2, 0)), 32)
+print(peak_memory_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_the_descriptors(tmp_path):
+    count = 2_000_000  # 256 MB
+    rows = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float16)
+    with open(tmp_path / "rows", "wb") as file:
+        for _ in range(count // len(rows)):
+            file.write(rows.tobytes())
+    command = [sys.executable, "-c", LEARN_FROM_A_FILE, str(tmp_path / "rows"), str(count)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100  # of which 32 are the numbers of the rows, twice

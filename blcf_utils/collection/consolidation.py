@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -57,12 +58,19 @@ def index_path(folder: Path, weighting: str) -> Path:
     return folder / f"index-{weighting}"
 
 
+def read_places(current: Path) -> list[list]:
+    """Return [name, shard, place in it] of what can be searched; nothing before any indexing."""
+    path = current / "places.json"
+    return json.loads(path.read_text(encoding="utf-8"))["places"] if path.exists() else []
+
+
 def consolidate(
     home: Path,
     places: dict[str, tuple[int, int]],
     weightings: Sequence[str],
     words: int,
     idf: bool,
+    kept: str = "exact",
 ) -> None:
     """Write ``current/`` from the shards, at once.
 
@@ -72,6 +80,7 @@ def consolidate(
         weightings: an inverted file each is made for, and one without weights.
         words: K.
         idf: whether words count by their rarity.
+        kept: ``exact`` or ``uint8``, what inverted files keep of weights that are no counts.
     """
     current = home / "current"
     wanted = {"places": [[name, *place] for name, place in places.items()]}
@@ -88,7 +97,8 @@ def consolidate(
     for name in (NONE, *weightings):
         weights = None if name == NONE else stored_weights(work, name, maps)
         index_path(work, name).mkdir()
-        invert(database_histograms(maps, weights), idf).save(index_path(work, name))
+        made = invert(database_histograms(maps, weights), idf, kept)
+        made.save(index_path(work, name))
     # A page that searches the old files goes on: what is mapped stays until it is let go.
     shutil.rmtree(current, ignore_errors=True)
     os.replace(work, current)

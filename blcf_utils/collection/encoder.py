@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +14,9 @@ import torch
 from blcf_utils.backbones import Backbone
 from blcf_utils.bow import assign_map
 from blcf_utils.codebook import Codebook
+from blcf_utils.errors import StudyError
 from blcf_utils.features import forward_images, resolve_device
-from blcf_utils.images import image_size, read_image, resized_size
+from blcf_utils.images import UnreadableImage, image_size, read_image, resized_size
 from blcf_utils.whitening import Whitening
 
 
@@ -37,19 +40,19 @@ class Encoder:
     exif_orientation: bool = True
     device: str = "auto"
 
-    @cached_property
-    def _device(self) -> torch.device:
-        return resolve_device(self.device)
-
     def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """Return what the network sees, (H, W, 3) uint8, and (width, height) of the photograph.
 
         Raises:
-            UnreadableImage: it does not decode.
+            UnreadableImage: it does not decode, or is too narrow for the network.
         """
-        size = image_size(path, exif_orientation=self.exif_orientation)
-        seen = resized_size(size, self.longest_side)
-        return read_image(path, seen, exif_orientation=self.exif_orientation), size
+        turned = self.exif_orientation
+        size, seen = network_sizes(path, self.backbone, self.longest_side, turned)
+        return read_image(path, seen, exif_orientation=turned), size
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return resolve_device(self.device)
 
     def feature_maps(self, pixels: np.ndarray) -> np.ndarray:
         """Return the feature maps (B, C, h, w) float32 of equally sized images (B, H, W, 3).
@@ -73,3 +76,38 @@ class Encoder:
         """Return a photograph's assignment map (h, w) uint16 and its (width, height) in pixels."""
         pixels, size = self.read(path)
         return self.words(self.feature_maps(np.stack([pixels]))[0]), size
+
+
+def network_sizes(
+    path: Path, backbone: Backbone, longest_side: int, exif_orientation: bool = True
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (width, height) of a photograph and of what a network sees of it.
+
+    Raises:
+        UnreadableImage: it is no image, or so narrow that nothing of it reaches the layer.
+    """
+    size = image_size(path, exif_orientation=exif_orientation)
+    seen = resized_size(size, longest_side)
+    try:
+        fits = 0 not in backbone.output_shape(seen[1], seen[0])
+    except RuntimeError:  # a pooling layer is left without a pixel
+        fits = False
+    if not fits:
+        reason = f"{size[0]}x{size[1]} pixels are too narrow for the network"
+        raise UnreadableImage(f"{path}: {reason}; choose another image", reason)
+    return size, seen
+
+
+@contextmanager
+def reading_query(path: Path) -> Iterator[None]:
+    """Say of an image that cannot be read what helps someone who asks with it.
+
+    Raises:
+        StudyError: instead of UnreadableImage.
+    """
+    try:
+        yield
+    except UnreadableImage as error:
+        raise StudyError(
+            f"{path}: cannot be searched with ({error.reason}); choose another image"
+        ) from None

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,15 @@ import numpy as np
 from blcf_utils.artefacts import ArtefactStore, write_json
 from blcf_utils.backbones import load_backbone
 from blcf_utils.codebook import Codebook, learn_codebook
-from blcf_utils.collection.consolidation import consolidate
-from blcf_utils.collection.encoder import Encoder
+from blcf_utils.collection.consolidation import consolidate, read_places
+from blcf_utils.collection.encoder import Encoder, network_sizes
+from blcf_utils.collection.encoding import WITHOUT_MODEL, Weigher, encode_part
 from blcf_utils.collection.shards import (
     PER_SHARD,
-    Encoded,
     Stamp,
+    read_shard,
     read_stamps,
     shard_path,
-    thumbnail_of,
     write_shard,
 )
 from blcf_utils.config import Profile, load_profile
@@ -45,18 +46,19 @@ from blcf_utils.config_base import digest_of
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.files import by_relative_name, find_images
 from blcf_utils.errors import StudyError, known
-from blcf_utils.features import extract_features, resolve_device
+from blcf_utils.features import extract_features
 from blcf_utils.images import UnreadableImage
 from blcf_utils.paths import cache_dir
 from blcf_utils.progress import progress
-from blcf_utils.saliency.models import EMBEDDED, HAND_MADE, OFFICIAL, load_model
-from blcf_utils.weighting import NONE, Weighting, gaussian, l2_norm, normalised, rmac_coverage
-from blcf_utils.weighting import saliency_weights as block_maxima
+from blcf_utils.saliency.models import EMBEDDED, HAND_MADE, OFFICIAL
+from blcf_utils.weighting import NONE
 from blcf_utils.whitening import Whitening, learn_whitening
 
 VERSION = 1
 WEIGHTINGS = ("Gaussian", "salgan-mini")
 SAMPLE = 400
+# What telephones and cameras also write, but nothing here reads.
+UNREAD = frozenset({".heic", ".heif", ".avif", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
 # A word that fewer descriptors taught than this is mostly noise.
 DESCRIPTORS_A_WORD = 8
 
@@ -68,8 +70,10 @@ class Indexed:
     Attributes:
         home: where the index lies.
         photographs: how many can be searched now.
-        added, changed, kept, removed: how they came about.
+        added, changed, moved, kept, removed: how they came about; a photograph that only has
+            another name or place now is moved, and is not encoded again.
         unreadable: relative path to why it was left out.
+        other: suffix to number of files that photographs have but nothing here reads.
         seconds: how long it took.
     """
 
@@ -77,9 +81,11 @@ class Indexed:
     photographs: int
     added: int
     changed: int
+    moved: int
     kept: int
     removed: int
     unreadable: dict[str, str]
+    other: dict[str, int]
     seconds: float
 
 
@@ -157,7 +163,9 @@ def open_encoder(home: Path, profile: Profile) -> Encoder:
     whitening = Whitening(
         arrays["mean"], arrays["projection"], arrays["variances"], int(arrays["n_vectors"])
     )
-    words = Codebook(arrays["centroids"], arrays["objective"], int(arrays["n_descriptors"]))
+    words = Codebook(
+        arrays["centroids"], arrays["objective"], int(arrays["n_descriptors"])
+    ).searched(profile.encoding)
     features = profile.features
     return Encoder(
         load_backbone(features.backbone),
@@ -187,9 +195,8 @@ def _settings(home: Path, folder: Path, profile: str | None, weightings) -> dict
     chosen = before[0] if before and not profile else load_profile(profile or "mini")
     names = tuple(weightings) if weightings is not None else before[1] if before else WEIGHTINGS
     for name in names:
-        if name not in ("Gaussian", "L2-norm", "R-MAC", *HAND_MADE, *OFFICIAL, *EMBEDDED):
-            every = ("Gaussian", "L2-norm", "R-MAC", *HAND_MADE, *OFFICIAL, *EMBEDDED)
-            raise known("weighting", name, every)
+        if name not in (*WITHOUT_MODEL, *HAND_MADE, *OFFICIAL, *EMBEDDED):
+            raise known("weighting", name, (*WITHOUT_MODEL, *HAND_MADE, *OFFICIAL, *EMBEDDED))
     record = {
         "version": VERSION,
         "folder": str(folder),
@@ -197,10 +204,16 @@ def _settings(home: Path, folder: Path, profile: str | None, weightings) -> dict
         "weightings": [name for name in dict.fromkeys(names) if name != NONE],
     }
     record = json.loads(json.dumps(record))
-    if before and before[2] != record:
-        key = "weightings" if before[2]["weightings"] != record["weightings"] else "profile"
+    # As this version writes it: a new setting that stands at its default is no other profile.
+    same = before and (before[0].document(), list(before[1])) == (
+        chosen.document(),
+        record["weightings"],
+    )
+    if before and not same:
+        weighted = before[2]["weightings"] != record["weightings"]
+        key = "other weightings" if weighted else "the settings of another profile"
         raise StudyError(
-            f"{folder}: was indexed with another {key}; leave the option out to keep it, or add "
+            f"{folder}: was indexed with {key}; leave the option out to keep them, or add "
             "--anew to index every photograph again"
         )
     write_json(path, record)
@@ -219,9 +232,12 @@ class _Indexing:
 
     def run(self) -> Indexed:
         files = by_relative_name(find_images(self.folder), self.folder)
+        other = _other_files(self.folder)
         if not files:
+            told = ", ".join(f"{count} {suffix}" for suffix, count in other.items())
             raise StudyError(
                 f"{self.folder}: no photograph in it: expected jpg, png, webp, bmp or tif"
+                + (f"; convert what is there ({told})" if told else "")
             )
         self.files = files
         states = {name: _state(path) for name, path in files.items()}
@@ -233,10 +249,12 @@ class _Indexing:
             if states.get(name) == (place[0].size, place[0].mtime)
         }
         pending = [name for name in files if name not in kept and name not in unreadable]
-        changed = sum(name in known_stamps for name in pending)
+        copied = self._copy(pending, states, known_stamps)
+        pending = [name for name in pending if name not in copied]
         if pending:
             if not (self.home / "words" / "words.npz").exists():
-                self._learn(pending)
+                self._learn(pending, states, unreadable)
+                pending = [name for name in pending if name not in unreadable]
             self._encode(pending, states, unreadable)
         write_json(self.home / "unreadable.json", unreadable)
         live = {
@@ -245,17 +263,44 @@ class _Indexing:
             if states.get(name) == (stamp.size, stamp.mtime)
         }
         if not live:
-            first = next(iter(unreadable.values()))["why"]
-            raise StudyError(
-                f"{self.folder}: none of its {len(files)} photographs decodes: {first}"
-            )
-        removed = sum(name not in files for name in known_stamps)
+            raise self._none_decodes(unreadable)
+        gone = {name for name in self._searched() if name not in files}
         places = {name: place[1:] for name, place in sorted(live.items())}
-        consolidate(self.home, places, self.weightings, self._words(), self.profile.encoding.idf)
+        config = self.profile.encoding
+        how = config.idf, config.index_weights
+        consolidate(self.home, places, self.weightings, self._words(), *how)
         self._forget(live)
-        done = sum(name in live for name in pending)
-        why = {name: one["why"] for name, one in unreadable.items()}
-        return Indexed(self.home, len(live), done - changed, changed, len(kept), removed, why, 0.0)
+        same = {name for name in live if name in kept or copied.get(name) == name}
+        moved = gone & {old for name, old in copied.items() if name not in known_stamps}
+        changed = sum(name in known_stamps for name in live if name not in same)
+        return Indexed(
+            self.home,
+            photographs=len(live),
+            added=len(live) - len(same) - changed - len(moved),
+            changed=changed,
+            moved=len(moved),
+            kept=len(same),
+            removed=len(gone - moved),
+            unreadable={name: one["why"] for name, one in unreadable.items()},
+            other=other,
+            seconds=0.0,
+        )
+
+    def _none_decodes(self, unreadable: dict) -> StudyError:
+        first = next(iter(unreadable.values()))["why"]
+        return StudyError(
+            f"{self.folder}: none of its {len(self.files)} photographs decodes: {first}"
+        )
+
+    def _why(self, name: str, error: UnreadableImage) -> str:
+        return (
+            f"{self.files[name]}: expected an image that decodes ({error.reason}); replace the "
+            "file and index again"
+        )
+
+    def _searched(self) -> list[str]:
+        """Return what could be searched before this run."""
+        return [place[0] for place in read_places(self.home / "current")]
 
     def _words(self) -> int:
         return len(np.load(self.home / "words" / "words.npz")["centroids"])
@@ -281,10 +326,56 @@ class _Indexing:
             if int(path.stem) not in used:
                 path.unlink()
 
-    def _learn(self, names: list[str]) -> None:
+    def _copy(self, names: list[str], states: dict, known_stamps: dict) -> dict[str, str]:
+        """Copy the encodings of files whose content is known already; return new to old names.
+
+        A photograph that was renamed, moved or touched is read, but nothing is computed for it.
+        """
+        by_size: dict[int, list[tuple[Stamp, int, int]]] = {}
+        for place in known_stamps.values():
+            by_size.setdefault(place[0].size, []).append(place)
+        found: dict[str, tuple[Stamp, int, int]] = {}
+        taken: set[str] = set()
+        for name in names:
+            alike = by_size.get(states[name][0], ())
+            digest = _digest(self.files[name]) if alike else ""
+            same = [place for place in alike if place[0].digest == digest]
+            # Of several copies each new name takes another old one, those that are gone first.
+            same.sort(key=lambda p: (p[0].path != name, p[0].path in taken, p[0].path in states))
+            if same:
+                found[name] = same[0]
+                taken.add(same[0][0].path)
+        wanted = sorted(found.items(), key=lambda one: one[1][1])
+        opened = lru_cache(1)(lambda shard: read_shard(shard_path(self.shards, shard)))
+        for start in range(0, len(wanted), PER_SHARD):
+            copies = []
+            for name, (stamp, shard, position) in wanted[start : start + PER_SHARD]:
+                old = opened(shard)[position]
+                copies.append(replace(old, stamp=Stamp(name, *states[name], stamp.digest)))
+            write_shard(shard_path(self.shards, self._last_shard() + 1), copies)
+        return {name: place[0].path for name, place in found.items()}
+
+    def _last_shard(self) -> int:
+        return max((int(path.stem) for path in self.shards.glob("[0-9]*.npz")), default=-1)
+
+    def _learn(self, names: list[str], states: dict, unreadable: dict) -> None:
         """Learn whitening and words on a sample of the photographs."""
-        drawn = np.random.default_rng(self.profile.seed).permutation(len(names))[: self.sample]
-        paths = tuple(self.files[names[i]] for i in sorted(drawn))
+        features = self.profile.features
+        backbone, paths = load_backbone(features.backbone), []
+        for i in np.random.default_rng(self.profile.seed).permutation(len(names)):
+            path = self.files[names[i]]
+            try:
+                network_sizes(path, backbone, features.longest_side)
+            except UnreadableImage as error:
+                why = self._why(names[i], error)
+                unreadable[names[i]] = {"state": states[names[i]], "why": why}
+                continue
+            paths.append(path)
+            if len(paths) == self.sample:
+                break
+        if not paths:
+            raise self._none_decodes(unreadable)
+        paths = tuple(sorted(paths))
         dataset = Dataset(
             f"{self.folder.name}-sample", self.folder, paths, (), exif_orientation=True
         )
@@ -306,6 +397,7 @@ class _Indexing:
             self.profile.codebook.model_copy(update={"words": words}),
             store,
             seed=seed,
+            device=config.device,
         )
         folder = self.home / "words"
         folder.mkdir(exist_ok=True)
@@ -324,9 +416,8 @@ class _Indexing:
 
     def _encode(self, names: list[str], states: dict, unreadable: dict) -> None:
         encoder = open_encoder(self.home, self.profile)
-        weigh = _Weigher(self.weightings, self.profile)
-        numbers = [int(path.stem) for path in self.shards.glob("[0-9]*.npz")]
-        number = max(numbers, default=-1)
+        weigh = Weigher(self.weightings, self.profile)
+        number = self._last_shard()
         parts = [names[k : k + PER_SHARD] for k in range(0, len(names), PER_SHARD)]
         bar = progress(label=f"index {self.folder.name}", total=len(names), unit="photo")
 
@@ -342,10 +433,10 @@ class _Indexing:
                 good = []
                 for name, one in zip(part, decoded, strict=True):
                     if isinstance(one, UnreadableImage):
-                        unreadable[name] = {"state": states[name], "why": str(one)}
+                        unreadable[name] = {"state": states[name], "why": self._why(name, one)}
                     else:
                         good.append((Stamp(name, *states[name], one[2]), one[0], one[1]))
-                encoded = _encode_part(encoder, weigh, good, self.profile.features.batch_size, bar)
+                encoded = encode_part(encoder, weigh, good, self.profile.features.batch_size, bar)
                 if encoded:
                     number += 1
                     write_shard(shard_path(self.shards, number), encoded)
@@ -355,53 +446,21 @@ class _Indexing:
         path = self.files[name]
         try:
             pixels, size = encoder.read(path)
-            return pixels, size, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            return pixels, size, _digest(path)
         except UnreadableImage as error:
             return error
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _other_files(folder: Path) -> dict[str, int]:
+    """Count, by suffix, the photographs below a folder in formats that nothing here reads."""
+    suffixes = [path.suffix.lower() for path in find_images(folder, suffixes=UNREAD)]
+    return {suffix: suffixes.count(suffix) for suffix in sorted(set(suffixes))}
 
 
 def _state(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _encode_part(encoder: Encoder, weigh: _Weigher, photographs: list, batch: int, bar) -> list:
-    """Encode photographs, those of one size together; in their order."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, (_, pixels, _) in enumerate(photographs):
-        groups.setdefault(pixels.shape, []).append(i)
-    encoded: list[Encoded | None] = [None] * len(photographs)
-    for members in groups.values():
-        for start in range(0, len(members), batch):
-            part = members[start : start + batch]
-            maps = encoder.feature_maps(np.stack([photographs[i][1] for i in part]))
-            for i, feature_map in zip(part, maps, strict=True):
-                stamp, pixels, size = photographs[i]
-                words = encoder.words(feature_map)
-                weights = weigh(pixels, feature_map, words.shape)
-                encoded[i] = Encoded(stamp, size, words, weights, thumbnail_of(pixels))
-                bar.update()
-    return encoded
-
-
-class _Weigher:
-    """Weighs the positions of one photograph in every way that is wanted."""
-
-    def __init__(self, names: Sequence[str], profile: Profile):
-        self.names, self.config = names, profile.weighting
-        without = {"Gaussian": gaussian, "R-MAC": rmac_coverage, "L2-norm": lambda _: l2_norm()}
-        self.plain: dict[str, Weighting] = {
-            name: without[name](self.config) for name in names if name in without
-        }
-        device = resolve_device(profile.features.device).type
-        self.models = {
-            name: load_model(name, profile.saliency, device)
-            for name in names
-            if name not in without
-        }
-
-    def __call__(self, pixels: np.ndarray, feature_map: np.ndarray, shape) -> dict:
-        made = {name: one.weights(0, feature_map, shape) for name, one in self.plain.items()}
-        for name, model in self.models.items():
-            made[name] = normalised(block_maxima(model.predict(pixels), shape))
-        return {name: made[name].astype(np.float16) for name in self.names}

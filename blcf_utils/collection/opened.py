@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +38,8 @@ class Collection:
     def __init__(self, folder: Path | str):
         home = home_of(folder)
         if not (home / "current" / "places.json").exists():
-            raise StudyError(f"{folder}: is not indexed yet; run blcf index {folder} first")
+            command = shlex.join(["blcf", "index", str(folder)])
+            raise StudyError(f"{folder}: is not indexed yet; run {command} first")
         self._home, self._current = home, home / "current"
         self.folder = Path(folder).expanduser().resolve()
         self.profile, weightings, _ = read_settings(home)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from blcf_utils.boxes import check_box, read_box
+from blcf_utils.collection.encoder import reading_query
 from blcf_utils.collection.opened import Collection, WithPhotograph
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.errors import StudyError
@@ -24,13 +25,13 @@ class Result:
         rank: from 1.
         photograph: path relative to the folder.
         score: what it is ranked by.
-        box: where the query was found, (x1, y1, x2, y2) in pixels; None without re-ranking.
+        box: where the query was found, (x1, y1, x2, y2) in pixels.
     """
 
     rank: int
     photograph: str
     score: float
-    box: Box | None
+    box: Box
 
 
 def query_folder(
@@ -60,25 +61,28 @@ def query_folder(
     base = collection.base(weighting)
     path = _path(collection, Path(image).expanduser())
     box = read_box(box) if isinstance(box, str) else box
-    check_box(box, image_size(path, exif_orientation=True))
+    with reading_query(path):
+        check_box(box, image_size(path, exif_orientation=True))
     query = Query("query", path, box, ())
     own = base.dataset.image_index.get(path)
     if own is None:
         dataset = replace(base.dataset, queries=(*base.dataset.queries, query))
-        maps = WithPhotograph(base.maps, *collection.encoder.encode(path))
+        with reading_query(path):
+            maps = WithPhotograph(base.maps, *collection.encoder.encode(path))
         base = replace(base, dataset=dataset, maps=maps)
     profile = collection.profile
-    found = Searcher(base, profile.reranking, profile.expansion).run(recipe, query)
+    searcher = Searcher(base, profile.reranking, profile.expansion)
+    found = searcher.run(recipe, query)
+    windows = searcher.places(query, found, top + 1)
     ranked = zip(found.ranking.images.tolist(), found.ranking.scores.tolist(), strict=True)
     results = []
     for number, score in ranked:
         if number == own:
             continue
-        window = found.windows.get(number)
-        where = None
-        if window is not None:
-            where = window_box(window, base.maps.shapes[number], base.maps.sizes[number])
-            where = tuple(round(value, 1) for value in where)
+        shape, size = base.maps.shapes[number], base.maps.sizes[number]
+        window = windows.get(number)
+        where = (0.0, 0.0, *size.tolist()) if window is None else window_box(window, shape, size)
+        where = tuple(round(float(value), 1) for value in where)
         results.append(Result(len(results) + 1, collection.names[number], float(score), where))
         if len(results) == top:
             break
@@ -94,8 +98,8 @@ def results_as_text(results: list[Result]) -> str:
     """Return results as lines: rank, score, photograph, box."""
     lines = []
     for one in results:
-        box = "" if one.box is None else "  " + ",".join(f"{value:.0f}" for value in one.box)
-        lines.append(f"{one.rank:3}  {one.score:.4f}  {one.photograph}{box}")
+        box = ",".join(f"{value:.0f}" for value in one.box)
+        lines.append(f"{one.rank:3}  {one.score:.4f}  {one.photograph}  {box}")
     return "\n".join(lines)
 
 
@@ -105,7 +109,8 @@ def _path(collection: Collection, image: Path) -> Path:
     if image.is_file():
         resolved = image.resolve()
         return resolved if resolved in collection.dataset.image_index else image
-    if not image.is_absolute() and inside in collection.dataset.image_index:
+    # One that the index left out, or that is gone, is said to be so when it is read.
+    if not image.is_absolute() and (inside in collection.dataset.image_index or inside.is_file()):
         return inside
     raise StudyError(
         f"{image}: no such file, nor a photograph of {collection.folder}; name an image file"

@@ -32,6 +32,7 @@ class Row:
         weighting: weighting of words, a row of table t09.
         off_the_shelf: nothing was trained for retrieval.
         never: why no run of this study can measure it.
+        bulky: what it keeps of an image, where that is too much for 100,000 distractors.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Row:
     weighting: str = "None"
     off_the_shelf: bool = True
     never: str = ""
+    bulky: str = ""
 
     @property
     def label(self) -> str:
@@ -77,7 +79,13 @@ ROWS: tuple[Row, ...] = (
     _row("razavian", "razavian", _CONV + "Razavian [78]"),
     _row("rmac", "rmac", _CONV + "R-MAC [19]", "R-MAC [43]"),
     _row("cam", "cam", _CONV + "CAM [87]"),
-    _row("cam-online", "cam-online", "", "CAM [20]"),
+    _row(
+        "cam-online",
+        "cam-online",
+        "",
+        "CAM [20]",
+        bulky="a vector for each of 1,000 classes, 1 MB of an image",
+    ),
     _row("crow", "crow", _CONV + "CroW [20]", "CroW [22]"),
     _trained("rmac-siamac", "rmac", "", "R-MAC [35]", network="vgg16", layer="pool5"),
     _trained(
@@ -159,7 +167,12 @@ ROWS: tuple[Row, ...] = (
         weights="local",
         dimensions=256,
     ),
-    _row("sift", "sift", _HAND + "SIFT-BoW, verified"),
+    _row(
+        "sift",
+        "sift",
+        _HAND + "SIFT-BoW, verified",
+        bulky="every keypoint for geometric verification, 290 KB of an image",
+    ),
     _row("blcf", "words", _CONV + "BLCF LS", "BLCF"),
     _row(
         "blcf-rerank",

@@ -75,6 +75,8 @@ class Dataset:
             the queries; used to judge localisation only.
         exif_orientation: turn images as their EXIF tag says (own photographs); benchmark boxes
             are in pixels of the stored image, so benchmarks leave it off.
+        parts: a benchmark and its distractors, each a database of its own whose features and
+            words are made and kept apart; empty for every other dataset.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Dataset:
     boxes: dict[int, Box] = field(default_factory=dict, compare=False)
     exif_orientation: bool = False
     notes: str = field(default="", compare=False)
+    parts: tuple[Dataset, ...] = field(default=(), compare=False)
 
     @cached_property
     def unit_names(self) -> tuple[str, ...]:
@@ -136,7 +139,13 @@ class Dataset:
         """Return the query images as a database of their own, without queries."""
         images = tuple(dict.fromkeys(query.image for query in self.queries))
         return replace(
-            self, name=f"{self.name}-queries", images=images, queries=(), units=None, boxes={}
+            self,
+            name=f"{self.name}-queries",
+            images=images,
+            queries=(),
+            units=None,
+            boxes={},
+            parts=(),
         )
 
     @cached_property

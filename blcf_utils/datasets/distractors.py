@@ -24,6 +24,9 @@ def add_distractors(
 ) -> Dataset:
     """Return ``dataset`` under another name with the distractors after its own images.
 
+    The two stay its ``parts``: the features of the first are those of the benchmark without
+    distractors, and two benchmarks share the distractors'.
+
     Args:
         dataset: the benchmark; its indices stay valid.
         name: registry name of the larger benchmark.
@@ -54,7 +57,14 @@ def add_distractors(
         warnings.warn(f"{name}: {sentence}", stacklevel=2)
         notes = f"{notes}; {sentence}".removeprefix("; ")
     good_ones = tuple(path for path, good in zip(found, readable, strict=True) if good)
-    return replace(dataset, name=name, images=dataset.images + good_ones, notes=notes)
+    distractors = Dataset(FOLDER, absolute_folder(folder, name), good_ones, queries=())
+    return replace(
+        dataset,
+        name=name,
+        images=dataset.images + good_ones,
+        notes=notes,
+        parts=(dataset, distractors),
+    )
 
 
 def _is_image(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from blcf_utils.errors import StudyError
@@ -27,12 +27,15 @@ def absolute_folder(folder: Path | str, dataset: str) -> Path:
     return path
 
 
-def find_images(folder: Path, skip: Iterable[str] = ()) -> list[Path]:
+def find_images(
+    folder: Path, skip: Iterable[str] = (), suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> list[Path]:
     """Return every image file below ``folder``, sorted by its path relative to the folder.
 
     Args:
         folder: searched with all sub-folders; hidden files and folders are passed over.
         skip: names of sub-folders, at any depth, that are passed over.
+        suffixes: of image files, in lower case.
     """
     passed_over = {"__MACOSX", *skip}
     found = []
@@ -48,7 +51,7 @@ def find_images(folder: Path, skip: Iterable[str] = ()) -> list[Path]:
         found += [
             Path(parent, name)
             for name in names
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
         ]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 

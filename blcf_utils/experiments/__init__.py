@@ -7,6 +7,7 @@ A cell is measured by the run that writes it or says why it was not run. Tables 
 from blcf_utils.experiments.backbones import backbones_table
 from blcf_utils.experiments.compactness import (
     dimension_table,
+    index_weights,
     quantisation_table,
 )
 from blcf_utils.experiments.comparison import (
@@ -39,6 +40,11 @@ from blcf_utils.experiments.overview import (
 )
 from blcf_utils.experiments.pooling import pooling_table
 from blcf_utils.experiments.saliency import quality_against_map, saliency_table
+from blcf_utils.experiments.scaling import (
+    among_own,
+    measure_scaling,
+    scaling_table,
+)
 from blcf_utils.experiments.search import search_table
 from blcf_utils.experiments.weighting import (
     query_gains,
@@ -48,6 +54,7 @@ from blcf_utils.experiments.weighting import (
 )
 
 __all__ = [
+    "among_own",
     "backbones_table",
     "claims_table",
     "compactness_table",
@@ -64,8 +71,10 @@ __all__ = [
     "finetuning_gains",
     "fusion_curve",
     "fusion_table",
+    "index_weights",
     "intervals_table",
     "localisation_table",
+    "measure_scaling",
     "method_gains",
     "mining_table",
     "pooling_table",
@@ -74,6 +83,7 @@ __all__ = [
     "quantisation_table",
     "query_gains",
     "saliency_table",
+    "scaling_table",
     "search_table",
     "seen_instances_table",
     "state_of_the_art_table",

@@ -86,6 +86,28 @@ def quantisation_table(
     return study.write_table("x06_quantisation", cells)
 
 
+def index_weights(study: Study, weightings: Sequence[str] = ("Gaussian",)) -> pd.DataFrame:
+    """Measure what weights of one byte in the inverted file save and what they cost.
+
+    One row a dataset and weighting; columns are bytes for each pair of an image and a word, and mAP
+    of global and local search, with weights kept exactly and in one byte. Of no table: the study's
+    own results keep weights exactly.
+    """
+    kept_ways = {kept: study.with_index_weights(kept) for kept in ("exact", "uint8")}
+    rows = []
+    for name in study.datasets:
+        for weighting in progress(weightings, label=f"index of {name}", unit="weighting"):
+            found = {"dataset": name, "weighting": weighting}
+            for kept, other in kept_ways.items():
+                index = other.index(name, weighting)
+                found[f"{kept}: bytes"] = index.nbytes / max(index.entries, 1)
+                for recipe in ("GS", "LS"):
+                    rankings = other.search(name, recipe, weighting=weighting)
+                    found[f"{kept}: {recipe}"] = study.evaluate(name, rankings).mean
+            rows.append(found)
+    return pd.DataFrame(rows).set_index(["dataset", "weighting"])
+
+
 def _line(study: Study, name: str, label: str, search, queries: np.ndarray, size: float):
     def rank() -> dict[str, Ranking]:
         ids = [query.id for query in study.dataset(name).queries]

@@ -55,9 +55,12 @@ class Compared:
 
 
 def compare_methods(study: Study, rows: Sequence[Row] = ROWS) -> list[Compared]:
-    """Measure every row that can run on every dataset: global, local, local with expansion."""
+    """Measure every row that can run on every dataset: global, local, local with expansion.
+
+    Those that the profile measures among distractors in the comparison only are the last.
+    """
     found = []
-    for name in study.datasets:
+    for name in study.profile.all_datasets:
         for row in progress(rows, label=f"methods on {name}", unit="method"):
             why = study.why_not_compared(name, row)
             found.append(Compared(row, name, {}, why) if why else _compared(study, name, row))

@@ -22,7 +22,7 @@ def elsewhere(study: Study, table_id: str) -> dict[str, str]:
     return {
         column: f"{column} is not in profile {study.profile.name}"
         for column in columns
-        if column not in study.datasets
+        if column not in study.profile.all_datasets
     }
 
 

@@ -7,6 +7,8 @@ would need the panel written again; Voila is kept by the Jupyter project, as ipy
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -14,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import webbrowser
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 
@@ -27,6 +31,15 @@ from blcf_utils.study import open_study
 
 TITLE = "Instance search"
 HOST, PORT = "127.0.0.1", 8866
+# A page needs no other machine, and tells none of its visitors: Voila's own asks for icons it has.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "worker-src 'self' blob:; connect-src 'self' data: blob:; frame-ancestors 'self'"
+)
+# What the knobs offer beside the profile's own codebook, the layer next to its own, and no weights.
+WORDS = (512,)
+WEIGHTINGS = ("Gaussian", "L2-norm", "salgan-mini")
 # Kernels of visitors who have gone give their memory back.
 IDLE_SECONDS = 600
 
@@ -47,7 +60,7 @@ def page_of_folder(folder: Path | str) -> str:
 
 
 def page_of_dataset(
-    profile: str, dataset: str = "", layers=(), words=(), weightings=("Gaussian", "salgan-mini")
+    profile: str, dataset: str = "", layers=(), words=WORDS, weightings=WEIGHTINGS
 ) -> str:
     """Return the code of a page that searches a dataset of a profile.
 
@@ -98,14 +111,17 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
         )
         path = Path(folder) / "instance-search.ipynb"
         nbformat.write(notebook, path)
+        (Path(folder) / "voila.json").write_text(json.dumps(_settings(host, port)), "utf-8")
+        # Settings come from there alone: not from a file that happens to lie in the working folder.
+        options = ("--Voila.config_file_paths", folder, "--Voila.log_level=ERROR", "--no-browser")
         process = subprocess.Popen(
-            _command(path, host, port),
+            [sys.executable, "-m", "voila", str(path), *options],
             env={**os.environ, "BLCF_PROGRESS": "off", "JUPYTER_PREFER_ENV_PATH": "1"},
             stdout=log,
             stderr=log,
         )
         try:
-            yield process, f"http://{host}:{port}/"
+            yield process, f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -118,28 +134,49 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
 def serve(code: str, host: str = HOST, port: int = PORT, browser: bool = True) -> int:
     """Serve a page until it is interrupted; returns the server's exit status."""
     with serving(code, host, port) as (process, address):
-        print(f"{TITLE}: {address} (stop with Ctrl-C)", flush=True)
-        if browser:
-            webbrowser.open(address)
         try:
+            # A browser that comes before the server listens would only show an error.
+            wait_until_served(address, process)
+            print(f"{TITLE}: {address} (stop with Ctrl-C)", flush=True)
+            if browser:
+                webbrowser.open(address)
             return process.wait()
         except KeyboardInterrupt:
             return 0
 
 
-def _command(path: Path, host: str, port: int) -> list[str]:
-    # Photographs travel in one message each, which is 10 MiB at most by default.
-    settings = {"websocket_max_message_size": 2 * MAX_BYTES}
-    return [
-        sys.executable, "-m", "voila", str(path), "--no-browser",
-        f"--Voila.ip={host}", f"--port={port}", "--Voila.port_retries=0",
-        f"--Voila.tornado_settings={settings!r}",
-        "--VoilaConfiguration.strip_sources=True",
-        "--VoilaConfiguration.show_tracebacks=False",
-        "--VoilaConfiguration.file_allowlist=[]",
-        f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}",
-        "--MappingKernelManager.cull_interval=60",
-    ]  # fmt: skip
+def wait_until_served(address: str, process: subprocess.Popen, seconds: float = 120) -> None:
+    """Return when the server answers.
+
+    Raises:
+        StudyError: it ended, or did not answer in time.
+    """
+    parts = urlsplit(address)
+    # Whoever listens on every address is reached on this machine's own.
+    host = {"0.0.0.0": HOST, "::": "::1"}.get(parts.hostname, parts.hostname)
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection((host, parts.port), 1):
+            return
+        time.sleep(0.1)
+    ended = "ended" if process.poll() is not None else f"did not answer in {seconds:.0f} s"
+    raise StudyError(f"{address}: the server {ended}; what it wrote above may say why")
+
+
+def _settings(host: str, port: int) -> dict:
+    """Return Voila's configuration."""
+    tornado = {
+        # Photographs travel in one message each, which is 10 MiB at most by default.
+        "websocket_max_message_size": 2 * MAX_BYTES,
+        "headers": {"Content-Security-Policy": POLICY},
+    }
+    return {
+        "Voila": {"ip": host, "port": port, "port_retries": 0, "tornado_settings": tornado},
+        "VoilaConfiguration": {
+            "strip_sources": True, "show_tracebacks": False, "file_allowlist": [],
+        },
+        "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
+    }  # fmt: skip
 
 
 def _free_port(host: str, port: int) -> int:

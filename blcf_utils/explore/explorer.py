@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from blcf_utils.boxes import check_box
+from blcf_utils.collection.encoder import reading_query
 from blcf_utils.collection.opened import WithPhotograph
 from blcf_utils.datasets.base import Box, Dataset, Query
 from blcf_utils.errors import StudyError, known
@@ -140,6 +141,14 @@ class Explorer:
         else:
             self.ask(dataset.images[0])
 
+    def warm(self) -> Explorer:
+        """Run every kind of step once, so that no visitor waits until kernels are loaded."""
+        knobs = self.knobs
+        for chosen in ({"mode": "LS", "rerank": True, "expansion": "LQE"}, {"expansion": "GQE"}):
+            self.turn(**chosen).answer  # noqa: B018 - computed when it is asked for
+        self.turn(**{name: getattr(knobs, name) for name in Knobs.__dataclass_fields__})
+        return self
+
     def turn(self, **knobs) -> Explorer:
         """Change knobs by name.
 
@@ -169,7 +178,8 @@ class Explorer:
             StudyError: no such image, or a box without area in it.
         """
         path = self._path(image)
-        size = image_size(path, exif_orientation=self.subject.dataset.exif_orientation)
+        with reading_query(path):
+            size = image_size(path, exif_orientation=self.subject.dataset.exif_orientation)
         check_box(box, size)
         self.question = Question(path, size, box)
         self.__dict__.pop("answer", None)
@@ -235,7 +245,8 @@ class Explorer:
             return base
         key = (self.knobs.coding, path)
         if key not in self._encoded:
-            self._encoded[key] = self.subject.encoder(self.knobs.coding).encode(path)
+            with reading_query(path):
+                self._encoded[key] = self.subject.encoder(self.knobs.coding).encode(path)
         words, size = self._encoded[key]
         asked = Query("explored", path, None, ())
         dataset = replace(base.dataset, queries=(*base.dataset.queries, asked))
@@ -248,10 +259,7 @@ class Explorer:
         own = dataset.image_index.get(query.image)
         images = [int(i) for i in found.ranking.images[: self.knobs.top + 1] if i != own]
         images = images[: self.knobs.top]
-        windows = dict(found.windows)
-        if any(i not in windows for i in images):  # only to show where
-            top = self.knobs.top + 1
-            windows = searcher.rerank(query, found, images=top).windows | windows
+        windows = searcher.places(query, found, self.knobs.top + 1)
         score = dict(zip(found.ranking.images.tolist(), found.ranking.scores.tolist(), strict=True))
         maps = searcher.base.maps
         return tuple(

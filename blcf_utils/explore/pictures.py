@@ -120,10 +120,12 @@ def _draw_patches(figure, left, right, explorer: Explorer, image: int, words: li
 
 def _draw_contributions(ax, added, best) -> None:
     total = float(added["contribution"].sum())
-    rest = total - float(best["contribution"].sum())
-    names = [f"word {word}" for word in best["word"]] + [f"{len(added) - len(best)} others"]
-    values = [*best["contribution"], rest]
-    colours = [f"C{k % 10}" for k in range(len(best))] + ["#999999"]
+    names, values = [f"word {word}" for word in best["word"]], [*best["contribution"]]
+    colours = [f"C{k % 10}" for k in range(len(best))]
+    if len(added) > len(best):
+        names.append(f"{len(added) - len(best)} others")
+        values.append(total - float(best["contribution"].sum()))
+        colours.append("#999999")
     ax.barh(names[::-1], values[::-1], color=colours[::-1])
     ax.tick_params(labelsize=7)
     ax.set_title(f"what each word adds to {total:.3f}", fontsize=8)

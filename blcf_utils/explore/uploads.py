@@ -43,11 +43,7 @@ class Uploads:
                 say, or it does not decode to the end.
         """
         shown = _shown(name)
-        if not 0 < len(content) <= self.max_bytes:
-            raise StudyError(
-                f"{shown}: expected a photograph of 1 byte to {self.max_bytes / 2**20:.0f} MiB, "
-                f"found {len(content) / 2**20:.1f} MiB; send a smaller file"
-            )
+        self.check_size(name, len(content))
         self._count += 1
         path = self.folder / f"{self._count:04d}.unchecked"
         path.write_bytes(content)
@@ -56,6 +52,18 @@ class Uploads:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+
+    def check_size(self, name: str, size: int) -> None:
+        """Check how many bytes a photograph has.
+
+        Raises:
+            StudyError: none, or too many.
+        """
+        if not 0 < size <= self.max_bytes:
+            raise StudyError(
+                f"{_shown(name)}: expected a photograph of at most "
+                f"{self.max_bytes / 2**20:.0f} MiB, found {_bytes(size)}; send another file"
+            )
 
     def _checked(self, path: Path, shown: str) -> str:
         """Return the suffix of a photograph's format."""
@@ -88,3 +96,7 @@ def _shown(name: str) -> str:
     """Return a sender's file name fit for a message: printable, of bounded length."""
     printable = "".join(c for c in name.replace("\\", "/").rpartition("/")[2] if c.isprintable())
     return printable[:60] or "upload"
+
+
+def _bytes(size: int) -> str:
+    return "an empty file" if size <= 0 else f"{size / 2**20:.2f} MiB"

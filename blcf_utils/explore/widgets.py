@@ -1,4 +1,4 @@
-"""The two widgets that ipywidgets lacks: an image to draw a box on, and clickable results.
+"""The widgets that ipywidgets lacks: an image to draw a box on, clickable results, an upload.
 
 They are anywidgets: a few lines of JavaScript in ``static/``, which JupyterLab, notebooks and
 Voila load from the kernel, so nothing has to be installed in a browser or fetched from a network.
@@ -30,6 +30,22 @@ class BoxCanvas(anywidget.AnyWidget):
     box = traitlets.List([]).tag(sync=True)
 
 
+class PhotoUpload(anywidget.AnyWidget):
+    """A button that sends one photograph, as a message ``{name, size}`` with its bytes.
+
+    One that is empty or has too many bytes comes without them.
+
+    Attributes:
+        accept: what the browser's file dialogue offers.
+        most_bytes: what is sent at most.
+    """
+
+    _esm = _STATIC / "upload.js"
+    _css = _STATIC / "explore.css"
+    accept = traitlets.Unicode(".jpg,.jpeg,.png,.webp,.bmp,.tif,.tiff").tag(sync=True)
+    most_bytes = traitlets.Int().tag(sync=True)
+
+
 class ResultGrid(anywidget.AnyWidget):
     """Results as thumbnails with the place of each match.
 
@@ -39,6 +55,7 @@ class ResultGrid(anywidget.AnyWidget):
         turn: raised after ``hits`` and ``jpegs`` have changed; then they are drawn.
         picked: {image, turn} of the result that becomes the query.
         asked: {image, turn} of the result that is explained.
+        explained: raised when the explanation is there; then the page scrolls to it.
     """
 
     _esm = _STATIC / "results.js"
@@ -48,3 +65,4 @@ class ResultGrid(anywidget.AnyWidget):
     turn = traitlets.Int(0).tag(sync=True)
     picked = traitlets.Dict({}).tag(sync=True)
     asked = traitlets.Dict({}).tag(sync=True)
+    explained = traitlets.Int(0).tag(sync=True)

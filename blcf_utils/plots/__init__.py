@@ -49,15 +49,25 @@ from blcf_utils.plots.saliency import (
     show_weighted_results,
     show_weighted_words,
 )
+from blcf_utils.plots.scaling import (
+    plot_costs_by_size,
+    plot_laws,
+    plot_likeness,
+    plot_map_by_size,
+)
 
 __all__ = [
     "common_words",
     "plot_bars",
     "plot_costs",
+    "plot_costs_by_size",
     "plot_curves",
     "plot_dimensions",
     "plot_gains",
     "plot_kmeans",
+    "plot_laws",
+    "plot_likeness",
+    "plot_map_by_size",
     "plot_mining",
     "plot_paired_queries",
     "plot_precision_recall",

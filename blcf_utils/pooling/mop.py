@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.decomposition import PCA
 
-from blcf_utils.codebook import fit_kmeans
 from blcf_utils.errors import StudyError
 from blcf_utils.features import normalise_rows
+from blcf_utils.kmeans import fit_kmeans
 from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.neural_codes import Encode
 from blcf_utils.pooling.patches import grid_windows, window_grid

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,10 +17,12 @@ from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.errors import StudyError
 from blcf_utils.images import UnreadableImage, read_image
+from blcf_utils.mapping import mapped
 from blcf_utils.progress import progress
 from blcf_utils.saliency.base import SaliencyModel
 
 STAGE_VERSION = 1
+_A_TASK = 8  # images that a worker is sent at once
 
 
 class SaliencyMaps:
@@ -44,6 +46,27 @@ class SaliencyMaps:
 
 def _file(folder: Path, image: int) -> Path:
     return folder / f"{image:06d}.png"
+
+
+@dataclass(frozen=True)
+class _Observer:
+    """How a picture becomes a saliency map, here or on a worker."""
+
+    model: SaliencyModel
+    exif: bool
+    skip: bool
+
+
+def _look(observer: _Observer, path: Path) -> bytes:
+    """Return the saliency map of a picture as PNG."""
+    try:
+        pixels = read_image(path, exif_orientation=observer.exif)
+        saliency = observer.model.predict(pixels)
+    except UnreadableImage:
+        if not observer.skip:
+            raise
+        saliency = np.zeros((1, 1), np.uint8)
+    return cv2.imencode(".png", saliency)[1].tobytes()
 
 
 def _link(first: Path, copy: Path) -> None:
@@ -81,26 +104,27 @@ def saliency_maps(
     }
 
     def make(folder: Path) -> None:
-        def look(i: int) -> None:
-            if _file(folder, i).exists():
-                return
-            try:
-                pixels = read_image(dataset.images[i], exif_orientation=dataset.exif_orientation)
-                saliency = model.predict(pixels)
-            except UnreadableImage:
-                if on_corrupt != "skip":
-                    raise
-                saliency = np.zeros((1, 1), np.uint8)
-            with atomic_path(_file(folder, i)) as path:
-                if not cv2.imwrite(str(path), saliency):
-                    raise StudyError(f"{path}: could not be written; is the disk full?")
-
         distinct = dataset.distinct[: len(dataset.images)]
-        images = np.unique(distinct).tolist()
-        with one_thread_each(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            done = pool.map(look, images)
-            for _ in progress(done, label=f"{model.name} maps", total=len(images), unit="image"):
-                pass
+        number = {
+            dataset.images[i]: i
+            for i in np.unique(distinct).tolist()
+            if not _file(folder, i).exists()
+        }
+        observer = _Observer(model, dataset.exif_orientation, on_corrupt == "skip")
+        bar = progress(label=f"{model.name} maps", total=len(number), unit="image")
+        threads = min(8, os.cpu_count() or 1)
+        with one_thread_each(), bar:
+            for path, content in mapped(
+                _look,
+                observer,
+                number,
+                files=lambda path: [path],
+                threads=threads,
+                at_once=_A_TASK,
+            ):
+                with atomic_path(_file(folder, number[path])) as target:
+                    target.write_bytes(content)
+                bar.update(1)
         for i in np.flatnonzero(distinct != np.arange(len(distinct))).tolist():
             if not _file(folder, i).exists():
                 _link(_file(folder, int(distinct[i])), _file(folder, i))

@@ -4,7 +4,10 @@ function render({ model, el }) {
   canvas.className = "blcf-box";
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", "query image; drag to draw a box, click to clear it");
-  el.appendChild(canvas);
+  const hint = document.createElement("small");
+  hint.className = "blcf-hint";
+  hint.textContent = "Drag to draw a box; click to clear it.";
+  el.append(canvas, hint);
   const picture = new Image();
   let start = null, drawn = null, url = null;
 

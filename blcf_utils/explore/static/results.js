@@ -46,7 +46,13 @@ function render({ model, el }) {
     const pictures = model.get("jpegs");
     list.replaceChildren(...model.get("hits").map((hit, i) => card(hit, pictures[i])));
   }
+  function scroll() {
+    // Later: the explanation's picture has its height only when it has come.
+    const details = el.closest(".blcf-panel")?.querySelector(".blcf-details");
+    setTimeout(() => details?.scrollIntoView({ block: "nearest", behavior: "smooth" }), 250);
+  }
   model.on("change:turn", paint);
+  model.on("change:explained", scroll);
   paint();
   return () => urls.forEach((url) => URL.revokeObjectURL(url));
 }

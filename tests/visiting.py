@@ -1,0 +1,108 @@
+"""What tests do in a browser: open the demo, draw, choose files, take screenshots."""
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import requests
+from PIL import Image
+
+from blcf_utils.explore.demo import serving
+
+SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
+
+
+def ready(address, process, seconds=60):
+    """Wait until a server answers."""
+    until = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() < until
+        try:
+            return requests.get(f"{address}voila/static/voila.js", timeout=2)
+        except requests.ConnectionError:
+            time.sleep(0.2)
+
+
+@contextmanager
+def visiting(browser, code, folder, width=1280, height=900):
+    """Serve a page and open it; yields the browser's page once its results are shown.
+
+    Nothing but the demo itself is reached; ``page.elsewhere`` lists what the page asked others for.
+    """
+    log = (folder / "demo.log").open("w")
+    with log, serving(code, port=0, log=log) as (process, address):
+        ready(address, process)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(90_000)  # machines are shared
+        page.elsewhere = []
+
+        def route(one):
+            if address in one.request.url:
+                return one.continue_()
+            page.elsewhere.append(one.request.url)
+            return one.abort()
+
+        page.route("**/*", route)
+        page.goto(address, timeout=240_000, wait_until="commit")
+        page.wait_for_selector(".blcf-results li", timeout=240_000)
+        page.wait_for_function("[...document.images].every(one => one.complete)")
+        try:
+            yield page
+        finally:
+            page.close()
+
+
+def scores(page):
+    """Return the labels of the results: ranks, scores, verdicts."""
+    return page.locator(".blcf-results small").all_inner_texts()
+
+
+def changed(page, before):
+    """Wait until the results are no longer those of ``before``."""
+    page.wait_for_function(
+        "before => JSON.stringify([...document.querySelectorAll('.blcf-results small')]"
+        ".map(one => one.innerText)) !== JSON.stringify(before)",
+        arg=before,
+    )
+
+
+def explained(page, before=""):
+    """Wait for the picture of an explanation, another than ``before``; returns its address."""
+    found = "[...document.images].find(e => e.naturalWidth > 900 && e.offsetParent)"
+    page.wait_for_function(f"old => {{ const e = {found}; return e && e.src !== old }}", arg=before)
+    return page.evaluate(f"{found}.src")
+
+
+def shoot(page, name, height=None):
+    """Keep a screenshot of a page, of all of it if no height is given."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    path = SCREENSHOTS / f"{name}.png"
+    before = page.viewport_size
+    # Voila's page scrolls inside: only a window that is high enough shows all of it.
+    inner = "Math.max(...[...document.querySelectorAll('*')].map(e => e.scrollHeight))"
+    page.set_viewport_size({"width": before["width"], "height": height or page.evaluate(inner)})
+    page.wait_for_function("[...document.images].every(e => e.complete || e.loading === 'lazy')")
+    page.wait_for_timeout(400)  # the layout follows the window
+    page.screenshot(path=path)
+    page.set_viewport_size(before)
+    assert np.asarray(Image.open(path)).std() > 5  # not a blank page
+
+
+def choose(page, path):
+    """Send a file as one's own photograph."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="own photograph").click()
+    chooser.value.set_files(path)
+
+
+def drag(page, start, end):
+    """Draw a box on the query image, from one corner to the other as shares of its sides."""
+    canvas = page.locator("canvas.blcf-box").bounding_box()
+    at = [(canvas["x"] + x * canvas["width"], canvas["y"] + y * canvas["height"])
+          for x, y in (start, end)]  # fmt: skip
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    page.mouse.move(*at[1], steps=5)
+    page.mouse.up()
