@@ -19,7 +19,6 @@ from blcf_utils.images import UnreadableImage, image_size
 from blcf_utils.paths import datasets_dir
 from blcf_utils.sources import dataset_sources
 
-STAND_IN = "stand-in.json"
 SAMPLED = 32  # images whose headers tell the sizes of all
 USUAL = (1024, 768)  # pixels, where no image is here to ask
 
@@ -135,7 +134,7 @@ def _weigh(topic: str, dataset: Dataset, said: list[str]):
     if dataset.extra_images:
         outside = len(dataset.extra_images)
         told += f", {outside:,} query image{'s' * (outside != 1)} outside the database"
-    if (dataset.root / STAND_IN).is_file():
+    if dataset.stand_in:
         said = ["stand-in pictures of a rehearsal, whose results are marked as not run", *said]
     broken = dict.fromkeys([*empty, *bad])
     if broken:

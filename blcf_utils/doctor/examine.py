@@ -60,8 +60,10 @@ def _examine(resolved: Profile, measure: bool, connects: Callable[[str], bool]) 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     installed = os.cpu_count() or 1
     findings.append(machine.check_processor(usable or installed, installed))
-    looked = [look_at_dataset(resolved, name) for name in resolved.datasets]
-    seen = tuple(one for _, one in looked if one is not None)
+    looked = [look_at_dataset(resolved, name) for name in resolved.all_datasets]
+    # Of what joins the comparison only next to nothing is stored: nothing is predicted for it.
+    main = [one for _, one in looked[: len(resolved.datasets)]]
+    seen = tuple(one for one in main if one is not None)
     gpus = machine.gpu_memory()
     large = sum(one.images for one in seen) >= SLOW_IMAGES
     findings.append(machine.check_device(resolved.features.device, gpus, large))
@@ -103,9 +105,9 @@ def _teachers(profile: Profile) -> list[Finding]:
     """Return what is wrong with the datasets from which others learn."""
     findings = []
     for name, teacher in profile.learn_on.items():
-        if teacher not in profile.datasets:
+        if teacher not in profile.all_datasets:
             said = f"learn_on.{name}: {teacher} is none of the profile's datasets"
-            mend = f"one of {', '.join(profile.datasets)}"
+            mend = f"one of {', '.join(profile.all_datasets)}"
             findings.append(Finding("learn_on", "problem", said, mend))
     return findings
 

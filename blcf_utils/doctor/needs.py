@@ -16,6 +16,7 @@ Disk, in bytes, of what a run keeps in the cache:
 | inverted files | N min(h w f^2, K) 3, weighted ones 4: an image holds no more words than cells |
 | SIFT | n keypoints (128 + 16 + 2), descriptors, places and words |
 | words | teachers K D 4 for each network, and K 128 4 of SIFT |
+| descriptors of k-means | most of N h w D 4 (float32) of one teacher, while it learns |
 | compared methods | N D 4 each; 30 patches an image for sets; N classes D 2 for CAM's classes |
 
 Networks, layers and sizes are the profile's own, the same at full resolution, its last layer where
@@ -23,9 +24,9 @@ compared methods read a classifier, ``compare_backbones``, the compared methods'
 frozen layers of fine-tuning (``inputs: maps``), and each fine-tuned network on the dataset it was
 trained on.
 
-Memory is that of the largest step on top of what the libraries take: k-means holds its descriptors
-(float32) and three times its words; a forward pass ``batch`` times the largest pair of arrays that
-a layer reads and writes; sets of patches are held whole.
+Memory is that of the largest step on top of what the libraries take: k-means holds two chunks of
+descriptors (float32) and three times its words; a forward pass ``batch`` times the largest pair of
+arrays that a layer reads and writes; sets of patches are held whole.
 
 Pages of mapped files, which the system takes back when it wants them, are no part of it.
 
@@ -48,6 +49,7 @@ from blcf_utils.comparison.rows import Row
 from blcf_utils.config import BackboneConfig, Profile
 from blcf_utils.doctor.datasets import Seen
 from blcf_utils.images import resized_size
+from blcf_utils.kmeans import CHUNK
 from blcf_utils.views import augmented_views
 
 # A pixel of a saliency map: 0.23 (BMS) to 0.37 (Itti-Koch) measured on photographs 400 pixels wide.
@@ -144,29 +146,35 @@ class Workload:
             Need("saliency maps", self.models * PNG_BYTES * self._pixels()),
             Need("SIFT", profile.sift.keypoints * 146.0 * sum(s.images for s in self.seen)),
             Need("words", self._words_bytes()),
+            Need("descriptors of k-means, while it learns", self._learned_bytes()),
             *self._compared(),
             Need("results", RESULTS),
         ]
         return sorted((n for n in needs if n.amount), key=lambda need: -need.amount)
 
+    def _learned_bytes(self) -> float:
+        """Return the size of the largest file that k-means reads again and again."""
+        profile, main = self.profile, self._main()
+        wide, keypoints = self._dimensions(main.backbone), profile.sift.keypoints
+        convolutional = max((self._descriptors(main, s) for s in self._teachers()), default=0)
+        sift = max((keypoints * s.database for s in self._teachers()), default=0)
+        return 4 * max(
+            wide * min(convolutional, profile.codebook.max_descriptors),
+            128 * min(sift, profile.sift.max_descriptors),
+        )
+
     def memory(self) -> list[Need]:
         """Return the bytes that the largest steps hold, with the libraries, largest first."""
         profile, batch = self.profile, self.profile.features.batch_size
         main, full = self._main(), self._full()
-        rows = max((self._descriptors(main, seen) for seen in self._teachers()), default=0)
-        rows = min(rows, profile.codebook.max_descriptors)
-        wide = self._dimensions(main.backbone)
-        sift = profile.sift
-        keypoints = max((sift.keypoints * seen.database for seen in self._teachers()), default=0)
-        sift_rows = min(keypoints, sift.max_descriptors)
+        held = (
+            (profile.codebook.words, self._dimensions(main.backbone), "words"),
+            (profile.sift.words, 128, "SIFT words"),
+        )
         needs = [
-            Need(
-                f"k-means of {rows:,.0f} descriptors",
-                4 * wide * (rows + WORDS_HELD * profile.codebook.words),
-            ),
-            Need(
-                f"k-means of {sift_rows:,} SIFT descriptors",
-                4 * 128 * (sift_rows + WORDS_HELD * sift.words),
+            *(
+                Need(f"k-means of {k:,} {what}", 4 * d * (2 * CHUNK + WORDS_HELD * k))
+                for k, d, what in held
             ),
             Need(f"forward pass of {batch} images", self.forward(main)),
             Need(f"forward pass of {batch} images at full resolution", self.forward(full)),
