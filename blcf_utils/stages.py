@@ -269,7 +269,7 @@ def _page(
         f"{hardware.get('cores', '?')} cores, {hardware.get('memory_gb', '?')} GB: *seconds*, "
         "*peak MB* (resident memory of the process, all that it held), *own MB* (without pages of "
         "mapped files, which the system takes back when it needs them; sampled) and *MB on disk*. "
-        "A stage that was *resumed* went on after a run that was killed, whose time is not counted.\n"
+        "A *resumed* stage went on after a run that was killed, whose time is not counted.\n"
     )
     what = f"the settings of the profile {full}" if full else "its own settings"
     parts.append(
