@@ -147,7 +147,7 @@ def _counts(label: str, datasets: dict[str, dict], database_only: bool) -> tuple
     data = datasets[name]
     if label.startswith(f"{name}-queries-"):
         images = data.get("query_images", 0)
-        return images, min(images, data.get("distinct", images))
+        return images, data.get("distinct_query_images", images)
     images = data["images"] if database_only else data.get("all_images", data["images"])
     return images, min(images, data.get("distinct", images))
 

@@ -202,6 +202,7 @@ class Study(
             self.store.get_or_make(
                 "checks", part.name, document, lambda folder, check=check: check()
             )
+        asked = {dataset.image_index[query.image] for query in dataset.queries}
         event = {
             "dataset": name,
             "manifest": dataset.manifest,
@@ -210,7 +211,8 @@ class Study(
             "queries": len(dataset.queries),
             "all_images": len(dataset.all_images),
             "distinct": len(np.unique(dataset.distinct)),
-            "query_images": len({query.image for query in dataset.queries}),
+            "query_images": len(asked),
+            "distinct_query_images": len(np.unique(dataset.distinct[sorted(asked)])),
         }
         if dataset.stand_in:
             self._stand_ins[name] = None

@@ -24,7 +24,7 @@ def event(stage, label, key, seconds, **more):
 def record(profile="rehearsal", **changes):
     datasets = [
         {"dataset": "oxford5k", "images": 5000, "all_images": 5000, "distinct": 50,
-         "query_images": 55, "stand_in": True},
+         "query_images": 55, "distinct_query_images": 20, "stand_in": True},
         {"dataset": "instre", "images": 2000, "all_images": 3000, "distinct": 30,
          "query_images": 1000},
     ]  # fmt: skip
@@ -65,7 +65,7 @@ def test_every_stage_stands_once_with_its_making_and_its_images():
     saliency = rows["saliency", "instre-BMS"]
     assert (saliency.images, saliency.computed) == (2000, 30)
     queries = rows["features", "oxford5k-queries-vgg16-conv5_1-mirrored"]
-    assert (queries.images, queries.computed) == (55, 50)
+    assert (queries.images, queries.computed) == (55, 20)
     assert rows["verification", "instre-sift2000-K25000"].extrapolated == 500
     assert rows["codebook", "oxford5k-vgg16-conv5_1-K25000"].resumed
     rest = rows["notebook", "04_search: searching, scoring, plotting"]
