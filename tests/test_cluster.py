@@ -27,6 +27,7 @@ from blcf_utils.mapping import mapped
 from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.models import load_model
 from blcf_utils.sift import extract_sift
+from blcf_utils.streaming import StreamedFeatures
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -126,6 +127,21 @@ def test_stages_give_the_bytes_of_one_process(toy, toy_stages, tiny_network, clu
         there = stage(ArtefactStore(tmp_path / "there"))
         assert not there.artefact.reused
         assert contents(there) == contents(here), name
+
+
+def test_maps_that_are_not_stored_are_forwarded_and_encoded_by_workers(
+    toy, toy_stages, tiny_network, cluster, tmp_path, monkeypatch
+):
+    learned = toy_stages.whitening, toy_stages.codebook, EncodingConfig()
+    with use_scheduler("off"):
+        stored = assignment_maps(toy_stages.features, *learned, ArtefactStore(tmp_path / "stored"))
+    store = ArtefactStore(tmp_path / "streamed")
+    streamed = StreamedFeatures(toy, tiny_network, store)
+    # Not in this process.
+    monkeypatch.setattr(features_module, "forward_images", None)
+    made = assignment_maps(streamed, *learned, store)
+    assert not made.artefact.reused
+    assert contents(made) == contents(stored)
 
 
 @pytest.mark.parametrize("how_many", [1, 2])

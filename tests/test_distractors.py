@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blcf_utils import bow, experiments, streaming
+from blcf_utils import bow, experiments
+from blcf_utils import features as features_module
 from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.bow import assignment_maps
 from blcf_utils.codebook import learn_codebook
@@ -141,9 +142,9 @@ def test_streamed_batches_are_those_of_stored_maps(both, monkeypatch, images, at
 def test_one_pass_forwards_every_image_once(both, monkeypatch):
     _, streamed = both
     counts = []
-    original = streaming.forward_images
+    original = features_module.forward_images
     monkeypatch.setattr(
-        streaming, "forward_images", lambda *a: counts.append(len(a[1])) or original(*a)
+        features_module, "forward_images", lambda *a: counts.append(len(a[1])) or original(*a)
     )
     list(batches(streamed, np.arange(17)))
     # Grouped by map shape, a batch of one size is forwarded for its own shape only.
@@ -228,7 +229,7 @@ def test_held_maps_are_read_without_the_network(both, monkeypatch):
     stored, streamed = both
     images = np.array([1, 4, 16, 9])
     with streamed.holding(images):
-        monkeypatch.setattr(streaming, "forward_images", None)
+        monkeypatch.setattr(features_module, "forward_images", None)
         for image in images:
             np.testing.assert_array_equal(streamed.map(image), stored.map(image))
     assert not streamed._held
