@@ -87,9 +87,10 @@ def stage_rows(record: dict, full: Profile | None = None) -> list[StageRow]:
         full: the profile whose settings times are extrapolated to; the run's own when None.
     """
     datasets = {
-        data["dataset"]: data
+        one["dataset"]: one
         for entry in record["notebooks"].values()
         for data in entry.get("datasets", [])
+        for one in (data, *data.get("parts", []))  # a benchmark and its distractors
     }
     rows: dict[str, StageRow] = {}
     rest = []
