@@ -236,7 +236,8 @@ def write_stages(
 def _line(row: StageRow, record: dict, assumptions: Assumptions) -> tuple:
     on = runs_on(row.stage, row.of)
     cores = record.get("provenance", {}).get("hardware", {}).get("cores") or 1
-    seconds = predicted_seconds(row, on, cores, assumptions)
+    side = (row.settings or {}).get("longest_side")
+    seconds = predicted_seconds(row.extrapolated, row.images, side, on, cores, assumptions)
     return (
         row.stage,
         row.of,
