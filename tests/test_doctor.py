@@ -14,7 +14,7 @@ from blcf_utils.doctor import machine, room, weights
 from blcf_utils.doctor.datasets import USUAL, Seen, look_at_dataset
 from blcf_utils.doctor.examine import _shapes, examine
 from blcf_utils.doctor.findings import Finding, as_json, as_text, bytes_text, exit_code
-from blcf_utils.doctor.needs import Need, Workload
+from blcf_utils.doctor.needs import STORED, STREAMED, Need, Workload
 from blcf_utils.study import Study
 
 GB = 10**9
@@ -360,12 +360,15 @@ def test_distractors_are_predicted_as_the_comparison_keeps_them():
     assert found["saliency maps of distractors"] == pytest.approx(0.3 * 100_071 * 1024 * 768)
     assert set(found) == {"vectors", told, "saliency maps of distractors"}
     once = 100_071 * (0.340 * 0.255 + 2 * 1.024 * 0.768)
-    assert seconds["network, distractors"] == pytest.approx(2 * once)
+    assert seconds[STREAMED] == pytest.approx(2 * once)
+    told = room.tell_time([Need(STREAMED, 1e6)])
+    assert "distractors.features: stored" in told.mend
+    assert "distractors" not in room.tell_time([Need("network", 1e6)]).mend
     found, seconds = needs_of("stored")
     maps = 21 * 15 + 32 * 24  # those of pool5 serve both methods
     assert found["features of distractors"] == 2 * 100_071 * 512 * maps
     once = 100_071 * (0.340 * 0.255 + 1.024 * 0.768)
-    assert seconds["network, distractors"] == pytest.approx(once)
+    assert seconds[STORED] == pytest.approx(once)
     # A dataset with distractors among the profile's own stores no maps of them either.
     own = load_profile("paper100k", {"datasets": ["oxford105k"]})
     kept = {need.what: need.amount for need in workload_of(own, compared[:1]).disk()}

@@ -61,6 +61,7 @@ PATCHES = sum(level * level for level in range(1, DATABASE_LEVELS + 1))
 LIBRARIES = 700e6  # what a notebook's kernel holds before it computes: 600 to 700 MB measured
 RESULTS = 100e6  # tables, figures, notebooks and report
 WORDS_HELD = 3  # copies of the centroids during an iteration
+STREAMED, STORED = "network, distractors again for each method", "network, distractors"
 
 # (backbone, longest side, (width, height)) -> ((C, h, w), values a layer reads and writes)
 Shapes = Callable[[BackboneConfig, int, tuple[int, int]], tuple[tuple[int, int, int], int]]
@@ -229,7 +230,10 @@ class Workload:
             )
         )
         needs.append(
-            Need("network, distractors", self._distractor_pixels() / 1e6 * seconds_a_megapixel)
+            Need(
+                STORED if profile.distractors.features == "stored" else STREAMED,
+                self._distractor_pixels() / 1e6 * seconds_a_megapixel,
+            )
         )
         assigned = sum(seen.images * self._cells(main, seen) * f2 for seen in self.seen)
         assigned += sum(s.distractors * self._cells(main, s) * f2 for s in self.compared)
