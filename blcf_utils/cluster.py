@@ -443,7 +443,8 @@ class _Run:
 
 
 def _sizes(paths: Iterable[Path]) -> list[tuple[Path, int]]:
-    return [(path, path.stat().st_size) for path in paths]
+    # Of a file that is not here either, whatever reads it says so.
+    return [(path, path.stat().st_size) for path in paths if path.is_file()]
 
 
 # What follows runs on workers.

@@ -22,7 +22,7 @@ from blcf_utils.config import BackboneConfig, EncodingConfig, FeatureConfig, Sif
 from blcf_utils.config_saliency import SaliencyConfig
 from blcf_utils.errors import StudyError
 from blcf_utils.features import extract_features
-from blcf_utils.images import UnreadableImage
+from blcf_utils.images import UnreadableImage, read_image
 from blcf_utils.mapping import mapped
 from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.models import load_model
@@ -271,6 +271,20 @@ def test_a_file_that_a_worker_does_not_see_is_named(cluster, tmp_path, monkeypat
         list(mapped(hidden, None, [path], files=lambda item: [item]))
     with pytest.raises(StudyError, match=r"b\.jpg: the worker on .* does not see it; images and"):
         list(mapped(hidden, None, [tmp_path / "b.jpg"], files=lambda item: [item]))
+
+
+def width(shared, path):
+    return read_image(path).shape[1]
+
+
+def test_a_file_that_is_nowhere_is_said_as_in_one_process(cluster, tmp_path):
+    missing = tmp_path / "missing.jpg"
+    for address in ("off", cluster.address):
+        with (
+            use_scheduler(address),
+            pytest.raises(UnreadableImage, match=r"missing\.jpg: .*no such file"),
+        ):
+            list(mapped(width, None, [missing], files=lambda path: [path]))
 
 
 def test_other_software_is_refused(cluster, monkeypatch):
