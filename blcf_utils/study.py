@@ -128,6 +128,17 @@ _CACHED = (
 POOLINGS = {"sum": sum_pool, "crow": crow_pool}
 
 
+def _counts(dataset: Dataset) -> dict[str, str | int]:
+    """Return what tells how much of a stage's work a dataset is."""
+    return {
+        "dataset": dataset.name,
+        "images": len(dataset.images),
+        "all_images": len(dataset.all_images),
+        "distinct": len(np.unique(dataset.distinct)),
+        "query_images": len({query.image for query in dataset.queries}),
+    }
+
+
 class Study(
     StudyQueries, StudySift, StudyWeighting, StudyComparison, StudyDetector, StudyFinetuning
 ):
@@ -203,15 +214,14 @@ class Study(
                 "checks", part.name, document, lambda folder, check=check: check()
             )
         event = {
+            **_counts(dataset),
             "dataset": name,
             "manifest": dataset.manifest,
             "ground_truth": dataset.ground_truth_digest,
-            "images": len(dataset.images),
             "queries": len(dataset.queries),
-            "all_images": len(dataset.all_images),
-            "distinct": len(np.unique(dataset.distinct)),
-            "query_images": len({query.image for query in dataset.queries}),
         }
+        if dataset.parts:
+            event["parts"] = [_counts(part) for part in dataset.parts]
         if dataset.stand_in:
             self._stand_ins[name] = None
             event["stand_in"] = True

@@ -74,6 +74,20 @@ def test_every_stage_stands_once_with_its_making_and_its_images():
     assert (triplets.images, triplets.factor) == (0, 1)
 
 
+def test_distractors_are_counted_as_the_part_of_a_dataset_that_they_are():
+    found = record()
+    entry = found["notebooks"]["04_search"]
+    distractors = {"dataset": "oxc1_100k", "images": 100_071, "all_images": 100_071,
+                   "distinct": 96, "query_images": 0}  # fmt: skip
+    whole = {"dataset": "oxford105k", "images": 105_071, "all_images": 105_071, "distinct": 146,
+             "query_images": 55}  # fmt: skip
+    entry["datasets"].append({**whole, "parts": [entry["datasets"][0], distractors]})
+    entry["stages"].append(event("assignment", "oxc1_100k-vgg16-conv5_1-K25000", "a", 9.0))
+    row = rows_of(found)["assignment", "oxc1_100k-vgg16-conv5_1-K25000"]
+    assert (row.images, row.computed) == (100_071, 96)
+    assert row.extrapolated == pytest.approx(9 * 100_071 / 96)
+
+
 def test_cheaper_settings_are_extrapolated_to_the_full_ones():
     ran, full = load_profile("rehearsal"), load_profile("paper")
     row = rows_of(record(), full=full)["codebook", "oxford5k-vgg16-conv5_1-K25000"]

@@ -33,6 +33,7 @@ class Seen:
         outside: query images that are not among them.
         query_images: distinct query images.
         sizes: (s, 2) width and height in pixels of a sample of the images.
+        distractors: how many of the database's images are distractors.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Seen:
     outside: int
     query_images: int
     sizes: tuple[tuple[int, int], ...] = (USUAL,)
+    distractors: int = 0
 
     @property
     def images(self) -> int:
@@ -111,13 +113,14 @@ def _published(name: str) -> Seen | None:
     if counts is None:
         return None
     outside = counts.queries if name == "instre" else 0
-    return Seen(name, counts.images + more, outside, counts.queries)
+    return Seen(name, counts.images + more, outside, counts.queries, distractors=more)
 
 
 def _seen(name: str, dataset: Dataset, sizes: tuple[tuple[int, int], ...]) -> Seen:
     queries = len({query.image for query in dataset.queries})
     database, outside = len(dataset.images), len(dataset.extra_images)
-    return Seen(name, database, outside, queries, sizes or (USUAL,))
+    distractors = sum(len(part.images) for part in dataset.parts[1:])
+    return Seen(name, database, outside, queries, sizes or (USUAL,), distractors)
 
 
 def _weigh(topic: str, dataset: Dataset, said: list[str]):
