@@ -220,6 +220,11 @@ def write_stages(
     record = read_run(folder)
     if not record["notebooks"]:
         raise StudyError(f"{folder / RUN_FILE}: no run to tell of; run blcf run first")
+    if not any((folder / "notebooks").glob("*.ipynb")):
+        raise StudyError(
+            f"{folder}: holds the committed reference only, no run of this machine; run "
+            f"blcf run --profile {profile} first"
+        )
     assumptions = assumptions or Assumptions()
     rows = stage_rows(record, load_profile(full) if full else None)
     lines = [_line(row, record, assumptions) for row in rows]

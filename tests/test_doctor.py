@@ -169,6 +169,15 @@ def test_a_dataset_is_weighed_without_decoding_it(toy_root, tmp_path, monkeypatc
     assert (found.state, "left out of database" in found.says) == ("warning", True)
 
 
+def test_nobody_is_told_to_fetch_photographs_among_stand_ins(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLCF_DATA", str(tmp_path))
+    (tmp_path / "oxford5k").mkdir()
+    (tmp_path / "oxford5k" / "stand-in.json").write_text("{}", encoding="utf-8")
+    found, _ = look_at_dataset(load_profile("paper"), "paris6k")
+    assert found.state == "problem"
+    assert found.mend.startswith(f"blcf rehearse write {tmp_path}")
+
+
 def test_datasets_that_are_not_here_are_counted_as_published(tmp_path, monkeypatch):
     monkeypatch.setenv("BLCF_DATA", str(tmp_path))
     profile = load_profile("paper")

@@ -106,7 +106,15 @@ def run(tmp_path):
     folder = tmp_path / "rehearsal"
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(record()), encoding="utf-8")
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "01_datasets.ipynb").touch()
     return tmp_path
+
+
+def test_a_committed_reference_is_no_run_of_this_machine(run):
+    (run / "rehearsal" / "notebooks" / "01_datasets.ipynb").unlink()
+    with pytest.raises(StudyError, match="committed reference only"):
+        write_stages("rehearsal", run)
 
 
 def test_measured_extrapolated_and_predicted_are_columns_of_their_own(run):

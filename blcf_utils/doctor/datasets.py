@@ -13,6 +13,7 @@ from blcf_utils.config import Profile
 from blcf_utils.datasets import REGISTRY, load_dataset
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.files import some_names
+from blcf_utils.datasets.stand_in import MARKER
 from blcf_utils.doctor.findings import Finding, of_error
 from blcf_utils.errors import StudyError
 from blcf_utils.images import UnreadableImage, image_size
@@ -75,6 +76,9 @@ def look_at_dataset(profile: Profile, name: str) -> tuple[Finding, Seen | None]:
 
 def how_to_get(name: str) -> str:
     """Return what brings a dataset here."""
+    folder = datasets_dir()
+    if any(folder.glob(f"*/{MARKER}")):  # photographs have no place among stand-ins
+        return f"blcf rehearse write {folder} --groundtruth DIR, or set BLCF_DATA to another folder"
     for source_name, source in dataset_sources().items():
         if name in (source_name, *source.also):
             if source.kind == "manual":
