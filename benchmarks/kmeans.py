@@ -29,6 +29,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from blcf_utils.artefacts import peak_memory_mb
 from blcf_utils.assignment import METHODS, make_searcher
 from blcf_utils.codebook import Codebook
+from blcf_utils.cores import usable_cores
 from blcf_utils.kmeans import CHUNK, DescriptorFile, KMeansState, fit_kmeans, write_descriptors
 
 FULL = 3_000_000  # descriptors that the thesis' codebooks are learned on
@@ -151,7 +152,7 @@ def one_iteration(path: Path, number: int, options: argparse.Namespace) -> dict:
     fit_kmeans(data, options.words, len(state.objective) + 1, state=state, **how)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     each = max(busy - index, 1e-9) / number
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return {
         "assignment": options.method,
         "descriptors": number,

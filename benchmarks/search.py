@@ -21,6 +21,7 @@ from side_by_side import fastest, interleave, machine, median, report, speed_rat
 
 from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.index import InvertedFile, build_index
+from blcf_utils.peak_memory import PeakMemory
 
 POSITIONS = 315  # of a feature map of 340x255 pixels at stride 16
 OFFSET, EXPONENT = 3, 1.1  # of the law: rank r has probability ~ 1 / (r + OFFSET) ** EXPONENT
@@ -83,14 +84,6 @@ class Stopwatch:
             self.seconds += time.perf_counter() - started
         self.postings += chunk.nnz
         return chunk
-
-
-def memory(reset: bool = False) -> float:
-    """Return the peak resident memory in MB (of Linux) since the last reset, or from now on."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
 
 
 def best(scores: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -175,10 +168,12 @@ def compare(number: int, weights: str, options) -> tuple[list[dict], bool]:
 
         warm = indexed("first", database(10, options.words, weighted))
         warm.search(np.arange(2), np.ones(2, np.float32), 5)
-        before = memory(reset=True)
+        with PeakMemory() as before:
+            pass
         histograms, started = Stopwatch(database(number, options.words, weighted)), time.time()
-        index = indexed("pictures", histograms)
-        build_seconds, peak = time.time() - started - histograms.seconds, memory() - before
+        with PeakMemory() as peak:
+            index = indexed("pictures", histograms)
+        build_seconds = time.time() - started - histograms.seconds
         stored = sum(f.stat().st_size for f in Path(folder).glob("index/pictures-*/**/*"))
         ways = searches(
             index, transposed_parts(database(number, options.words, weighted)), options.top
@@ -207,7 +202,7 @@ def compare(number: int, weights: str, options) -> tuple[list[dict], bool]:
                 "weights": weights,
                 "words/image": index.entries / number,
                 "build (s)": build_seconds,
-                "peak (MB)": peak,
+                "peak (MB)": (peak.mb - before.mb) * 2**20 / 1e6,
                 "index (MB)": stored / 1e6,
                 "bytes/posting": stored / index.entries,
                 "query": mode,

@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 from tabulate import tabulate
 
+from blcf_utils.cores import usable_cores
+
 
 def interleave(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Return the seconds of every timed call, by candidate.
@@ -57,7 +59,7 @@ def machine() -> dict:
         model = names[0] if names else model
     return {
         "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "load_average": round(os.getloadavg()[0], 2),
     }

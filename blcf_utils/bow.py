@@ -7,6 +7,7 @@ ICMR 2016). It is the compact form of an image: a histogram of any part of it is
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from blcf_utils.features import Features, copies_of, resolve_device, sample_rows
 from blcf_utils.index import InvertedFile
 from blcf_utils.mapping import mapped
 from blcf_utils.progress import progress
-from blcf_utils.streaming import StreamedFeatures, encode_streamed
+from blcf_utils.streaming import StreamedFeatures
 from blcf_utils.whitening import Whitening
 
 STAGE_VERSION = 1
@@ -133,28 +134,51 @@ def measure_assignment(
 
 @dataclass(frozen=True)
 class _Encoder:
-    """What assigns the positions of stored feature maps, here or on a worker."""
+    """What assigns the positions of feature maps, here or on a worker."""
 
-    features: Features
     whitening: Whitening
     codebook: Codebook
     factor: int
     device: str
 
-    def files(self, image: int) -> list[Path]:
+    @property
+    def files(self) -> list[Path]:
+        """What it reads."""
         graph = self.codebook.graph
-        return [self.features.artefact / "features.h5", *([graph / "hnsw.faiss"] if graph else [])]
+        return [graph / "hnsw.faiss"] if graph else []
 
 
-def _assign_image(encoder: _Encoder, image: int) -> np.ndarray:
-    """Return the assignment map of an image; an empty one of an image that was left out."""
-    features = encoder.features
-    if not features.shapes[image].prod():
-        return np.empty((0, 0), np.uint16)
+def _encode(encoder: _Encoder, feature_map: np.ndarray) -> np.ndarray:
     if encoder.device != "cpu" and encoder.codebook.assignment == "exact":
         resolve_device(encoder.device)  # says if a worker has none
-    feature_map, factor = features.map(image), encoder.factor
-    return assign_map(feature_map, encoder.whitening, encoder.codebook, factor, encoder.device)
+    return assign_map(
+        feature_map, encoder.whitening, encoder.codebook, encoder.factor, encoder.device
+    )
+
+
+def _encode_image(shared: tuple[Features, _Encoder], image: int) -> np.ndarray:
+    features, encoder = shared
+    return _encode(encoder, features.map(image))
+
+
+def _encoded(
+    features: Features | StreamedFeatures, encoder: _Encoder, images: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (numbers of an image and its copies, its assignment map), each image once."""
+    if isinstance(features, StreamedFeatures):
+        yield from features.made_of_each(_encode, encoder, images, encoder.files)
+        return
+    copies, files = copies_of(features.distinct), [features.artefact / "features.h5"]
+    files += encoder.files
+    results = mapped(
+        _encode_image,
+        (features, encoder),
+        np.unique(features.distinct[images]).tolist(),
+        files=lambda image: files,
+        at_once=_A_TASK,
+    )
+    for image, words in results:
+        yield copies[image], words
 
 
 def assignment_maps(
@@ -183,47 +207,44 @@ def assignment_maps(
     shapes = features.shapes * config.interpolate
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
 
-    def encode(feature_map: np.ndarray) -> np.ndarray:
-        return assign_map(feature_map, whitening, codebook, config.interpolate, device)
-
     def make(folder):
-        if isinstance(features, StreamedFeatures):
-            encode_streamed(features, offsets, encode, folder)
-        else:
-            encode_stored(folder)
+        # What the codebook keeps on a GPU or has built to search with stays here.
+        learned = replace(codebook) if connected() else codebook
+        encoder = _Encoder(whitening, learned, config.interpolate, device)
+        _write_words(folder, features, offsets, encoder)
         if codebook.assignment != "exact":
             quality = measure_assignment(features, whitening, codebook, config.interpolate)
             write_json(folder / QUALITY_FILE, quality)
 
-    def encode_stored(folder):
-        path, done_path = folder / "words.npy", folder / "done.npy"
-        if not done_path.exists():
-            np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))
-            with atomic_path(done_path) as temporary:
-                np.save(temporary, np.zeros(len(features), np.uint8))
-        start, done = np.load(path, mmap_mode="r").offset, np.load(done_path, mmap_mode="r+")
-        copies = copies_of(features.distinct)
-        missing = np.unique(features.distinct[done == 0])
-        # What the codebook keeps on a GPU or has built to search with stays here.
-        learned = replace(codebook) if connected() else codebook
-        encoder = _Encoder(features, whitening, learned, config.interpolate, device)
-        items = missing.tolist()
-        results = mapped(_assign_image, encoder, items, files=encoder.files, at_once=_A_TASK)
-        bar = progress(label="assignment maps", total=len(missing), unit="image")
-        # Written, not mapped: on a full disk a map is a bus error.
-        with open(path, "r+b") as file, bar:
-            for i, words in results:
-                for copy in copies[i]:
-                    file.seek(start + int(offsets[copy]) * words.itemsize)
-                    file.write(words.tobytes())
-                file.flush()
-                done[copies[i]] = 1
-                bar.update(1)
-        done.flush()
-
     label = f"{features.artefact.label}-K{codebook.words}"
     artefact = store.get_or_make("assignment", label, document, make)
     return AssignmentMaps(artefact, codebook.words, features, config.interpolate)
+
+
+def _write_words(
+    folder: Path, features: Features | StreamedFeatures, offsets: np.ndarray, encoder: _Encoder
+) -> None:
+    """Write every image's words from ``offsets`` (n + 1,) on; killed, it goes on."""
+    path, done_path = folder / "words.npy", folder / "done.npy"
+    if not done_path.exists():
+        np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))
+        with atomic_path(done_path) as temporary:
+            np.save(temporary, np.zeros(len(features), np.uint8))
+    start, done = np.load(path, mmap_mode="r").offset, np.load(done_path, mmap_mode="r+")
+    done[np.diff(offsets) == 0] = 1  # images that were left out
+    missing = np.flatnonzero(done == 0)
+    total = len(np.unique(features.distinct[missing]))
+    bar = progress(label="assignment maps", total=total, unit="image")
+    # Written, not mapped: on a full disk a map is a bus error.
+    with open(path, "r+b") as file, bar:
+        for copies, words in _encoded(features, encoder, missing) if total else ():
+            for copy in copies:
+                file.seek(start + int(offsets[copy]) * words.itemsize)
+                file.write(words.tobytes())
+            file.flush()
+            done[copies] = 1
+            bar.update(1)
+    done.flush()
 
 
 def histogram(words: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:

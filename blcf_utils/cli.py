@@ -136,9 +136,11 @@ def run(
 
         typer.echo(f"report: {_shown(write_report(summary.profile, results))}")
     if not summary.ok:
+        command = summary.resume_command
+        if scheduler:
+            command += f" --scheduler {shlex.quote(scheduler)}"
         typer.echo(
-            f"to go on where it stopped: {summary.resume_command} "
-            "(finished notebooks and stages are kept)",
+            f"to go on where it stopped: {command} (finished notebooks and stages are kept)",
             err=True,
         )
         raise typer.Exit(summary.exit_code)
@@ -331,10 +333,11 @@ def demo(
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Serve the explorer as a web page, on a dataset or on an indexed folder."""
-    from blcf_utils.explore.demo import page_of_dataset, page_of_folder, serve
+    from blcf_utils.explore.demo import check_address, page_of_dataset, page_of_folder, serve
 
     if folder and dataset:
         raise StudyError(f"--dataset {dataset}: expected a folder or a dataset; leave one out")
+    check_address(host, port)
     code = page_of_folder(folder) if folder else page_of_dataset(profile, dataset)
     raise typer.Exit(serve(code, host, port, browser))
 
@@ -345,7 +348,10 @@ def export_milvus(
         Path | None, typer.Argument(help="An indexed folder; a dataset of the profile, if none.")
     ] = None,
     uri: Annotated[
-        str, typer.Option(help="http://host:19530, or the path of a .db file of Milvus Lite.")
+        str,
+        typer.Option(
+            help="http://host:19530, or a path ending in .db, where Milvus Lite keeps it."
+        ),
     ] = "http://localhost:19530",
     profile: ProfileOption = "mini",
     dataset: Annotated[str, typer.Option(help="Of the profile; its first, if none.")] = "",

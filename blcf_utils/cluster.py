@@ -30,6 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from blcf_utils.cores import usable_cores
 from blcf_utils.errors import StudyError
 
 log = logging.getLogger("blcf")
@@ -87,11 +88,6 @@ def workers_for(cores: int, threads: int) -> int:
     from distributed.system import MEMORY_LIMIT
 
     return max(1, min(cores, 2 * cores // threads, int(MEMORY_LIMIT / _WORKER_BYTES)))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -169,7 +165,7 @@ def _start_here(address: str) -> Cluster:
         )
     # A worker that is killed is a machine's affair, seldom the picture's.
     ours = {**settings(threads), "distributed.scheduler.allowed-failures": 10}
-    number = int(asked) if asked else workers_for(cores(), threads)
+    number = int(asked) if asked else workers_for(usable_cores(), threads)
     before = dict(os.environ)
     with dask.config.set(ours):
         workers = LocalCluster(
@@ -212,7 +208,7 @@ def run_workers(address: str, workers: int | None = None, threads: int | None = 
         for name, value in settings(threads).items()
     }
     ours[VARIABLE] = ""  # they ask no stage of the study themselves
-    number = str(workers or workers_for(cores(), threads))
+    number = str(workers or workers_for(usable_cores(), threads))
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address]
     command += ["--nworkers", number, "--nthreads", "1", "--no-dashboard"]
     sys.stdout.flush()
@@ -447,7 +443,8 @@ class _Run:
 
 
 def _sizes(paths: Iterable[Path]) -> list[tuple[Path, int]]:
-    return [(path, path.stat().st_size) for path in paths]
+    # Of a file that is not here either, whatever reads it says so.
+    return [(path, path.stat().st_size) for path in paths if path.is_file()]
 
 
 # What follows runs on workers.

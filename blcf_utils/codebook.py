@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ import faiss
 import numpy as np
 import torch
 
-from blcf_utils.artefacts import Artefact, ArtefactStore
+from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.assignment import (
     DEFAULT_EFFORT,
     Searcher,
@@ -31,6 +32,9 @@ from blcf_utils.progress import progress
 from blcf_utils.whitening import Whitening
 
 STAGE_VERSION = 1
+# Files of an artefact that learns words: the first two are gone when it has, the last is written
+# after all others.
+DESCRIPTORS, _ITERATIONS, _LAST = "descriptors.f32", "iterations.npz", "n_descriptors.npy"
 _SCORES_AT_ONCE = 32_000_000  # float32 values: 128 MB
 
 
@@ -178,7 +182,7 @@ def learn_codebook(
         "gpu": device != "cpu",
     }
 
-    def make(folder):
+    def descriptors(folder: Path) -> DescriptorFile:
         rows = sample_rows(features.database_rows(), config.max_descriptors, seed + 1)
         if len(rows) < config.words:
             raise StudyError(
@@ -195,10 +199,12 @@ def learn_codebook(
                     bar.update(len(chunk))
 
         shape = (len(rows), whitening.dimensions)
-        data = write_descriptors(folder / "descriptors.f32", shape, whitened)
+        return write_descriptors(folder / DESCRIPTORS, shape, whitened)
+
+    def make(folder):
         train_words(
             folder,
-            data,
+            descriptors,
             config.words,
             config.iterations,
             seed,
@@ -206,7 +212,6 @@ def learn_codebook(
             effort=config.assignment_effort,
             device=device,
         )
-        data.path.unlink()
 
     label = f"{features.artefact.label}-K{config.words}"
     artefact = store.get_or_make("codebook", label, document, make)
@@ -215,7 +220,7 @@ def learn_codebook(
 
 def train_words(
     folder: Path,
-    data: np.ndarray | DescriptorFile,
+    descriptors: Callable[[Path], np.ndarray | DescriptorFile],
     words: int,
     iterations: int,
     seed: int,
@@ -223,13 +228,23 @@ def train_words(
 ) -> None:
     """Run :func:`fit_kmeans` into a folder; killed, it goes on from what it last saved.
 
-    It saves after each iteration and, within one, every minute.
+    It saves after each iteration and, within one, every minute. What words are learned from and
+    with is removed only when they are there, so that no kill costs more than that minute.
 
     Args:
         folder: of an artefact.
-        data, words, iterations, seed, settings: as for :func:`fit_kmeans`.
+        descriptors: function from the folder to what they are learned from, in memory or in the
+            file ``DESCRIPTORS`` of the folder.
+        words, iterations, seed, settings: as for :func:`fit_kmeans`.
     """
-    saved = folder / "iterations.npz"
+    if not (folder / _LAST).exists():
+        _train(folder, descriptors(folder), words, iterations, seed, settings)
+    for name in (_ITERATIONS, DESCRIPTORS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _train(folder: Path, data, words: int, iterations: int, seed: int, settings: dict) -> None:
+    saved = folder / _ITERATIONS
     state = KMeansState.load(saved) if saved.exists() else None
     bar = progress(label=f"k-means K={words}", total=iterations, unit="iteration")
 
@@ -251,8 +266,8 @@ def train_words(
         )
     np.save(folder / "centroids.npy", centroids)
     np.save(folder / "objective.npy", objective)
-    np.save(folder / "n_descriptors.npy", np.array(len(data)))
-    saved.unlink(missing_ok=True)
+    with atomic_path(folder / _LAST) as path:
+        np.save(path, np.array(len(data)))
 
 
 def read_codebook(artefact: Artefact) -> Codebook:
@@ -260,6 +275,6 @@ def read_codebook(artefact: Artefact) -> Codebook:
     return Codebook(
         np.load(artefact / "centroids.npy"),
         np.load(artefact / "objective.npy"),
-        int(np.load(artefact / "n_descriptors.npy")),
+        int(np.load(artefact / _LAST)),
         artefact.key,
     )

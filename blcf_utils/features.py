@@ -40,7 +40,7 @@ _BATCHES_AHEAD = 3
 _AT_ONCE = 32  # stored maps of one shape
 
 # A batch: paths, and the width and height that each picture is resized to.
-_Pictures = tuple[tuple[Path, tuple[int, int]], ...]
+Pictures = tuple[tuple[Path, tuple[int, int]], ...]
 
 
 class Features:
@@ -122,6 +122,30 @@ def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray
         for start in range(0, len(members), _AT_ONCE):
             part = members[start : start + _AT_ONCE]
             yield part, np.stack([features.map(i) for i in part])
+
+
+def batches_of_one_size(inputs: np.ndarray, distinct: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return the numbers of images that go through a network together, by their first one.
+
+    Images of one input size, in order, are a batch; of images with the same bytes only the first.
+    What a network gives depends on the batch in its last bits, so whoever forwards images uses
+    these.
+
+    Args:
+        inputs: (n, 2) width and height that each image is resized to; 0 leaves it out.
+        distinct: (n,) number of the first image with the same bytes.
+        most: images of a batch.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, (width, height) in enumerate(inputs.tolist()):
+        if width and distinct[i] == i:
+            groups.setdefault((width, height), []).append(i)
+    batches = [
+        np.array(group[k : k + most])
+        for group in groups.values()
+        for k in range(0, len(group), most)
+    ]
+    return sorted(batches, key=lambda batch: batch[0])
 
 
 def copies_of(distinct: np.ndarray) -> dict[int, np.ndarray]:
@@ -275,8 +299,21 @@ def forward_images(
     return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()
 
 
+def refuse_overflow(path: Path, rows: np.ndarray, backbone: Backbone) -> None:
+    """Refuse descriptors that are not finite in float16.
+
+    Raises:
+        StudyError: they are not.
+    """
+    if not np.isfinite(rows).all():
+        raise StudyError(
+            f"{path}: feature values exceed float16; {backbone.config.label} seems to have wrong "
+            "weights or normalisation"
+        )
+
+
 @dataclass(frozen=True)
-class _Network:
+class ForwardPass:
     """How a batch of pictures becomes descriptors, here or on a worker.
 
     Attributes:
@@ -293,7 +330,11 @@ class _Network:
     exif: bool
     view: View
 
-    def decode(self, batch: _Pictures) -> list[np.ndarray | UnreadableImage]:
+    def to_send(self) -> ForwardPass:
+        """Return the same without what a worker has no use for."""
+        return replace(self, backbone=replace(self.backbone, _meta=None))
+
+    def decode(self, batch: Pictures) -> list[np.ndarray | UnreadableImage]:
         """Return the pixels of each picture (H, W, 3), or why it has none."""
         decoded = []
         for path, size in batch:
@@ -318,7 +359,7 @@ class _Network:
         return found
 
 
-def _forward_pictures(network: _Network, batch: _Pictures) -> list[np.ndarray | UnreadableImage]:
+def _forward_pictures(network: ForwardPass, batch: Pictures) -> list[np.ndarray | UnreadableImage]:
     return network.forward(network.decode(batch))
 
 
@@ -337,7 +378,7 @@ class _Extraction:
         self.exif = dataset.exif_orientation
         self.config, self.backbone, self.device = config, backbone, device
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.network = _Network(backbone, config.device, dtype, self.exif, view)
+        self.network = ForwardPass(backbone, config.device, dtype, self.exif, view)
         self.folder, self.path = folder, folder / "features.h5"
 
     def run(self) -> None:
@@ -407,21 +448,8 @@ class _Extraction:
             return error
 
     def _batches(self) -> list[np.ndarray]:
-        """Group images of one input size, in order; the same batches whatever is already done.
-
-        Only the first of images with the same bytes is in a batch.
-        """
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, (width, height) in enumerate(self.inputs):
-            if width and self.distinct[i] == i:
-                groups.setdefault((int(width), int(height)), []).append(i)
-        size = self.config.batch_size
-        batches = [
-            np.array(group[k : k + size])
-            for group in groups.values()
-            for k in range(0, len(group), size)
-        ]
-        batches.sort(key=lambda batch: batch[0])
+        """Return the batches that are missing; they are the same whatever is already done."""
+        batches = batches_of_one_size(self.inputs, self.distinct, self.config.batch_size)
         return [
             batch for batch in batches if (self.status[self._with_copies(batch)] == PENDING).any()
         ]
@@ -429,7 +457,7 @@ class _Extraction:
     def _with_copies(self, images: np.ndarray) -> np.ndarray:
         return np.concatenate([self.copies[i] for i in images])
 
-    def _pictures(self, batch: np.ndarray) -> _Pictures:
+    def _pictures(self, batch: np.ndarray) -> Pictures:
         sizes = self.inputs[batch].tolist()
         return tuple((self.paths[i], tuple(size)) for i, size in zip(batch, sizes, strict=True))
 
@@ -462,10 +490,12 @@ class _Extraction:
                 yield batch, self.network.forward(decoded)
 
     def _on_workers(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
-        network = replace(self.network, backbone=replace(self.backbone, _meta=None))
         number = {self._pictures(batch): k for k, batch in enumerate(batches)}
         done = mapped(
-            _forward_pictures, network, number, files=lambda batch: [path for path, _ in batch]
+            _forward_pictures,
+            self.network.to_send(),
+            number,
+            files=lambda batch: [path for path, _ in batch],
         )
         for pictures, found in done:
             yield batches[number[pictures]], found
@@ -494,12 +524,8 @@ class _Extraction:
         self.file.flush()
 
     def _store_maps(self, images: np.ndarray, maps: np.ndarray) -> None:
-        finite = np.isfinite(maps).all(axis=(1, 2))
-        if not finite.all():
-            raise StudyError(
-                f"{self.paths[images[finite.argmin()]]}: feature values exceed float16; "
-                f"{self.backbone.config.label} seems to have wrong weights or normalisation"
-            )
+        for image, rows in zip(images, maps, strict=True):
+            refuse_overflow(self.paths[image], rows, self.backbone)
         row_bytes = maps.shape[2] * maps.itemsize
         for image, rows in zip(images, maps, strict=True):
             for copy in self.copies[image]:

@@ -51,7 +51,7 @@ class Builder:
             histograms = histograms.copy()
             histograms.sum_duplicates()
         for start in range(0, histograms.shape[0], self.block_size):
-            part = _rows(histograms, start, start + self.block_size)
+            part = rows_of(histograms, start, start + self.block_size)
             starts, words = part.indptr.astype(np.int64), part.indices.astype(np.int32)
             levels = np.empty(part.nnz, np.uint32)
             scales = np.empty(part.shape[0], np.float32)
@@ -66,7 +66,7 @@ class Builder:
         start, total = 0, levels.shape[0]
         while start < total:
             end = min(total, start + self.block_size - self._images)
-            self._waiting.append(_rows(levels, start, end))
+            self._waiting.append(rows_of(levels, start, end))
             self._images += end - start
             if self._images == self.block_size:
                 self._pack()
@@ -144,8 +144,8 @@ def levels_of_saved(saved: dict[str, np.ndarray]) -> sparse.csr_array:
     return sparse.csr_array(sparse.coo_array((levels, places), shape=(n, k)))
 
 
-def _rows(matrix: sparse.csr_array, start: int, end: int) -> sparse.csr_array:
-    """Return some rows as views of the whole."""
+def rows_of(matrix: sparse.csr_array, start: int, end: int) -> sparse.csr_array:
+    """Return some rows of a matrix as views of it."""
     end = min(end, matrix.shape[0])
     first, last = matrix.indptr[start], matrix.indptr[end]
     parts = matrix.data[first:last], matrix.indices[first:last]
@@ -157,7 +157,7 @@ def _whole(histograms: sparse.csr_array, factors: np.ndarray) -> bool:
     """Whether all images' weights, divided by factors, are whole multiples of something."""
     step = 65_536
     for start in range(0, histograms.shape[0], step):
-        part = _rows(histograms, start, start + step)
+        part = rows_of(histograms, start, start + step)
         starts, words = part.indptr.astype(np.int64), part.indices.astype(np.int32)
         levels, scales = np.empty(part.nnz, np.uint32), np.empty(part.shape[0], np.float32)
         whole = quantise(starts, words, checked(part.data), factors, STEPS["exact"], levels, scales)

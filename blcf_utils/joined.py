@@ -16,6 +16,7 @@ from blcf_utils.bow import AssignmentMaps
 from blcf_utils.config_base import digest_of
 from blcf_utils.errors import StudyError
 from blcf_utils.features import Features, batches
+from blcf_utils.saliency.maps import SaliencyMaps
 from blcf_utils.streaming import StreamedFeatures
 
 
@@ -69,6 +70,26 @@ class JoinedMaps(_Joined):
     def quality(self) -> dict | None:
         """How good approximate assignment is, of the first part."""
         return self.parts[0].quality
+
+
+class JoinedSaliency:
+    """Saliency maps of a database that is made of others, called with an image's number.
+
+    Args:
+        parts: maps of each part's database images.
+        counts: how many these are.
+
+    Attributes:
+        key: digest of the parts' keys.
+    """
+
+    def __init__(self, parts: Sequence[SaliencyMaps], counts: Sequence[int]):
+        self.parts, self.key = tuple(parts), digest_of({"joined": [part.key for part in parts]})
+        self._starts = np.cumsum([0, *counts])
+
+    def __call__(self, image: int) -> np.ndarray:
+        k = int(np.searchsorted(self._starts, image, side="right")) - 1
+        return self.parts[k](image - int(self._starts[k]))
 
 
 class JoinedFeatures(_Joined):

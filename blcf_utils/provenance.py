@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from blcf_utils.cores import usable_cores
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import cache_dir, datasets_dir, project_root, weights_path
 
@@ -42,7 +43,7 @@ def describe_run(seeds: dict[str, int] | None = None, **facts: Any) -> dict:
         "platform": f"{platform.system()} {platform.machine()}",
         "hardware": {
             "cpu": _cpu_model(),
-            "cores": _usable_cores(),
+            "cores": usable_cores(),
             "memory_gb": _memory_gb(),
             "gpus": accelerator["gpus"],
             "cuda": accelerator["cuda"],
@@ -213,12 +214,6 @@ def _cpu_model() -> str:
         if found:
             return found.group(1).strip()
     return platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_gb() -> float | None:

@@ -15,7 +15,7 @@ from scipy import sparse
 from blcf_utils.artefacts import Artefact, ArtefactStore
 from blcf_utils.bow import Sparse, invert
 from blcf_utils.boxes import Mode
-from blcf_utils.codebook import Codebook, read_codebook, train_words
+from blcf_utils.codebook import DESCRIPTORS, Codebook, read_codebook, train_words
 from blcf_utils.config import SiftConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.errors import StudyError
@@ -81,7 +81,7 @@ def learn_sift_codebook(
     }
     label = f"{features.artefact.label}-K{config.words}"
 
-    def make(folder):
+    def descriptors(folder):
         every = np.arange(features.n_database_descriptors)
         rows = sample_rows(every, config.max_descriptors, seed + 1)
         if len(rows) < config.words:
@@ -89,16 +89,17 @@ def learn_sift_codebook(
                 f"sift.words: {config.words} words cannot be learned from the {len(rows)} "
                 f"descriptors of {features.artefact.label}; lower it or learn on more images"
             )
-        data = write_descriptors(
-            folder / "descriptors.f32",
+        return write_descriptors(
+            folder / DESCRIPTORS,
             (len(rows), DIMENSIONS),
             lambda first: (
                 features.rows(rows[start : start + CHUNK])
                 for start in range(first, len(rows), CHUNK)
             ),
         )
-        train_words(folder, data, config.words, config.iterations, seed)
-        data.path.unlink()
+
+    def make(folder):
+        train_words(folder, descriptors, config.words, config.iterations, seed)
 
     return read_codebook(store.get_or_make("sift_codebook", label, document, make))
 

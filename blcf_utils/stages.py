@@ -89,9 +89,10 @@ def stage_rows(record: dict, full: Profile | None = None) -> list[StageRow]:
         full: the profile whose settings times are extrapolated to; the run's own when None.
     """
     datasets = {
-        data["dataset"]: data
+        one["dataset"]: one
         for entry in record["notebooks"].values()
         for data in entry.get("datasets", [])
+        for one in (data, *data.get("parts", []))  # a benchmark and its distractors
     }
     rows: dict[str, StageRow] = {}
     rest = []
@@ -222,6 +223,11 @@ def write_stages(
     record = read_run(folder)
     if not record["notebooks"]:
         raise StudyError(f"{folder / RUN_FILE}: no run to tell of; run blcf run first")
+    if not any((folder / "notebooks").glob("*.ipynb")):
+        raise StudyError(
+            f"{folder}: holds the committed reference only, no run of this machine; run "
+            f"blcf run --profile {profile} first"
+        )
     assumptions = assumptions or Assumptions()
     rows = stage_rows(record, load_profile(full) if full else None)
     lines = [_line(row, record, assumptions) for row in rows]
@@ -238,7 +244,8 @@ def write_stages(
 def _line(row: StageRow, record: dict, assumptions: Assumptions) -> tuple:
     on = runs_on(row.stage, row.of)
     cores = record.get("provenance", {}).get("hardware", {}).get("cores") or 1
-    seconds = predicted_seconds(row, on, cores, assumptions)
+    side = (row.settings or {}).get("longest_side")
+    seconds = predicted_seconds(row.extrapolated, row.images, side, on, cores, assumptions)
     return (
         row.stage,
         row.of,

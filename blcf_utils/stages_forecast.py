@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field, ValidationError
 
 from blcf_utils.config_base import Config
 from blcf_utils.errors import StudyError
-
-if TYPE_CHECKING:
-    from blcf_utils.stages import StageRow
 
 VGG, NETWORK, MATRIX, CORES = "GPU (VGG-16)", "GPU (network)", "GPU (matrix)", "CPU"
 _NETWORKS = ("class-vectors", "detector", "finetuned")
@@ -75,23 +70,31 @@ def runs_on(stage: str, of: str) -> str:
     return MATRIX if stage in _MATRICES else CORES
 
 
-def predicted_seconds(row: StageRow, on: str, cores: int, assumptions: Assumptions) -> float:
+def predicted_seconds(
+    extrapolated: float,
+    images: int,
+    side: int | None,
+    on: str,
+    cores: int,
+    assumptions: Assumptions,
+) -> float:
     """Return how long a stage at its full number of images and settings is assumed to take.
 
     Args:
-        row: what it took here.
+        extrapolated: seconds of all of it on the machine that ran.
+        images: how many it goes through.
+        side: their longest side in pixels, where it has a setting for that.
         on: where it would run (see :func:`runs_on`).
         cores: of the machine that ran.
         assumptions: about the other one.
     """
-    side = (row.settings or {}).get("longest_side")
-    if on == VGG and row.images and side:
+    if on == VGG and images and side:
         # Photographs of 4:3; each is as long as its longest side says.
-        return row.images * (side * side * 0.75 / 1e6) / assumptions.vgg_megapixels_per_s
+        return images * (side * side * 0.75 / 1e6) / assumptions.vgg_megapixels_per_s
     ratio = {
         VGG: assumptions.network_ratio,
         NETWORK: assumptions.network_ratio,
         MATRIX: assumptions.matrix_ratio,
         CORES: max(1.0, assumptions.efficiency * assumptions.cores / cores),
     }[on]
-    return row.extrapolated / ratio
+    return extrapolated / ratio

@@ -11,29 +11,36 @@ import contextlib
 import tempfile
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.backbones import Backbone, load_backbone
+from blcf_utils.cluster import connected
 from blcf_utils.config import FeatureConfig
 from blcf_utils.config_base import digest_of
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.errors import StudyError
 from blcf_utils.features import (
+    ForwardPass,
+    Pictures,
+    batches_of_one_size,
     copies_of,
     features_document,
-    forward_images,
+    refuse_overflow,
     resolve_device,
     resolve_precision,
 )
 from blcf_utils.images import UnreadableImage, image_size, read_image, resized_size
+from blcf_utils.mapping import mapped
 from blcf_utils.progress import progress
+from blcf_utils.views import AS_IT_IS
 
 STAGE_VERSION = 1
 _DECODERS = 4
@@ -62,9 +69,11 @@ class StreamedFeatures:
     ):
         self.dataset, self.config = dataset, config
         self._backbone = backbone or load_backbone(config.backbone)
-        self._device = resolve_device(config.device)
-        precision = resolve_precision(config, self._device)
-        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        precision = resolve_precision(config, resolve_device(config.device))
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._network = ForwardPass(
+            self._backbone, config.device, dtype, dataset.exif_orientation, AS_IT_IS
+        )
         label, document = features_document(dataset, config, self._backbone, precision)
         self.key = digest_of({"stage": "features", **document})
         layout = {"version": STAGE_VERSION, "features": document}
@@ -77,7 +86,7 @@ class StreamedFeatures:
         self.skipped = tuple(
             dataset.all_images[i].name for i in np.flatnonzero(~self.shapes.all(axis=1))
         )
-        self._batches = _grouped(self._inputs, self.distinct, config.batch_size)
+        self._batches = batches_of_one_size(self._inputs, self.distinct, config.batch_size)
         self._batch_of = np.full(len(self.shapes), -1)
         for k, batch in enumerate(self._batches):
             self._batch_of[batch] = k
@@ -114,8 +123,7 @@ class StreamedFeatures:
         return self._as_map(image, self.descriptors(image))
 
     def _as_map(self, image: int, rows: np.ndarray) -> np.ndarray:
-        height, width = self.shapes[image]
-        return rows.reshape(height, width, self.channels).transpose(2, 0, 1)
+        return _map_of(rows, self.shapes[image])
 
     def passing(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (numbers of an image and its copies, its map (C, h, w) float32), each image once.
@@ -125,13 +133,56 @@ class StreamedFeatures:
         Args:
             images: which; their batches are forwarded whole.
         """
-        wanted = np.zeros(len(self), bool)
-        wanted[self.distinct[images]] = True
+        wanted, batches = self._wanted(images)
         copies = copies_of(self.distinct)
-        batches = [batch for batch in self._batches if wanted[batch].any()]
         for first, rows in self._ahead(batches):
             if wanted[first]:
                 yield copies[first], self._as_map(first, rows.astype(np.float32))
+
+    def made_of_each(
+        self,
+        function: Callable[[Any, np.ndarray], Any],
+        shared: Any,
+        images: np.ndarray,
+        files: Sequence[Path] = (),
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yield (numbers of an image and its copies, what a function makes of its map).
+
+        As :meth:`passing`; on a cluster, workers forward the batches and call the function.
+
+        Args:
+            function: of a module: (shared, map (C, h, w) float32) to a small value.
+            shared: what it needs besides; sent to each worker once.
+            images: which; their batches are forwarded whole.
+            files: what it reads besides the images.
+        """
+        if not connected():
+            for copies, feature_map in self.passing(images):
+                yield copies, function(shared, feature_map)
+            return
+        wanted, batches = self._wanted(images)
+        copies = copies_of(self.distinct)
+        by_pictures = {}
+        for batch in batches:
+            good = self._good(batch)
+            if len(good):  # images of one size have maps of one shape
+                by_pictures[self._pictures(good), tuple(self.shapes[good[0]].tolist())] = good
+        results = mapped(
+            _make_of_each,
+            (self._network.to_send(), function, shared),
+            by_pictures,
+            files=lambda item: [*files, *(path for path, _ in item[0])],
+        )
+        for item, values in results:
+            for first, value in zip(by_pictures[item].tolist(), values, strict=True):
+                if wanted[first]:
+                    yield copies[first], value
+
+    def _wanted(self, images: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return which images are first ones of ``images`` (n,), and the batches they are in."""
+        wanted = np.zeros(len(self), bool)
+        wanted[self.distinct[images]] = True
+        return wanted, [batch for batch in self._batches if wanted[batch].any()]
 
     def in_batches(
         self, images: np.ndarray, at_once: int
@@ -220,33 +271,22 @@ class StreamedFeatures:
                 for future in ahead:
                     future.cancel()
 
-    def _decode(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        good = batch[self.shapes[batch].all(axis=1)]
-        turned = self.dataset.exif_orientation
-        pixels = [
-            read_image(
-                self.dataset.all_images[i],
-                (int(self._inputs[i, 0]), int(self._inputs[i, 1])),
-                exif_orientation=turned,
-            )
-            for i in good
-        ]
-        return good, np.stack(pixels) if pixels else np.zeros((0, 1, 1, 3), np.uint8)
+    def _good(self, batch: np.ndarray) -> np.ndarray:
+        """Return the images of a batch that decode."""
+        return batch[self.shapes[batch].all(axis=1)]
 
-    def _forward(self, decoded: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-        images, pixels = decoded
-        if not len(images):
-            return
-        self._backbone.module.to(self._device)
-        maps = forward_images(self._backbone, pixels, self._device, self._dtype)
-        finite = np.isfinite(maps).all(axis=(1, 2))
-        if not finite.all():
-            raise StudyError(
-                f"{self.dataset.all_images[images[finite.argmin()]]}: feature values exceed "
-                f"float16; {self.config.backbone.label} seems to have wrong weights or "
-                "normalisation"
-            )
-        for image, rows in zip(images, maps, strict=True):
+    def _pictures(self, images: np.ndarray) -> Pictures:
+        sizes = self._inputs[images].tolist()
+        paths = self.dataset.all_images
+        return tuple((paths[i], tuple(size)) for i, size in zip(images, sizes, strict=True))
+
+    def _decode(self, batch: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        good = self._good(batch)
+        return good, _decoded(self._network, self._pictures(good))
+
+    def _forward(self, decoded: tuple[np.ndarray, list]) -> Iterator[tuple[int, np.ndarray]]:
+        for image, rows in zip(decoded[0], self._network.forward(decoded[1]), strict=True):
+            refuse_overflow(self.dataset.all_images[image], rows, self._backbone)
             yield int(image), rows
 
     def _lay_out(self, folder: Path) -> None:
@@ -296,20 +336,6 @@ class StreamedFeatures:
         return tuple(shape)
 
 
-def _grouped(inputs: np.ndarray, distinct: np.ndarray, most: int) -> list[np.ndarray]:
-    """Return batches of images of one input size, as the extraction that stores maps has them."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, (width, height) in enumerate(inputs.tolist()):
-        if width and distinct[i] == i:
-            groups.setdefault((width, height), []).append(i)
-    batches = [
-        np.array(group[k : k + most])
-        for group in groups.values()
-        for k in range(0, len(group), most)
-    ]
-    return sorted(batches, key=lambda batch: batch[0])
-
-
 def _nothing_to_learn(name: str) -> StudyError:
     return StudyError(
         f"{name}: its feature maps are not stored, so nothing can be learned on them; name the "
@@ -317,39 +343,28 @@ def _nothing_to_learn(name: str) -> StudyError:
     )
 
 
-def encode_streamed(
-    features: StreamedFeatures,
-    offsets: np.ndarray,
-    encode: Callable[[np.ndarray], np.ndarray],
-    folder: Path,
-) -> None:
-    """Write the words of every image into ``words.npy`` of a folder, in one pass over the images.
+def _map_of(rows: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return local descriptors (h*w, C) as a feature map (C, h, w)."""
+    return rows.reshape(*shape, rows.shape[1]).transpose(2, 0, 1)
 
-    Killed, it goes on with the batches that are not finished.
 
-    Args:
-        features: maps that are computed as they are read.
-        offsets: (n + 1,) where each image's words begin.
-        encode: feature map (C, h, w) to assignment map, uint16.
-        folder: a work folder.
-    """
-    path, done_path = folder / "words.npy", folder / "done.npy"
-    if not done_path.exists():
-        np.lib.format.open_memmap(path, "w+", np.uint16, (int(offsets[-1]),))
-        with atomic_path(done_path) as temporary:
-            np.save(temporary, np.zeros(len(features), np.uint8))
-    start, done = np.load(path, mmap_mode="r").offset, np.load(done_path, mmap_mode="r+")
-    done[np.diff(offsets) == 0] = 1
-    missing = np.flatnonzero(done == 0)
-    total = len(np.unique(features.distinct[missing]))
-    # Written, not mapped: on a full disk a map is a bus error.
-    with open(path, "r+b") as file:
-        passing = features.passing(missing) if len(missing) else ()
-        for copies, feature_map in progress(passing, label="encoding", total=total, unit="image"):
-            words = encode(feature_map)
-            for copy in copies:
-                file.seek(start + int(offsets[copy]) * words.itemsize)
-                file.write(words.tobytes())
-            file.flush()
-            done[copies] = 1
-    done.flush()
+def _decoded(network: ForwardPass, pictures: Pictures) -> list[np.ndarray]:
+    """Return the pixels of pictures that are known to decode."""
+    decoded = network.decode(pictures)
+    for one in decoded:
+        if isinstance(one, UnreadableImage):
+            raise one
+    return decoded
+
+
+def _make_of_each(
+    shared: tuple[ForwardPass, Callable, Any], item: tuple[Pictures, tuple[int, int]]
+) -> list:
+    """Forward a batch and return what a function makes of each map; runs on workers."""
+    network, function, others = shared
+    pictures, shape = item
+    made = []
+    for (path, _), rows in zip(pictures, network.forward(_decoded(network, pictures)), strict=True):
+        refuse_overflow(path, rows, network.backbone)
+        made.append(function(others, _map_of(rows.astype(np.float32), shape)))
+    return made

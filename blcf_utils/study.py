@@ -128,6 +128,19 @@ _CACHED = (
 POOLINGS = {"sum": sum_pool, "crow": crow_pool}
 
 
+def _counts(dataset: Dataset) -> dict[str, str | int]:
+    """Return what tells how much of a stage's work a dataset is."""
+    asked = sorted({dataset.image_index[query.image] for query in dataset.queries})
+    return {
+        "dataset": dataset.name,
+        "images": len(dataset.images),
+        "all_images": len(dataset.all_images),
+        "distinct": len(np.unique(dataset.distinct)),
+        "query_images": len(asked),
+        "distinct_query_images": len(np.unique(dataset.distinct[asked])),
+    }
+
+
 class Study(
     StudyQueries, StudySift, StudyWeighting, StudyComparison, StudyDetector, StudyFinetuning
 ):
@@ -202,18 +215,15 @@ class Study(
             self.store.get_or_make(
                 "checks", part.name, document, lambda folder, check=check: check()
             )
-        asked = {dataset.image_index[query.image] for query in dataset.queries}
         event = {
+            **_counts(dataset),
             "dataset": name,
             "manifest": dataset.manifest,
             "ground_truth": dataset.ground_truth_digest,
-            "images": len(dataset.images),
             "queries": len(dataset.queries),
-            "all_images": len(dataset.all_images),
-            "distinct": len(np.unique(dataset.distinct)),
-            "query_images": len(asked),
-            "distinct_query_images": len(np.unique(dataset.distinct[sorted(asked)])),
         }
+        if dataset.parts:
+            event["parts"] = [_counts(part) for part in dataset.parts]
         if dataset.stand_in:
             self._stand_ins[name] = None
             event["stand_in"] = True

@@ -12,6 +12,7 @@ from blcf_utils.config import Profile
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.errors import StudyError, known
 from blcf_utils.features import Features, resolve_device
+from blcf_utils.joined import JoinedSaliency
 from blcf_utils.saliency.base import SaliencyModel
 from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.models import (
@@ -106,9 +107,13 @@ class StudyWeighting:
         if name in folders:
             maps = self._precomputed(dataset, name)
             return maps, {"folder": maps.digest()}
-        on_corrupt = self.profile.features.on_corrupt
+        on_corrupt, model = self.profile.features.on_corrupt, self.saliency_model(name)
         images = self.dataset(dataset)
-        maps = saliency_maps(images, self.saliency_model(name), self.store, on_corrupt)
+        # Two benchmarks share the maps of their distractors.
+        parts = images.parts or (images,)
+        made = [saliency_maps(part, model, self.store, on_corrupt) for part in parts]
+        joined = JoinedSaliency(made, [len(part.images) for part in parts])
+        maps = joined if images.parts else made[0]
         return maps, {"saliency": maps.key}
 
     def _precomputed(self, dataset: str, name: str) -> PrecomputedMaps:

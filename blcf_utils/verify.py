@@ -22,6 +22,8 @@ TOLERANCE = 0.005
 KEY_COLUMNS = ("row", "column")
 # How long something took, and the digest of settings that include what is compared anyway.
 NOT_COMPARED = ("seconds", "config_digest")
+# Times, memory and disk of a run: no result.
+ABOUT_THE_RUN = ("x10_stages",)
 TIMES = re.compile(r"\(s\)|\b(?:ms|seconds?|times?|per s)\b", re.I)
 # A number written with a point or an exponent: a count has neither, and is compared exactly.
 REAL = re.compile(r"(?<![\w.])[+-]?(?:\d+\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(?![\w.]*\d)")
@@ -94,7 +96,8 @@ def verify(
 
 
 def _read_folder(folder: Path) -> dict[str, str]:
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.csv"))}
+    paths = [path for path in sorted(folder.glob("*.csv")) if path.stem not in ABOUT_THE_RUN]
+    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
 
 
 def _read_reference(folder: Path) -> dict[str, str]:

@@ -11,9 +11,13 @@ from pathlib import Path
 import album as album_pictures
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 os.environ["BLCF_PROGRESS"] = "off"
+# No test is timed: what is compiled at its first call takes longer then.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def _folder(variable: str, what: str) -> Path:

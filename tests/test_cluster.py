@@ -22,11 +22,12 @@ from blcf_utils.config import BackboneConfig, EncodingConfig, FeatureConfig, Sif
 from blcf_utils.config_saliency import SaliencyConfig
 from blcf_utils.errors import StudyError
 from blcf_utils.features import extract_features
-from blcf_utils.images import UnreadableImage
+from blcf_utils.images import UnreadableImage, read_image
 from blcf_utils.mapping import mapped
 from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.models import load_model
 from blcf_utils.sift import extract_sift
+from blcf_utils.streaming import StreamedFeatures
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -126,6 +127,21 @@ def test_stages_give_the_bytes_of_one_process(toy, toy_stages, tiny_network, clu
         there = stage(ArtefactStore(tmp_path / "there"))
         assert not there.artefact.reused
         assert contents(there) == contents(here), name
+
+
+def test_maps_that_are_not_stored_are_forwarded_and_encoded_by_workers(
+    toy, toy_stages, tiny_network, cluster, tmp_path, monkeypatch
+):
+    learned = toy_stages.whitening, toy_stages.codebook, EncodingConfig()
+    with use_scheduler("off"):
+        stored = assignment_maps(toy_stages.features, *learned, ArtefactStore(tmp_path / "stored"))
+    store = ArtefactStore(tmp_path / "streamed")
+    streamed = StreamedFeatures(toy, tiny_network, store)
+    # Not in this process.
+    monkeypatch.setattr(features_module, "forward_images", None)
+    made = assignment_maps(streamed, *learned, store)
+    assert not made.artefact.reused
+    assert contents(made) == contents(stored)
 
 
 @pytest.mark.parametrize("how_many", [1, 2])
@@ -255,6 +271,20 @@ def test_a_file_that_a_worker_does_not_see_is_named(cluster, tmp_path, monkeypat
         list(mapped(hidden, None, [path], files=lambda item: [item]))
     with pytest.raises(StudyError, match=r"b\.jpg: the worker on .* does not see it; images and"):
         list(mapped(hidden, None, [tmp_path / "b.jpg"], files=lambda item: [item]))
+
+
+def width(shared, path):
+    return read_image(path).shape[1]
+
+
+def test_a_file_that_is_nowhere_is_said_as_in_one_process(cluster, tmp_path):
+    missing = tmp_path / "missing.jpg"
+    for address in ("off", cluster.address):
+        with (
+            use_scheduler(address),
+            pytest.raises(UnreadableImage, match=r"missing\.jpg: .*no such file"),
+        ):
+            list(mapped(width, None, [missing], files=lambda path: [path]))
 
 
 def test_other_software_is_refused(cluster, monkeypatch):

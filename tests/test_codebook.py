@@ -1,12 +1,15 @@
 """k-means and exact assignment, against slow float64 versions; interruption changes nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blcf_utils import artefacts, kmeans
 from blcf_utils import codebook as module
-from blcf_utils import kmeans
+from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.bow import assignment_maps
 from blcf_utils.codebook import Codebook, learn_codebook
 from blcf_utils.config import CodebookConfig, EncodingConfig
@@ -205,9 +208,10 @@ def test_whitened_descriptors_are_those_of_the_maps_and_written_once(
     written = {}
     train = module.train_words
 
-    def keep(folder, data, *arguments, **settings):
+    def keep(folder, descriptors, *arguments, **settings):
+        data = descriptors(folder)
         written["rows"] = data.rows(np.arange(len(data)))
-        train(folder, data, *arguments, **settings)
+        train(folder, lambda folder: data, *arguments, **settings)
 
     monkeypatch.setattr(module, "train_words", keep)
     config = CodebookConfig(words=50, iterations=2)
@@ -219,6 +223,41 @@ def test_whitened_descriptors_are_those_of_the_maps_and_written_once(
     assert len(streamed) - 1 == -(-len(every) // 100)
     expected = np.concatenate([whitening.apply(c) for c in stream(features, every, 100)])
     np.testing.assert_array_equal(written["rows"], expected)
+
+
+@pytest.mark.parametrize("where", ["before the count", "in removing", "after all"])
+def test_killed_when_the_words_are_there_it_learns_nothing_again(
+    toy_stages, tmp_path, monkeypatch, where
+):
+    features, whitening = toy_stages.features, toy_stages.whitening
+    config = CodebookConfig(words=40, iterations=4)
+    expected = learn_codebook(features, whitening, config, ArtefactStore(tmp_path / "whole"))
+    store = ArtefactStore(tmp_path / "cut")
+
+    def killed(*arguments, **settings):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        if where == "before the count":
+            patch.setattr(module, "atomic_path", killed)
+        elif where == "in removing":
+            unlink = Path.unlink
+            patch.setattr(
+                Path,
+                "unlink",
+                lambda p, **how: killed() if p.name == "descriptors.f32" else unlink(p, **how),
+            )
+        else:
+            patch.setattr(artefacts, "write_json", killed)
+        with pytest.raises(Stopped):
+            learn_codebook(features, whitening, config, store)
+    monkeypatch.setattr(kmeans, "_iterate", killed)
+    learned = learn_codebook(features, whitening, config, store)
+    np.testing.assert_array_equal(learned.centroids, expected.centroids)
+    np.testing.assert_array_equal(learned.objective, expected.objective)
+    (folder,) = (store.root / "codebook").glob("[!.]*")
+    names = {path.name for path in folder.iterdir()}
+    assert not names & {"descriptors.f32", "iterations.npz"}
 
 
 def test_an_approximate_codebook_has_a_key_of_its_own_and_words_nearly_as_near(toy_stages):

@@ -60,8 +60,8 @@ def contents(artefact):
 
 
 def test_distinct_names_the_first_image_with_the_same_bytes(album, toy, monkeypatch):
-    read, original = [], base._digest
-    monkeypatch.setattr(base, "_digest", lambda path: read.append(path) or original(path))
+    read, original = [], base.content_digest
+    monkeypatch.setattr(base, "content_digest", lambda path: read.append(path) or original(path))
     assert album.distinct.tolist() == [0, 1, 2, 3, 1, 0, 6, 2, 6, 1, 3, 0, 3, 13]
     assert album.manifest == replace(album).manifest
     assert len(read) == 2 * 12  # a file with three names is read once

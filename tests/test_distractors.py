@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import textwrap
 import threading
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blcf_utils import bow, experiments, streaming
+from blcf_utils import bow, experiments
+from blcf_utils import features as features_module
 from blcf_utils.artefacts import ArtefactStore
 from blcf_utils.bow import assignment_maps
 from blcf_utils.codebook import learn_codebook
@@ -141,9 +143,9 @@ def test_streamed_batches_are_those_of_stored_maps(both, monkeypatch, images, at
 def test_one_pass_forwards_every_image_once(both, monkeypatch):
     _, streamed = both
     counts = []
-    original = streaming.forward_images
+    original = features_module.forward_images
     monkeypatch.setattr(
-        streaming, "forward_images", lambda *a: counts.append(len(a[1])) or original(*a)
+        features_module, "forward_images", lambda *a: counts.append(len(a[1])) or original(*a)
     )
     list(batches(streamed, np.arange(17)))
     # Grouped by map shape, a batch of one size is forwarded for its own shape only.
@@ -228,16 +230,22 @@ def test_held_maps_are_read_without_the_network(both, monkeypatch):
     stored, streamed = both
     images = np.array([1, 4, 16, 9])
     with streamed.holding(images):
-        monkeypatch.setattr(streaming, "forward_images", None)
+        monkeypatch.setattr(features_module, "forward_images", None)
         for image in images:
             np.testing.assert_array_equal(streamed.map(image), stored.map(image))
     assert not streamed._held
 
 
 @pytest.mark.filterwarnings("ignore:.*found .* expected the published")
-def test_a_benchmark_shares_its_features_with_itself_among_distractors(open_tiny):
+def test_a_benchmark_shares_its_features_with_itself_among_distractors(open_tiny, monkeypatch):
     study = open_tiny()
+    log = study.store.root / "log"
+    monkeypatch.setenv("BLCF_STAGE_LOG", str(log))
     dataset = study.dataset("oxford105k")
+    (told,) = (e for e in map(json.loads, log.read_text().splitlines()) if "dataset" in e)
+    parts = {part["dataset"]: (part["images"], part["distinct"]) for part in told["parts"]}
+    assert parts == {"oxford5k": (6, 5), "oxc1_100k": (17, 16)}
+    monkeypatch.delenv("BLCF_STAGE_LOG")
     assert [part.name for part in dataset.parts] == ["oxford5k", "oxc1_100k"]
     maps = study.maps("oxford105k")
     assert (len(maps), maps.n_database) == (23, 23)
@@ -256,6 +264,26 @@ def test_a_benchmark_shares_its_features_with_itself_among_distractors(open_tiny
     assert not [n for n in names if n.startswith("oxford105k-")]
     with pytest.raises(StudyError, match=r"oxford105k: words and whitenings .* learn_on: "):
         open_tiny(**{"learn_on.oxford105k": "oxford105k"}).whitening("oxford105k")
+
+
+@pytest.mark.filterwarnings("ignore:.*found .* expected the published")
+def test_benchmarks_share_the_saliency_maps_of_their_distractors(open_tiny):
+    study = open_tiny()
+    own = {name: study.saliency(name, "BMS") for name in ("oxford5k", "paris6k")}
+    joined = {name: study.saliency(name, "BMS") for name in ("oxford105k", "paris106k")}
+    made = sorted(path.name.split("-")[0] for path in (study.store.root / "saliency").glob("[!.]*"))
+    assert made == ["oxc1_100k", "oxford5k", "paris6k"]
+    distractors = joined["oxford105k"].parts[1]
+    for (small, maps), (large, among) in zip(own.items(), joined.items(), strict=True):
+        dataset, count = study.dataset(large), len(study.dataset(small).images)
+        assert among.key not in (maps.key, distractors.key)
+        for i, path in enumerate(dataset.images):
+            expected = maps(i) if i < count else distractors(i - count)
+            np.testing.assert_array_equal(among(i), expected)
+            assert among(i).shape == Image.open(path).size[::-1]
+        weights = study.weights(large, "BMS")
+        np.testing.assert_array_equal(weights(count - 1), study.weights(small, "BMS")(count - 1))
+    assert joined["oxford105k"].key != joined["paris106k"].key
 
 
 @pytest.mark.filterwarnings("ignore:.*found .* expected the published")

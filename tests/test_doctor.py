@@ -8,12 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from blcf_utils.cli import app
+from blcf_utils.comparison.rows import row
 from blcf_utils.config import BackboneConfig, Profile, load_profile
 from blcf_utils.doctor import machine, room, weights
 from blcf_utils.doctor.datasets import USUAL, Seen, look_at_dataset
 from blcf_utils.doctor.examine import _shapes, examine
 from blcf_utils.doctor.findings import Finding, as_json, as_text, bytes_text, exit_code
-from blcf_utils.doctor.needs import Need, Workload
+from blcf_utils.doctor.needs import STORED, STREAMED, Need, Workload
 from blcf_utils.study import Study
 
 GB = 10**9
@@ -166,6 +167,15 @@ def test_a_dataset_is_weighed_without_decoding_it(toy_root, tmp_path, monkeypatc
     lenient = profile_of("toy", dataset_options={"toy": {"partial": True}})
     found, _ = look_at_dataset(lenient, "toy")
     assert (found.state, "left out of database" in found.says) == ("warning", True)
+
+
+def test_nobody_is_told_to_fetch_photographs_among_stand_ins(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLCF_DATA", str(tmp_path))
+    (tmp_path / "oxford5k").mkdir()
+    (tmp_path / "oxford5k" / "stand-in.json").write_text("{}", encoding="utf-8")
+    found, _ = look_at_dataset(load_profile("paper"), "paris6k")
+    assert found.state == "problem"
+    assert found.mend.startswith(f"blcf rehearse write {tmp_path}")
 
 
 def test_datasets_that_are_not_here_are_counted_as_published(tmp_path, monkeypatch):
@@ -325,6 +335,53 @@ def test_the_paper_profile_is_predicted_as_its_numbers_say():
     assert seconds["network, of the profile"] == pytest.approx(39_998 * 0.340 * 0.255)
     operations = 2 * 25_000 * 512 * 39_998 * 4 * 21 * 15
     assert seconds["assignment to words"] == pytest.approx(operations / 1e11)
+
+
+def test_distractors_are_predicted_as_the_comparison_keeps_them():
+    paper, names = load_profile("paper100k"), ("oxford5k", "paris6k", "instre")
+    seen = (Seen("oxford5k", 5063, 0, 55), Seen("paris6k", 6392, 0, 55))
+    compared = tuple(
+        Seen(name, own + 100_071, 0, 55, distractors=100_071)
+        for name, own in (("oxford105k", 5063), ("paris106k", 6392))
+    )
+    assert paper.datasets == names
+    rows = tuple(row(i) for i in ("blcf", "blcf-salgan", "rmac", "crow", "cam-online"))
+
+    def needs_of(kept):
+        changed = load_profile("paper100k", {"distractors.features": kept})
+        with_them = workload_of(changed, seen, rows=rows, compared=compared)
+        without = workload_of(changed, seen, rows=rows)
+        found = {need.what: need.amount for need in with_them.disk()}
+        for need in without.disk():
+            if not need.what.startswith("vectors"):
+                assert found.pop(need.what) == need.amount
+        vectors = {need.what: need.amount for need in without.disk()}["vectors of compared methods"]
+        found["vectors"] = found.pop("vectors of compared methods") - vectors
+        return found, {need.what: need.amount for need in with_them.seconds(1.0, 1e11)}
+
+    found, seconds = needs_of("streamed")
+    images, cells = 2 * 100_071 + 5063 + 6392, 4 * 21 * 15
+    assert found["vectors"] == 4 * images * 512 * 2  # R-MAC and CroW; CAM is not among them
+    weights, files = 4 * images * cells, (3 + 4) * images * cells
+    told = "words, weights and inverted files among distractors"
+    assert found[told] == 2 * 2 * 100_071 * cells + weights + files
+    # SalGAN's maps, once for both.
+    assert found["saliency maps of distractors"] == pytest.approx(0.3 * 100_071 * 1024 * 768)
+    assert set(found) == {"vectors", told, "saliency maps of distractors"}
+    once = 100_071 * (0.340 * 0.255 + 2 * 1.024 * 0.768)
+    assert seconds[STREAMED] == pytest.approx(2 * once)
+    told = room.tell_time([Need(STREAMED, 1e6)])
+    assert "distractors.features: stored" in told.mend
+    assert "distractors" not in room.tell_time([Need("network", 1e6)]).mend
+    found, seconds = needs_of("stored")
+    maps = 21 * 15 + 32 * 24  # those of pool5 serve both methods
+    assert found["features of distractors"] == 2 * 100_071 * 512 * maps
+    once = 100_071 * (0.340 * 0.255 + 1.024 * 0.768)
+    assert seconds[STORED] == pytest.approx(once)
+    # A dataset with distractors among the profile's own stores no maps of them either.
+    own = load_profile("paper100k", {"datasets": ["oxford105k"]})
+    kept = {need.what: need.amount for need in workload_of(own, compared[:1]).disk()}
+    assert kept["features of the profile"] == 2 * 5063 * 21 * 15 * 512
 
 
 def test_what_is_in_the_cache_already_is_counted(store):

@@ -182,8 +182,19 @@ def test_ties_beyond_what_milvus_returns_are_said(uri, monkeypatch):
     same = sparse_histogram(np.array([1]))
     names = tuple(str(i) for i in range(60))
     remote = export_vectors(IndexVectors("twins", "k", names, 5, lambda i: same), uri).index
-    with pytest.raises(StudyError, match="more than 45 images have the score of result 5"):
+    with pytest.raises(StudyError, match=r"beyond the 50 .* may have the score of result 5,"):
         remote.search(*same, 5)
+
+
+def test_as_many_images_as_milvus_returns_are_ranked_to_the_last(uri, monkeypatch):
+    monkeypatch.setattr("blcf_utils.milvus.index.MOST_RESULTS", 50)
+    same = sparse_histogram(np.array([1]))
+    names = tuple(str(i) for i in range(50))
+    remote = export_vectors(IndexVectors("twins", "k", names, 5, lambda i: same), uri).index
+    for top in (5, 50, None):
+        images, scores = remote.search(*same, top)
+        assert images.tolist() == list(range(top or 50))
+        assert (scores == scores[0]).all()
 
 
 @pytest.mark.parametrize(

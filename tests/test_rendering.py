@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -135,6 +138,26 @@ def test_dataset_is_rendered_once_and_loaded(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert load_embedded("mini-objects", root, scale=SMALL).manifest == dataset.manifest
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def test_a_script_without_a_guard_can_ask_for_pictures(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from blcf_utils.datasets import load_dataset\n"
+        "print('asked')\n"
+        "print(len(load_dataset('mini-objects', scale=0.02).images))\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "BLCF_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    # Run once: no process that draws has started it again.
+    assert done.stdout.split()[0] == "asked" and done.stdout.count("asked") == 1
 
 
 def test_a_failed_rendering_leaves_nothing(tmp_path, monkeypatch):

@@ -74,6 +74,20 @@ def test_every_stage_stands_once_with_its_making_and_its_images():
     assert (triplets.images, triplets.factor) == (0, 1)
 
 
+def test_distractors_are_counted_as_the_part_of_a_dataset_that_they_are():
+    found = record()
+    entry = found["notebooks"]["04_search"]
+    distractors = {"dataset": "oxc1_100k", "images": 100_071, "all_images": 100_071,
+                   "distinct": 96, "query_images": 0}  # fmt: skip
+    whole = {"dataset": "oxford105k", "images": 105_071, "all_images": 105_071, "distinct": 146,
+             "query_images": 55}  # fmt: skip
+    entry["datasets"].append({**whole, "parts": [entry["datasets"][0], distractors]})
+    entry["stages"].append(event("assignment", "oxc1_100k-vgg16-conv5_1-K25000", "a", 9.0))
+    row = rows_of(found)["assignment", "oxc1_100k-vgg16-conv5_1-K25000"]
+    assert (row.images, row.computed) == (100_071, 96)
+    assert row.extrapolated == pytest.approx(9 * 100_071 / 96)
+
+
 def test_cheaper_settings_are_extrapolated_to_the_full_ones():
     ran, full = load_profile("rehearsal"), load_profile("paper")
     row = rows_of(record(), full=full)["codebook", "oxford5k-vgg16-conv5_1-K25000"]
@@ -92,7 +106,15 @@ def run(tmp_path):
     folder = tmp_path / "rehearsal"
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(record()), encoding="utf-8")
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "01_datasets.ipynb").touch()
     return tmp_path
+
+
+def test_a_committed_reference_is_no_run_of_this_machine(run):
+    (run / "rehearsal" / "notebooks" / "01_datasets.ipynb").unlink()
+    with pytest.raises(StudyError, match="committed reference only"):
+        write_stages("rehearsal", run)
 
 
 def test_measured_extrapolated_and_predicted_are_columns_of_their_own(run):

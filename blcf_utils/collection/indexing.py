@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import shutil
 import time
@@ -44,7 +43,7 @@ from blcf_utils.collection.shards import (
 from blcf_utils.config import Profile, load_profile
 from blcf_utils.config_base import digest_of
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.datasets.files import by_relative_name, find_images
+from blcf_utils.datasets.files import by_relative_name, content_digest, find_images
 from blcf_utils.errors import StudyError, known
 from blcf_utils.features import extract_features
 from blcf_utils.images import UnreadableImage
@@ -338,7 +337,7 @@ class _Indexing:
         taken: set[str] = set()
         for name in names:
             alike = by_size.get(states[name][0], ())
-            digest = _digest(self.files[name]) if alike else ""
+            digest = content_digest(self.files[name]) if alike else ""
             same = [place for place in alike if place[0].digest == digest]
             # Of several copies each new name takes another old one, those that are gone first.
             same.sort(key=lambda p: (p[0].path != name, p[0].path in taken, p[0].path in states))
@@ -446,13 +445,9 @@ class _Indexing:
         path = self.files[name]
         try:
             pixels, size = encoder.read(path)
-            return pixels, size, _digest(path)
+            return pixels, size, content_digest(path)
         except UnreadableImage as error:
             return error
-
-
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def _other_files(folder: Path) -> dict[str, int]:

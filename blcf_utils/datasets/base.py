@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from blcf_utils.datasets.files import content_digest
 from blcf_utils.datasets.stand_in import marked_folders
 from blcf_utils.errors import StudyError
 
@@ -171,7 +172,7 @@ class Dataset:
             keys.append((found.st_dev, found.st_ino))
             files.setdefault(keys[-1], path)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            digests = dict(zip(files, pool.map(_digest, files.values()), strict=True))
+            digests = dict(zip(files, pool.map(content_digest, files.values()), strict=True))
         return tuple(digests[key] for key in keys)
 
     @cached_property
@@ -196,7 +197,3 @@ class Dataset:
             truth = (q.id, q.image.name, q.box, q.positives, q.junk, q.instance)
             whole.update(repr(truth).encode() + mask)
         return whole.hexdigest()[:16]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

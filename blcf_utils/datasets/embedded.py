@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +39,8 @@ def load_embedded(
     if root is None:
         root = _rendered(name, seed, float(scale))
     elif not (Path(root) / "groundtruth.json").is_file():
-        render_benchmark(name, Path(root), seed=seed, scale=scale)
+        with _without_the_callers_script():
+            render_benchmark(name, Path(root), seed=seed, scale=scale)
     return replace(load_groundtruth_json(Path(root), name=name), domain=_DOMAINS[name])
 
 
@@ -69,9 +73,29 @@ def _rendered(name: str, seed: int, scale: float) -> Path:
     def make(folder: Path) -> None:
         # The set appears whole or not at all, so one that is there was only not yet recorded.
         if not (folder / "set").exists():
-            render_benchmark(name, folder / "set", seed=seed, scale=scale)
+            with _without_the_callers_script():
+                render_benchmark(name, folder / "set", seed=seed, scale=scale)
 
     return ArtefactStore().get_or_make("rendered", *_artefact(name, seed, scale), make) / "set"
+
+
+@contextlib.contextmanager
+def _without_the_callers_script() -> Iterator[None]:
+    """Let new processes leave out the script that was started.
+
+    Python runs it again in each of them, for functions that it may define. A reader's script
+    without ``if __name__ == "__main__":`` would ask there for the very pictures that are being
+    drawn, and wait for ever. What renders is all in the package.
+    """
+    main = vars(sys.modules["__main__"])
+    hidden = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.pop("__spec__")
+        main.update(hidden)
 
 
 def _recipe_digest() -> str:

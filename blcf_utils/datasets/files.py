@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,11 @@ def absolute_folder(folder: Path | str, dataset: str) -> Path:
             "sub-folder per dataset"
         )
     return path
+
+
+def content_digest(path: Path) -> str:
+    """Return a digest of a file's bytes: files with equal ones are one image."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def find_images(

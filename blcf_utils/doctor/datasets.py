@@ -13,6 +13,7 @@ from blcf_utils.config import Profile
 from blcf_utils.datasets import REGISTRY, load_dataset
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.files import some_names
+from blcf_utils.datasets.stand_in import MARKER
 from blcf_utils.doctor.findings import Finding, of_error
 from blcf_utils.errors import StudyError
 from blcf_utils.images import UnreadableImage, image_size
@@ -33,6 +34,7 @@ class Seen:
         outside: query images that are not among them.
         query_images: distinct query images.
         sizes: (s, 2) width and height in pixels of a sample of the images.
+        distractors: how many of the database's images are distractors.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Seen:
     outside: int
     query_images: int
     sizes: tuple[tuple[int, int], ...] = (USUAL,)
+    distractors: int = 0
 
     @property
     def images(self) -> int:
@@ -73,6 +76,9 @@ def look_at_dataset(profile: Profile, name: str) -> tuple[Finding, Seen | None]:
 
 def how_to_get(name: str) -> str:
     """Return what brings a dataset here."""
+    folder = datasets_dir()
+    if any(folder.glob(f"*/{MARKER}")):  # photographs have no place among stand-ins
+        return f"blcf rehearse write {folder} --groundtruth DIR, or set BLCF_DATA to another folder"
     for source_name, source in dataset_sources().items():
         if name in (source_name, *source.also):
             if source.kind == "manual":
@@ -111,13 +117,14 @@ def _published(name: str) -> Seen | None:
     if counts is None:
         return None
     outside = counts.queries if name == "instre" else 0
-    return Seen(name, counts.images + more, outside, counts.queries)
+    return Seen(name, counts.images + more, outside, counts.queries, distractors=more)
 
 
 def _seen(name: str, dataset: Dataset, sizes: tuple[tuple[int, int], ...]) -> Seen:
     queries = len({query.image for query in dataset.queries})
     database, outside = len(dataset.images), len(dataset.extra_images)
-    return Seen(name, database, outside, queries, sizes or (USUAL,))
+    distractors = sum(len(part.images) for part in dataset.parts[1:])
+    return Seen(name, database, outside, queries, sizes or (USUAL,), distractors)
 
 
 def _weigh(topic: str, dataset: Dataset, said: list[str]):

@@ -12,6 +12,7 @@ from blcf_utils.backbones import load_backbone, map_sizes
 from blcf_utils.comparison.methods import METHODS
 from blcf_utils.comparison.rows import ROWS, Row
 from blcf_utils.config import BackboneConfig, Profile, load_profile
+from blcf_utils.cores import usable_cores
 from blcf_utils.doctor import machine, room, weights
 from blcf_utils.doctor.datasets import Seen, look_at_dataset
 from blcf_utils.doctor.findings import Finding, of_error
@@ -57,15 +58,13 @@ def examine(
 
 def _examine(resolved: Profile, measure: bool, connects: Callable[[str], bool]) -> list[Finding]:
     findings = [machine.check_python(), machine.check_packages(), machine.check_torch()]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    installed = os.cpu_count() or 1
-    findings.append(machine.check_processor(usable or installed, installed))
+    findings.append(machine.check_processor(usable_cores(), os.cpu_count() or 1))
     looked = [look_at_dataset(resolved, name) for name in resolved.all_datasets]
-    # Of what joins the comparison only next to nothing is stored: nothing is predicted for it.
-    main = [one for _, one in looked[: len(resolved.datasets)]]
-    seen = tuple(one for one in main if one is not None)
+    known = [one for _, one in looked]
+    seen = tuple(one for one in known[: len(resolved.datasets)] if one is not None)
+    compared = tuple(one for one in known[len(resolved.datasets) :] if one is not None)
     gpus = machine.gpu_memory()
-    large = sum(one.images for one in seen) >= SLOW_IMAGES
+    large = sum(one.images for one in (*seen, *compared)) >= SLOW_IMAGES
     findings.append(machine.check_device(resolved.features.device, gpus, large))
     findings += [_places(), *(finding for finding, _ in looked)]
     findings += _teachers(resolved)
@@ -75,7 +74,7 @@ def _examine(resolved: Profile, measure: bool, connects: Callable[[str], bool]) 
     if study is not None:
         findings += weights.check_saliency(study)
         findings += weights.check_compared(_reasons(study))
-    workload = _workload(resolved, study, seen)
+    workload = _workload(resolved, study, seen, compared)
     findings += _room(workload, gpus)
     if measure and seen:
         findings += _time(workload)
@@ -135,7 +134,9 @@ def _shapes(backbone: BackboneConfig, side: int, size: tuple[int, int]):
     return map_sizes(backbone, height, width)
 
 
-def _workload(profile: Profile, study: Study | None, seen: tuple[Seen, ...]) -> Workload:
+def _workload(
+    profile: Profile, study: Study | None, seen: tuple[Seen, ...], compared: tuple[Seen, ...]
+) -> Workload:
     rows, weightings, classes = (), (), 0
     if study is not None:
         rows = tuple(row for row, why in _reasons(study) if not why)
@@ -143,7 +144,7 @@ def _workload(profile: Profile, study: Study | None, seen: tuple[Seen, ...]) -> 
         if any(row.method in METHODS and METHODS[row.method].kind == "online" for row in rows):
             classes = len(study.head().linear)
     models = sum(name in MODELS for name in weightings)
-    return Workload(profile, seen, rows, weightings, models, _shapes, classes)
+    return Workload(profile, seen, rows, weightings, models, _shapes, classes, compared)
 
 
 def _room(workload: Workload, gpus: list[tuple[str, int]]) -> list[Finding]:

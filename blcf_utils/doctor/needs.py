@@ -18,6 +18,7 @@ Disk, in bytes, of what a run keeps in the cache:
 | words | teachers K D 4 for each network, and K 128 4 of SIFT |
 | descriptors of k-means | most of N h w D 4 (float32) of one teacher, while it learns |
 | compared methods | N D 4 each; 30 patches an image for sets; N classes D 2 for CAM's classes |
+| distractors | words, weights, saliency maps and vectors as above; features only if ``stored`` |
 
 Networks, layers and sizes are the profile's own, the same at full resolution, its last layer where
 compared methods read a classifier, ``compare_backbones``, the compared methods' own networks, the
@@ -50,7 +51,9 @@ from blcf_utils.config import BackboneConfig, Profile
 from blcf_utils.doctor.datasets import Seen
 from blcf_utils.images import resized_size
 from blcf_utils.kmeans import CHUNK
+from blcf_utils.saliency.models import MODELS
 from blcf_utils.views import augmented_views
+from blcf_utils.weighting import NONE
 
 # A pixel of a saliency map: 0.23 (BMS) to 0.37 (Itti-Koch) measured on photographs 400 pixels wide.
 PNG_BYTES = 0.3
@@ -58,6 +61,7 @@ PATCHES = sum(level * level for level in range(1, DATABASE_LEVELS + 1))
 LIBRARIES = 700e6  # what a notebook's kernel holds before it computes: 600 to 700 MB measured
 RESULTS = 100e6  # tables, figures, notebooks and report
 WORDS_HELD = 3  # copies of the centroids during an iteration
+STREAMED, STORED = "network, distractors again for each method", "network, distractors"
 
 # (backbone, longest side, (width, height)) -> ((C, h, w), values a layer reads and writes)
 Shapes = Callable[[BackboneConfig, int, tuple[int, int]], tuple[tuple[int, int, int], int]]
@@ -98,8 +102,9 @@ class Workload:
         rows: rows of the comparison that can run.
         weightings: weightings that can run, without ``None``.
         models: how many of them look at a saliency map that is computed.
-        classes: of the classifier that CAM reads; 0 where it reads none.
         shapes: gives the shape of feature maps.
+        classes: of the classifier that CAM reads; 0 where it reads none.
+        compared: datasets that join the comparison only, with their distractors.
     """
 
     profile: Profile
@@ -109,12 +114,13 @@ class Workload:
     models: int
     shapes: Shapes
     classes: int = 0
+    compared: tuple[Seen, ...] = ()
 
     def disk(self) -> list[Need]:
         """Return the bytes each stage will keep in the cache, largest first."""
         profile, needs = self.profile, []
         for maps in self._stored_maps():
-            size = 2 * sum(seen.images * self._values(maps, seen) for seen in maps.datasets)
+            size = 2 * sum(self._kept(seen) * self._values(maps, seen) for seen in maps.datasets)
             needs.append(Need(f"features {maps.what}", size))
         main = self._main()
         views = len(augmented_views(profile.augmentation))
@@ -148,6 +154,7 @@ class Workload:
             Need("words", self._words_bytes()),
             Need("descriptors of k-means, while it learns", self._learned_bytes()),
             *self._compared(),
+            *self._among_distractors(),
             Need("results", RESULTS),
         ]
         return sorted((n for n in needs if n.amount), key=lambda need: -need.amount)
@@ -182,7 +189,7 @@ class Workload:
         sets = [row for row in self.rows if row.method in METHODS]
         sets = [row for row in sets if METHODS[row.method].kind == "set"]
         if sets:
-            largest = max((seen.database for seen in self.seen), default=0)
+            largest = max((seen.database for seen in (*self.seen, *self.compared)), default=0)
             size = 4.0 * largest * PATCHES * min(profile.comparison.dimensions, sets[0].dimensions)
             needs.append(Need("patches of every image", size))
         return sorted(
@@ -222,9 +229,16 @@ class Workload:
                 iterations * learned * work / operations_a_second,
             )
         )
+        needs.append(
+            Need(
+                STORED if profile.distractors.features == "stored" else STREAMED,
+                self._distractor_pixels() / 1e6 * seconds_a_megapixel,
+            )
+        )
         assigned = sum(seen.images * self._cells(main, seen) * f2 for seen in self.seen)
+        assigned += sum(s.distractors * self._cells(main, s) * f2 for s in self.compared)
         needs.append(Need("assignment to words", assigned * work / operations_a_second))
-        return sorted(needs, key=lambda need: -need.amount)
+        return sorted((n for n in needs if n.amount), key=lambda need: -need.amount)
 
     def _main(self) -> _Maps:
         features = self.profile.features
@@ -242,23 +256,73 @@ class Workload:
         stored = [main, full]
         for backbone in profile.compare_backbones:
             stored.append(_Maps(f"of {backbone.label}", backbone, main.side, self.seen, True))
-        pooled = full if profile.comparison.maps == "full" else main
-        for row in self.rows:
+        stored += [*self._of_rows(self.rows), *self._of_finetuning()]
+        return _once(stored)
+
+    def _of_rows(self, rows: Sequence[Row]) -> list[_Maps]:
+        """Return the maps that each row's method reads, in their order."""
+        config, found = self.profile.comparison, []
+        pooled = self._full() if config.maps == "full" else self._main()
+        for row in rows:
             if row.method not in METHODS:
                 continue
             backbone = pooled.backbone
             if row.network:
-                weights = row.weights or profile.comparison.weights.get(row.id, "")
+                weights = row.weights or config.weights.get(row.id, "")
                 backbone = BackboneConfig(name=row.network, layer=row.layer, weights=weights)
             if METHODS[row.method].needs:
                 last = layer_names(backbone.name)[-1]
                 backbone = backbone.model_copy(update={"layer": last})
-            stored.append(_Maps(f"of {backbone.label}", backbone, pooled.side, self.seen))
-        stored += self._of_finetuning()
-        once = {}
-        for maps in stored:
-            once.setdefault((maps.backbone, maps.side, maps.datasets, maps.tuned), maps)
-        return list(once.values())
+            found.append(_Maps(f"of {backbone.label}", backbone, pooled.side, self.seen))
+        return found
+
+    def _kept(self, seen: Seen) -> int:
+        """Return of how many images of a dataset feature maps are stored."""
+        streamed = self.profile.distractors.features == "streamed"
+        return seen.images - (seen.distractors if streamed else 0)
+
+    def _rows_among_distractors(self) -> list[Row]:
+        return [row for row in self.rows if not row.bulky]
+
+    def _among_distractors(self) -> list[Need]:
+        """Return the bytes kept of the distractors of datasets that join the comparison.
+
+        Those are the same images for all of them: their features and saliency maps are kept once.
+        Vectors are counted with those of the other datasets.
+        """
+        if not self.compared:
+            return []
+        profile, main = self.profile, self._main()
+        rows = self._rows_among_distractors()
+        kinds = {row.weighting for row in rows if row.method == "words"} - {NONE}
+        words = 0.0
+        for seen in self.compared:
+            cells = self._cells(main, seen) * profile.encoding.interpolate**2
+            words += 2 * seen.distractors * cells + 4 * len(kinds) * seen.database * cells
+            held = min(cells, profile.codebook.words)
+            words += (3 + 4 * len(kinds)) * seen.database * held
+        most = max(self.compared, key=lambda seen: seen.distractors)
+        pixels = most.distractors * float(np.mean(np.prod(most.sizes, axis=1)))
+        looking = len(kinds & set(MODELS))
+        needs = [
+            Need("words, weights and inverted files among distractors", words),
+            Need("saliency maps of distractors", looking * PNG_BYTES * pixels),
+        ]
+        if profile.distractors.features == "stored":
+            values = sum(self._values(maps, most) for maps in _once([main, *self._of_rows(rows)]))
+            needs.append(Need("features of distractors", 2 * most.distractors * values))
+        return needs
+
+    def _distractor_pixels(self) -> float:
+        """Return how many pixels of distractors the profile's network reads."""
+        main, rows = self._main(), self._rows_among_distractors()
+        maps = [m for m in self._of_rows(rows) if m.backbone.name == main.backbone.name]
+        if self.profile.distractors.features == "streamed":  # once for words and each method
+            read, images = [main, *maps], self.compared
+        else:
+            read = _once([main, *maps])
+            images = sorted(self.compared, key=lambda seen: -seen.distractors)[:1]
+        return sum(seen.distractors * _mean_pixels(seen, m.side) for m in read for seen in images)
 
     def _of_finetuning(self) -> list[_Maps]:
         tuning, main = self.profile.finetuning, self._main()
@@ -308,6 +372,7 @@ class Workload:
 
     def _compared(self) -> list[Need]:
         config, database = self.profile.comparison, sum(seen.database for seen in self.seen)
+        among = database + sum(seen.database for seen in self.compared)
         vectors = classes = 0.0
         for row in self.rows:
             if row.method not in METHODS:
@@ -317,8 +382,17 @@ class Workload:
                 wide = config.vlad_words * self._shape(self._main(), (400, 300))[0][0]
             if kind == "online":
                 classes += 2.0 * database * self.classes * wide
-            vectors += 4.0 * database * wide * (PATCHES if kind == "set" else 1)
+            images = database if row.bulky else among
+            vectors += 4.0 * images * wide * (PATCHES if kind == "set" else 1)
         return [Need("vectors of compared methods", vectors), Need("CAM of every class", classes)]
+
+
+def _once(found: Sequence[_Maps]) -> list[_Maps]:
+    """Return maps without those that are stored already."""
+    once = {}
+    for maps in found:
+        once.setdefault((maps.backbone, maps.side, maps.datasets, maps.tuned), maps)
+    return list(once.values())
 
 
 def _mean_pixels(seen: Seen, side: int) -> float:

@@ -13,7 +13,7 @@ import torch
 
 from blcf_utils.backbones import Backbone
 from blcf_utils.doctor.findings import Finding, bytes_text, seconds_text
-from blcf_utils.doctor.needs import Need
+from blcf_utils.doctor.needs import STREAMED, Need
 from blcf_utils.features import forward_images
 
 SHOWN = 4  # the largest parts, in words
@@ -180,5 +180,7 @@ def tell_time(needs: Sequence[Need], days: float = 2.0) -> Finding:
     )
     if total > days * 86_400:
         mend = "use a machine with a GPU, or fewer images, a smaller size or fewer words"
+        if needs[0].what == STREAMED:
+            mend += "; with the disk for it, distractors.features: stored reads each image once"
         return Finding("time", "warning", said, mend)
     return Finding("time", "ok", said)

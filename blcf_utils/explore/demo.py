@@ -131,6 +131,15 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
                 process.wait()
 
 
+def check_address(host: str, port: int) -> None:
+    """Fail at once, before anything is prepared, where the server could not listen.
+
+    Raises:
+        StudyError: an address that is not this machine's, or a port that is taken.
+    """
+    _free_port(host, port)
+
+
 def serve(code: str, host: str = HOST, port: int = PORT, browser: bool = True) -> int:
     """Serve a page until it is interrupted; returns the server's exit status."""
     with serving(code, host, port) as (process, address):

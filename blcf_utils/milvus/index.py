@@ -164,15 +164,15 @@ class MilvusIndex:
         limit = min(wanted + SPARE, MOST_RESULTS)
         while True:
             images, scores = self._ask(words, values, limit)
-            every = len(images) < limit
+            every = len(images) < limit or limit >= self.n_images
             if every or scores[wanted - 1] > scores[-1]:
                 order = np.lexsort((images, -scores))
                 return images[order], scores[order]
             if limit == MOST_RESULTS:
                 raise StudyError(
-                    f"milvus: more than {MOST_RESULTS - wanted:,} images have the score of result "
-                    f"{wanted:,}, so that the first of them by number cannot be told; ask for "
-                    "fewer results (top), or search the index of the study"
+                    f"milvus: images beyond the {MOST_RESULTS:,} that Milvus gives may have the "
+                    f"score of result {wanted:,}, so that the first of them by number cannot be "
+                    "told; ask for fewer results (top), or search the index of the study"
                 )
             limit = min(4 * limit, MOST_RESULTS)
 

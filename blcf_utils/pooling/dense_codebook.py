@@ -48,7 +48,7 @@ def learn_dense_codebook(
     if whitening is not None:
         document["whitening"] = whitening.key
 
-    def make(folder):
+    def descriptors(folder):
         rows = sample_rows(features.database_rows(), max_descriptors, seed)
         if len(rows) < words:
             raise StudyError(
@@ -56,8 +56,10 @@ def learn_dense_codebook(
                 f"{features.artefact.label}; lower comparison.vlad_words and netvlad_words"
             )
         prepare = normalise_rows if whitening is None else whitening.apply
-        data = np.concatenate([prepare(chunk) for chunk in features.stream(rows)])
-        train_words(folder, data, words, iterations, seed)
+        return np.concatenate([prepare(chunk) for chunk in features.stream(rows)])
+
+    def make(folder):
+        train_words(folder, descriptors, words, iterations, seed)
 
     label = f"{features.artefact.label}-K{words}"
     return read_codebook(store.get_or_make("dense-codebook", label, document, make, quiet=True))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 
+from blcf_utils.cores import usable_cores
 from blcf_utils.progress import progress
 
 
@@ -22,7 +22,7 @@ def run_all(
 
     The function and the tasks must be picklable; results are written by the function itself.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), len(tasks))
+    workers = min(workers or usable_cores(), len(tasks))
     for _ in progress(
         _finished(function, tasks, workers), label=label, total=len(tasks), unit=unit
     ):

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from scipy import sparse
 
+from blcf_utils.index_building import rows_of
 from blcf_utils.progress import progress
 from blcf_utils.scaling.law import BagLaw
 
@@ -80,10 +81,7 @@ def synthetic_database(
 
 def first_rows(histograms: sparse.csr_array, number: int) -> sparse.csr_array:
     """Return the first rows of a matrix without copying it."""
-    starts = histograms.indptr[: number + 1]
-    end = int(starts[-1])
-    parts = histograms.data[:end], histograms.indices[:end], starts
-    rows = sparse.csr_array(parts, shape=(number, histograms.shape[1]), copy=False)
+    rows = rows_of(histograms, 0, number)
     rows.has_canonical_format = True
     return rows
 
