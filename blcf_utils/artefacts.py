@@ -180,7 +180,11 @@ class ArtefactStore:
                 "made_in_seconds": made["seconds"],
                 "peak_rss_so_far_mb": peak_memory_mb(),
                 # Of the run that made it, like its seconds.
-                **{name: made[name] for name in ("peak_rss_mb", "resumed", "work") if name in made},
+                **{
+                    name: made[name]
+                    for name in ("peak_own_mb", "peak_rss_mb", "resumed", "work")
+                    if name in made
+                },
                 "bytes": self._size(folder),
                 "settings": _settings(document),
             }
@@ -222,6 +226,8 @@ class ArtefactStore:
         made = {"seconds": seconds}
         if peak.exact:
             made["peak_rss_mb"] = peak.mb
+        if peak.own_mb:
+            made["peak_own_mb"] = peak.own_mb
         if resumed:  # what an earlier, killed run had made is not in these seconds
             made["resumed"] = True
         if noted:

@@ -27,7 +27,7 @@ from blcf_utils.tables import markdown
 TABLE = "x10_stages"
 COLUMNS = (
     "stage", "of", "images", "computed", "seconds", "resumed", "seconds_extrapolated",
-    "extrapolated_by", "peak_rss_mb", "bytes", "runs_on", "seconds_predicted",
+    "extrapolated_by", "peak_rss_mb", "peak_own_mb", "bytes", "runs_on", "seconds_predicted",
 )  # fmt: skip
 # Of images with equal bytes these stages compute the first only; the others they compute for all.
 ONCE_PER_CONTENT = (
@@ -57,6 +57,7 @@ class StageRow:
         factor: how many times longer it takes at full number and settings.
         why: where the factor comes from.
         peak_rss_mb: resident memory of the process while it was made, at its peak; measured.
+        peak_own_mb: the same without pages of mapped files; sampled.
         bytes: size of its files, measured.
         settings: numbers of its configuration that say how much work it is.
     """
@@ -70,6 +71,7 @@ class StageRow:
     factor: float = 1.0
     why: str = ""
     peak_rss_mb: int | None = None
+    peak_own_mb: int | None = None
     bytes: int = 0
     settings: dict | None = None
 
@@ -131,6 +133,7 @@ def _row(event: dict, datasets: dict[str, dict]) -> StageRow:
         factor,
         f"{why} x {factor:.3g}" if factor > 1 else "",
         event.get("peak_rss_mb"),
+        event.get("peak_own_mb"),
         event.get("bytes", 0),
         event.get("settings", {}),
     )
@@ -145,7 +148,7 @@ def _counts(label: str, datasets: dict[str, dict], database_only: bool) -> tuple
     data = datasets[name]
     if label.startswith(f"{name}-queries-"):
         images = data.get("query_images", 0)
-        return images, min(images, data.get("distinct", images))
+        return images, data.get("distinct_query_images", images)
     images = data["images"] if database_only else data.get("all_images", data["images"])
     return images, min(images, data.get("distinct", images))
 
@@ -253,6 +256,7 @@ def _line(row: StageRow, record: dict, assumptions: Assumptions) -> tuple:
         round(row.extrapolated, 2),
         row.why,
         row.peak_rss_mb or "",
+        row.peak_own_mb or "",
         row.bytes or "",
         on,
         round(seconds, 2),
@@ -270,9 +274,9 @@ def _page(
     parts.append(
         f"Measured on {hardware.get('cpu', 'an unknown machine')}, "
         f"{hardware.get('cores', '?')} cores, {hardware.get('memory_gb', '?')} GB: *seconds*, "
-        "*peak MB* (resident memory of the process, all that it held; pages of mapped files count, "
-        "which the system takes back when it needs them) and *MB on disk*. A stage that was "
-        "*resumed* went on after a run that was killed, whose time is not counted.\n"
+        "*peak MB* (resident memory of the process, all that it held), *own MB* (without pages of "
+        "mapped files, which the system takes back when it needs them; sampled) and *MB on disk*. "
+        "A *resumed* stage went on after a run that was killed, whose time is not counted.\n"
     )
     what = f"the settings of the profile {full}" if full else "its own settings"
     parts.append(
@@ -297,6 +301,7 @@ def _page(
                 )
             ],
             "peak MB": [_count(n) for n in table["peak_rss_mb"]],
+            "own MB": [_count(n) for n in table["peak_own_mb"]],
             "MB on disk": [f"{n / 1e6:,.1f}" if n else "" for n in table["bytes"]],
             "runs on": table["runs_on"],
             "predicted": [_seconds(s) for s in table["seconds_predicted"]],
@@ -310,6 +315,7 @@ def _page(
         "seconds": _seconds(table["seconds"].sum()),
         "extrapolated": _seconds(table["seconds_extrapolated"].sum()),
         "peak MB": _count(max((n for n in table["peak_rss_mb"] if n), default="")),
+        "own MB": _count(max((n for n in table["peak_own_mb"] if n), default="")),
         "MB on disk": f"{sum(n for n in table['bytes'] if n) / 1e6:,.1f}",
         "runs on": "",
         "predicted": _seconds(table["seconds_predicted"].sum()),

@@ -130,12 +130,14 @@ POOLINGS = {"sum": sum_pool, "crow": crow_pool}
 
 def _counts(dataset: Dataset) -> dict[str, str | int]:
     """Return what tells how much of a stage's work a dataset is."""
+    asked = sorted({dataset.image_index[query.image] for query in dataset.queries})
     return {
         "dataset": dataset.name,
         "images": len(dataset.images),
         "all_images": len(dataset.all_images),
         "distinct": len(np.unique(dataset.distinct)),
-        "query_images": len({query.image for query in dataset.queries}),
+        "query_images": len(asked),
+        "distinct_query_images": len(np.unique(dataset.distinct[asked])),
     }
 
 

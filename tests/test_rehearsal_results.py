@@ -247,6 +247,7 @@ def test_the_stage_log_knows_stand_ins_and_what_was_computed(study):
     datasets = {event["dataset"]: event for event in events if "dataset" in event}
     assert all(event["stand_in"] for event in datasets.values())
     assert datasets["oxford5k"]["distinct"] <= 6 < datasets["oxford5k"]["all_images"]
+    assert datasets["instre"]["distinct_query_images"] < datasets["instre"]["query_images"]
     made = [event for event in events if event.get("stage") == "features"]
     assert made
     assert all(event["bytes"] > 0 for event in made)
