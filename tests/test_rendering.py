@@ -157,7 +157,8 @@ def test_a_script_without_a_guard_can_ask_for_pictures(tmp_path):
         check=True,
     )
     # Run once: no process that draws has started it again.
-    assert done.stdout.split()[0] == "asked" and done.stdout.count("asked") == 1
+    assert done.stdout.split()[0] == "asked"
+    assert done.stdout.count("asked") == 1
 
 
 def test_a_failed_rendering_leaves_nothing(tmp_path, monkeypatch):
