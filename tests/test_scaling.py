@@ -24,7 +24,7 @@ from blcf_utils.scaling.bags import (
     synthetic_bags,
     synthetic_database,
 )
-from blcf_utils.scaling.checks import laws_table, likeness, photographs_law
+from blcf_utils.scaling.checks import Measured, laws_table, likeness, photographs_law
 from blcf_utils.scaling.curves import MODES, Sized, SizedDatabase, ranks_of, round_size
 from blcf_utils.scaling.law import BagLaw, bag_counts, by_frequency, measure_law
 from blcf_utils.scaling.model import (
@@ -393,6 +393,10 @@ def test_pictures_of_growing_databases(study, database):
     curve = plots.plot_map_by_size(found, 18).axes[1]
     np.testing.assert_allclose(curve.lines[2].get_ydata(), [one.map("ls") for one in mixed])
     plots.plot_likeness(likeness(study, "toy", database))
+    law = photographs_law()
+    points, line = plots.plot_laws({law.words: Measured(law, law.held() / 2)}).axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), law.held())
+    np.testing.assert_allclose(points.get_ydata()[0], law.held()[0] / 2)
     assert [_short(x) for x in (10, 1000, 1e6, 1e9)] == ["10", "1k", "1M", "1G"]
     assert laws_table({}).columns.tolist() == ["4,096, photographs"]
 
