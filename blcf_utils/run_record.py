@@ -52,6 +52,19 @@ def read_run(folder: Path) -> dict:
     return record
 
 
+def refuse_reference(folder: Path, profile: str) -> None:
+    """Tell a run of this machine from the reference that git has committed in the same place.
+
+    Raises:
+        StudyError: ``folder`` holds no executed notebook, which are never committed.
+    """
+    if not any((folder / "notebooks").glob("*.ipynb")):
+        raise StudyError(
+            f"{folder}: holds the committed reference only, no run of this machine; run "
+            f"blcf run --profile {profile} first"
+        )
+
+
 def settings_digest(profile: Profile) -> str:
     """Return a digest of the settings of a profile that change numbers."""
     document = {k: v for k, v in profile.document().items() if k not in WITHOUT_EFFECT}

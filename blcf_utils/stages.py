@@ -20,7 +20,7 @@ import pandas as pd
 from blcf_utils.artefacts import write_text
 from blcf_utils.config import Profile, load_profile
 from blcf_utils.errors import StudyError
-from blcf_utils.run_record import RUN_FILE, read_run, results_folder
+from blcf_utils.run_record import RUN_FILE, read_run, refuse_reference, results_folder
 from blcf_utils.stages_forecast import Assumptions, predicted_seconds, runs_on
 from blcf_utils.tables import markdown
 
@@ -223,11 +223,7 @@ def write_stages(
     record = read_run(folder)
     if not record["notebooks"]:
         raise StudyError(f"{folder / RUN_FILE}: no run to tell of; run blcf run first")
-    if not any((folder / "notebooks").glob("*.ipynb")):
-        raise StudyError(
-            f"{folder}: holds the committed reference only, no run of this machine; run "
-            f"blcf run --profile {profile} first"
-        )
+    refuse_reference(folder, profile)
     assumptions = assumptions or Assumptions()
     rows = stage_rows(record, load_profile(full) if full else None)
     lines = [_line(row, record, assumptions) for row in rows]

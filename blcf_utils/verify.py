@@ -16,7 +16,7 @@ from pathlib import Path
 
 from blcf_utils.errors import StudyError
 from blcf_utils.paths import project_root
-from blcf_utils.run_record import results_folder
+from blcf_utils.run_record import refuse_reference, results_folder
 
 TOLERANCE = 0.005
 KEY_COLUMNS = ("row", "column")
@@ -77,11 +77,8 @@ def verify(
     fresh = _read_folder(folder)
     if not fresh:
         raise StudyError(f"{folder}: no table to verify; run blcf run --profile {profile} first")
-    if reference is None and not any((folder.parent / "notebooks").glob("*.ipynb")):
-        raise StudyError(
-            f"{folder.parent}: holds the committed reference only, no run of this machine; run "
-            f"blcf run --profile {profile} first"
-        )
+    if reference is None:
+        refuse_reference(folder.parent, profile)
     expected = _committed(profile) if reference is None else _read_reference(Path(reference))
     differences = []
     for name, text in expected.items():
