@@ -62,7 +62,7 @@ references: $(STAMP) ## Execute the notebooks on `smoke` anew and store them for
 	$(BIN)/python tests/references/shrink.py
 
 recording: $(STAMP) ## Take screenshots of the demo and the report: build/screenshots (needs Chromium)
-	$(BIN)/python -m pytest -q tests/test_recording.py tests/test_demo.py
+	$(BIN)/python -m pytest -q tests/apps/test_recording.py tests/apps/test_demo.py
 
 bench: $(STAMP) ## Run the benchmarks (minutes; on a quiet machine)
 	for script in extraction kmeans encoding search reranking memory saliency aggregation finetuning explorer cluster scaling; do \

@@ -23,8 +23,9 @@ import h5py
 import numpy as np
 from side_by_side import interleave, machine, median, report, speed_ratio
 
-from blcf_utils.artefacts import Artefact
-from blcf_utils.features import DONE, Features, normalise_rows
+from blcf_utils.features.rows import normalise_rows
+from blcf_utils.features.stored import DONE, Features
+from blcf_utils.ground.artefacts import Artefact
 from blcf_utils.pooling.aml import localise
 from blcf_utils.pooling.crow import crow_pool
 from blcf_utils.pooling.gem import gem_pool
@@ -34,7 +35,7 @@ from blcf_utils.pooling.rmac import region_maxima, rmac_pool, rmac_regions
 from blcf_utils.pooling.spoc import spoc_pool
 from blcf_utils.pooling.sum_pooling import sum_pool
 from blcf_utils.pooling.vlad import vlad_pool
-from blcf_utils.whitening import Whitening
+from blcf_utils.words.whitening import Whitening
 
 HEIGHT, WIDTH = 21, 15
 HOT = 3  # maps pooled again and again

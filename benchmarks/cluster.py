@@ -20,24 +20,25 @@ import torch
 from pictures import as_dataset, picture_paths
 from side_by_side import interleave, machine, median, report, speed_ratio
 
-from blcf_utils.artefacts import ArtefactStore, peak_memory_mb
-from blcf_utils.bow import assignment_maps
-from blcf_utils.cluster import Cluster, use_scheduler
-from blcf_utils.codebook import Codebook
-from blcf_utils.config import (
+from blcf_utils.config.profile import (
     BackboneConfig,
     EncodingConfig,
     FeatureConfig,
     SiftConfig,
     WhiteningConfig,
 )
-from blcf_utils.config_saliency import SaliencyConfig
-from blcf_utils.features import extract_features, sample_rows
-from blcf_utils.mapping import mapped
+from blcf_utils.config.saliency import SaliencyConfig
+from blcf_utils.features.extraction import extract_features
+from blcf_utils.features.rows import sample_rows
+from blcf_utils.ground.artefacts import ArtefactStore, peak_memory_mb
+from blcf_utils.ground.cluster import Cluster, use_scheduler
+from blcf_utils.ground.mapping import mapped
 from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.models import load_model
-from blcf_utils.sift import extract_sift
-from blcf_utils.whitening import learn_whitening
+from blcf_utils.search.sift.keypoints import extract_sift
+from blcf_utils.words.assignment_maps import assignment_maps
+from blcf_utils.words.codebook import Codebook
+from blcf_utils.words.whitening import learn_whitening
 
 NETWORKS = {"vgg16": "conv5_1", "squeezenet1_1": "fire9", "vgg-mini": "conv5_1"}
 

@@ -18,18 +18,14 @@ from pictures import as_dataset, picture_paths
 from scipy import sparse
 from side_by_side import interleave, machine, median, report, speed_ratio
 
-from blcf_utils.artefacts import Artefact, ArtefactStore
-from blcf_utils.bow import (
-    AssignmentMaps,
-    assignment_maps,
-    database_histograms,
-    interpolate_map,
-    sparse_histogram,
-)
-from blcf_utils.codebook import Codebook
-from blcf_utils.config import BackboneConfig, EncodingConfig, FeatureConfig, WhiteningConfig
-from blcf_utils.features import extract_features, sample_rows
-from blcf_utils.whitening import learn_whitening
+from blcf_utils.config.profile import BackboneConfig, EncodingConfig, FeatureConfig, WhiteningConfig
+from blcf_utils.features.extraction import extract_features
+from blcf_utils.features.rows import sample_rows
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore
+from blcf_utils.words.assignment_maps import AssignmentMaps, assignment_maps, interpolate_map
+from blcf_utils.words.codebook import Codebook
+from blcf_utils.words.histograms import database_histograms, sparse_histogram
+from blcf_utils.words.whitening import learn_whitening
 
 
 def steps(paths, words: int, factor: int, repeats: int) -> tuple[list[dict], bool]:

@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image
 from side_by_side import machine, median, report
 
-from blcf_utils.collection.indexing import index_folder
-from blcf_utils.explore.demo import WEIGHTINGS, WORDS
-from blcf_utils.explore.panel import Panel
-from blcf_utils.explore.subject import FolderSubject, StudySubject, Subject
-from blcf_utils.peak_memory import peak_memory_mb
-from blcf_utils.study import open_study
+from blcf_utils.apps.explorer.demo import WEIGHTINGS, WORDS
+from blcf_utils.apps.explorer.panel import Panel
+from blcf_utils.apps.explorer.subject import FolderSubject, StudySubject, Subject
+from blcf_utils.apps.photographs.indexing import index_folder
+from blcf_utils.ground.peak_memory import peak_memory_mb
+from blcf_utils.study.study import open_study
 
 
 def knobs(subject: Subject) -> dict[str, dict]:

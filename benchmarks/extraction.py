@@ -20,11 +20,12 @@ import torch
 from pictures import as_dataset, picture_paths
 from side_by_side import fastest, interleave, machine, median, report, speed_ratio
 
-from blcf_utils.artefacts import ArtefactStore
-from blcf_utils.backbones import Backbone, load_backbone
-from blcf_utils.config import BackboneConfig, FeatureConfig
-from blcf_utils.features import Features, extract_features
-from blcf_utils.images import image_size, read_image, resized_size
+from blcf_utils.config.profile import BackboneConfig, FeatureConfig
+from blcf_utils.datasets.images import image_size, read_image, resized_size
+from blcf_utils.features.extraction import extract_features
+from blcf_utils.features.networks.backbones import Backbone, load_backbone
+from blcf_utils.features.stored import Features
+from blcf_utils.ground.artefacts import ArtefactStore
 
 NETWORKS = {"vgg16": "conv5_1", "squeezenet1_1": "fire9"}
 LOOPS = ("loop", "loop, channels last")

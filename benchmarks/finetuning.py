@@ -16,18 +16,18 @@ import torch
 from pictures import picture_paths
 from side_by_side import interleave, machine, median, report, speed_ratio
 
-from blcf_utils.artefacts import ArtefactStore
-from blcf_utils.backbones import load_backbone
-from blcf_utils.config import BackboneConfig, FeatureConfig
-from blcf_utils.config_finetuning import FinetuneTrainingConfig, ProjectionConfig
+from blcf_utils.config.finetuning import FinetuneTrainingConfig, ProjectionConfig
+from blcf_utils.config.profile import BackboneConfig, FeatureConfig
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.features import extract_features
+from blcf_utils.features.extraction import extract_features
+from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.finetuning.descriptors import describe_inputs
 from blcf_utils.finetuning.inputs import Photographs, PixelMaps, StoredMaps
 from blcf_utils.finetuning.loss import triplet_loss
 from blcf_utils.finetuning.networks import build_network, split_trunk
 from blcf_utils.finetuning.training import Trainer
 from blcf_utils.finetuning.triplets import Triplets
+from blcf_utils.ground.artefacts import ArtefactStore
 
 NETWORK = BackboneConfig(name="vgg-mini", weights="embedded")
 

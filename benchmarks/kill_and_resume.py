@@ -22,9 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from blcf_utils.artefacts import MADE, MANIFEST
-from blcf_utils.config import load_profile
-from blcf_utils.verify import verify
+from blcf_utils.config.profile import load_profile
+from blcf_utils.ground.artefacts import MADE, MANIFEST
+from blcf_utils.run.verify import verify
 
 
 def start(folder: Path, arguments: argparse.Namespace) -> subprocess.Popen:

@@ -26,11 +26,17 @@ from side_by_side import interleave, machine, median, report, speed_ratio
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
-from blcf_utils.artefacts import peak_memory_mb
-from blcf_utils.assignment import METHODS, make_searcher
-from blcf_utils.codebook import Codebook
-from blcf_utils.cores import usable_cores
-from blcf_utils.kmeans import CHUNK, DescriptorFile, KMeansState, fit_kmeans, write_descriptors
+from blcf_utils.ground.artefacts import peak_memory_mb
+from blcf_utils.ground.cores import usable_cores
+from blcf_utils.words.assignment import METHODS, make_searcher
+from blcf_utils.words.codebook import Codebook
+from blcf_utils.words.kmeans import (
+    CHUNK,
+    DescriptorFile,
+    KMeansState,
+    fit_kmeans,
+    write_descriptors,
+)
 
 FULL = 3_000_000  # descriptors that the thesis' codebooks are learned on
 # The draw of the first words and, of approximate assignment, each descriptor's word.

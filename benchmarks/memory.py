@@ -28,7 +28,7 @@ def network() -> dict:
     """Return the backbone's settings: the embedded architecture, or the smallest one."""
     import importlib.util
 
-    if importlib.util.find_spec("blcf_utils.vgg_mini"):
+    if importlib.util.find_spec("blcf_utils.features.networks.vgg_mini"):
         return {"name": "vgg-mini", "layer": "conv5_1", "weights": "random"}
     return {"name": "squeezenet1_1", "layer": "fire9", "weights": "random"}
 
@@ -42,10 +42,10 @@ def extract(folder: Path, number: int, longest_side: int) -> dict:
     """Extract the first ``number`` images of ``folder``; return this process' memory."""
     from pictures import as_dataset, picture_paths
 
-    from blcf_utils.artefacts import ArtefactStore
-    from blcf_utils.backbones import load_backbone
-    from blcf_utils.config import BackboneConfig, FeatureConfig
-    from blcf_utils.features import extract_features
+    from blcf_utils.config.profile import BackboneConfig, FeatureConfig
+    from blcf_utils.features.extraction import extract_features
+    from blcf_utils.features.networks.backbones import load_backbone
+    from blcf_utils.ground.artefacts import ArtefactStore
 
     config = FeatureConfig(
         backbone=BackboneConfig(**network()),

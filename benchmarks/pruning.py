@@ -18,9 +18,9 @@ from scipy import sparse
 from search import POSITIONS, bags
 from side_by_side import machine, report
 
-from blcf_utils.bow import database_histograms
-from blcf_utils.search import region_histogram
-from blcf_utils.study import open_study
+from blcf_utils.search.query import region_histogram
+from blcf_utils.study.study import open_study
+from blcf_utils.words.histograms import database_histograms
 
 BLOCKS = (64, 512)
 Query = tuple[np.ndarray, np.ndarray]

@@ -15,10 +15,10 @@ import numpy as np
 from search import EXPONENT, OFFSET
 from side_by_side import fastest, interleave, machine, median, report, speed_ratio
 
-from blcf_utils.config import RerankingConfig
-from blcf_utils.reranking import RegionQuery, region_query, rerank
-from blcf_utils.search import Ranking
-from blcf_utils.windows import quarters, window_grid
+from blcf_utils.config.profile import RerankingConfig
+from blcf_utils.search.query import Ranking
+from blcf_utils.search.reranking import RegionQuery, region_query, rerank
+from blcf_utils.search.windows import quarters, window_grid
 
 NUMPY = ("np.unique", "np.bincount")
 

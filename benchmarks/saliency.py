@@ -22,11 +22,11 @@ import torch
 from pictures import picture_paths
 from side_by_side import interleave, machine, median, report, speed_ratio
 
-from blcf_utils.images import image_size, read_image, resized_size
+from blcf_utils.datasets.images import image_size, read_image, resized_size
 from blcf_utils.saliency.bms import BmsConfig, attention, bms, feature_channels
 from blcf_utils.saliency.itti_koch import IttiKochConfig, itti_koch
 from blcf_utils.saliency.models import predictor
-from blcf_utils.saliency.networks import NETWORKS
+from blcf_utils.saliency.networks.networks import NETWORKS
 
 Model = Callable[[np.ndarray], np.ndarray]
 

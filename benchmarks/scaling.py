@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from side_by_side import interleave, machine, median, report, speed_ratio
 
-from blcf_utils.artefacts import peak_memory_mb
-from blcf_utils.index import InvertedFile
-from blcf_utils.scaling.bags import first_rows, synthetic_database
-from blcf_utils.scaling.checks import photographs_law
-from blcf_utils.scaling.law import BagLaw
+from blcf_utils.experiments.drawn.bags import first_rows, synthetic_database
+from blcf_utils.experiments.drawn.checks import photographs_law
+from blcf_utils.experiments.drawn.law import BagLaw
+from blcf_utils.ground.artefacts import peak_memory_mb
+from blcf_utils.search.index.inverted_file import InvertedFile
 
 TOP = 100
 

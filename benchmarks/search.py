@@ -19,9 +19,9 @@ import numpy as np
 from scipy import sparse
 from side_by_side import fastest, interleave, machine, median, report, speed_ratio
 
-from blcf_utils.artefacts import ArtefactStore
-from blcf_utils.index import InvertedFile, build_index
-from blcf_utils.peak_memory import PeakMemory
+from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.peak_memory import PeakMemory
+from blcf_utils.search.index.inverted_file import InvertedFile, build_index
 
 POSITIONS = 315  # of a feature map of 340x255 pixels at stride 16
 OFFSET, EXPONENT = 3, 1.1  # of the law: rank r has probability ~ 1 / (r + OFFSET) ** EXPONENT

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from tabulate import tabulate
 
-from blcf_utils.cores import usable_cores
+from blcf_utils.ground.cores import usable_cores
 
 
 def interleave(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 BAD_INPUT = 2
 
@@ -114,8 +114,8 @@ def run(
     ] = None,
 ) -> None:
     """Run notebooks, skipping those that are up to date, and write the report."""
-    from blcf_utils.cluster import use_scheduler
-    from blcf_utils.runner import run_study
+    from blcf_utils.ground.cluster import use_scheduler
+    from blcf_utils.run.runner import run_study
 
     with use_scheduler(scheduler):
         summary = run_study(
@@ -132,7 +132,7 @@ def run(
             typer.echo(f"{failed.name} {failed.status}: {failed.message}", err=True)
     executed = (summary.results / "notebooks").glob("[!.]*.ipynb")
     if not no_report and any(not path.name.endswith(".failed.ipynb") for path in executed):
-        from blcf_utils.report import write_report
+        from blcf_utils.run.report.site import write_report
 
         typer.echo(f"report: {_shown(write_report(summary.profile, results))}")
     if not summary.ok:
@@ -163,7 +163,7 @@ def worker(
     ] = None,
 ) -> None:
     """Start workers of a Dask cluster on this machine, set up for the study."""
-    from blcf_utils.cluster import run_workers
+    from blcf_utils.ground.cluster import run_workers
 
     run_workers(scheduler, workers, threads)
 
@@ -175,7 +175,7 @@ def status(
     results: ResultsOption = None,
 ) -> None:
     """Say which notebooks are up to date and why the others are not."""
-    from blcf_utils.runner import read_status
+    from blcf_utils.run.runner import read_status
 
     rows = read_status(profile, settings=_pairs(settings, "--set"), results=results)
     width = max(len(row.name) for row in rows)
@@ -199,9 +199,9 @@ def stages(
     ] = None,
 ) -> None:
     """Write the table of what every stage of a run took: time, memory, disk (x10_stages)."""
-    from blcf_utils.config import load_profile
-    from blcf_utils.stages import TABLE, write_stages
-    from blcf_utils.stages_forecast import read_assumptions
+    from blcf_utils.config.profile import load_profile
+    from blcf_utils.run.stages import TABLE, write_stages
+    from blcf_utils.run.stages_forecast import read_assumptions
 
     assumptions = read_assumptions(_pairs(assume, "--assume"))
     name = load_profile(profile).name
@@ -222,9 +222,9 @@ def doctor(
     time: Annotated[bool, typer.Option(help="Estimate how long the run takes.")] = True,
 ) -> None:
     """Check what a run needs, before hours are spent: machine, data, weights, disk and memory."""
-    from blcf_utils.doctor.examine import examine
-    from blcf_utils.doctor.findings import as_json as json_of
-    from blcf_utils.doctor.findings import as_text, exit_code
+    from blcf_utils.run.doctor.examine import examine
+    from blcf_utils.run.doctor.findings import as_json as json_of
+    from blcf_utils.run.doctor.findings import as_text, exit_code
 
     findings = examine(profile, _pairs(settings, "--set"), measure=time)
     typer.echo(json_of(findings) if as_json else as_text(findings, profile))
@@ -246,7 +246,7 @@ def verify(
     ] = 0.005,
 ) -> None:
     """Compare a run's tables with the reference run's."""
-    from blcf_utils.verify import verify as compare
+    from blcf_utils.run.verify import verify as compare
 
     differences = compare(profile, results, against, tolerance=tolerance)
     for difference in differences:
@@ -260,8 +260,8 @@ def verify(
 @app.command()
 def report(profile: ProfileOption = "mini", results: ResultsOption = None) -> None:
     """Write the HTML report of what has been run."""
-    from blcf_utils.config import load_profile
-    from blcf_utils.report import write_report
+    from blcf_utils.config.profile import load_profile
+    from blcf_utils.run.report.site import write_report
 
     typer.echo(_shown(write_report(load_profile(profile).name, results)))
 
@@ -282,7 +282,7 @@ def index(
     anew: Annotated[bool, typer.Option("--anew", help="Forget what was indexed before.")] = False,
 ) -> None:
     """Make a folder of photographs searchable; later only what is new or changed is read."""
-    from blcf_utils.collection.indexing import index_folder
+    from blcf_utils.apps.photographs.indexing import index_folder
 
     done = index_folder(folder, profile, weighting, anew=anew)
     for why in list(done.unreadable.values())[:20]:
@@ -313,7 +313,7 @@ def query(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Search an indexed folder for what a box of an image shows."""
-    from blcf_utils.collection.querying import query_folder, results_as_json, results_as_text
+    from blcf_utils.apps.photographs.querying import query_folder, results_as_json, results_as_text
 
     results = query_folder(folder, image, box, recipe=recipe, weighting=weighting, top=top)
     typer.echo(results_as_json(results) if as_json else results_as_text(results))
@@ -333,7 +333,7 @@ def demo(
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Serve the explorer as a web page, on a dataset or on an indexed folder."""
-    from blcf_utils.explore.demo import check_address, page_of_dataset, page_of_folder, serve
+    from blcf_utils.apps.explorer.demo import check_address, page_of_dataset, page_of_folder, serve
 
     if folder and dataset:
         raise StudyError(f"--dataset {dataset}: expected a folder or a dataset; leave one out")
@@ -376,18 +376,18 @@ def export_milvus(
     ] = 0,
 ) -> None:
     """Send an index to Milvus as sparse vectors; what is there already is kept."""
-    from blcf_utils.milvus.comparing import compare
-    from blcf_utils.milvus.export import export_vectors
-    from blcf_utils.milvus.vectors import vectors_of_collection, vectors_of_study
+    from blcf_utils.apps.milvus.comparing import compare
+    from blcf_utils.apps.milvus.export import export_vectors
+    from blcf_utils.apps.milvus.vectors import vectors_of_collection, vectors_of_study
 
     if folder is not None:
-        from blcf_utils.collection.opened import Collection
+        from blcf_utils.apps.photographs.opened import Collection
 
         opened = Collection(folder)
         base = opened.base(weighting or "None")
         vectors = vectors_of_collection(opened, weighting or "None")
     else:
-        from blcf_utils.study import open_study
+        from blcf_utils.study.study import open_study
 
         study = open_study(profile, _pairs(settings, "--set"))
         name = study.pick(dataset)
@@ -411,8 +411,8 @@ def data_list() -> None:
     """List the datasets that can be downloaded and what is here already."""
     import pandas as pd
 
-    from blcf_utils.sources import describe_sources
-    from blcf_utils.tables import markdown
+    from blcf_utils.datasets.fetching.sources import describe_sources
+    from blcf_utils.results.tables import markdown
 
     frame = pd.DataFrame(describe_sources())
     typer.echo(markdown(frame, index=False).rstrip())
@@ -426,7 +426,7 @@ def data_fetch(
     ] = None,
 ) -> None:
     """Download and unpack datasets; what is there already is kept."""
-    from blcf_utils.downloads import fetch_dataset
+    from blcf_utils.datasets.fetching.downloads import fetch_dataset
 
     for name in names:
         typer.echo(_shown(fetch_dataset(name, mirrors=mirror or ())))
@@ -453,8 +453,8 @@ def weights_list() -> None:
     """List the official weights that can be downloaded and which are here already."""
     import pandas as pd
 
-    from blcf_utils.saliency.official import describe_weights
-    from blcf_utils.tables import markdown
+    from blcf_utils.results.tables import markdown
+    from blcf_utils.saliency.official.official import describe_weights
 
     typer.echo(markdown(pd.DataFrame(describe_weights()), index=False).rstrip())
 
@@ -471,7 +471,7 @@ def weights_fetch(
     ] = None,
 ) -> None:
     """Download official weights; what is there already is kept."""
-    from blcf_utils.saliency.official import fetch_weights
+    from blcf_utils.saliency.official.official import fetch_weights
 
     for name in names:
         typer.echo(_shown(fetch_weights(name, to, mirrors=mirror or ())))
@@ -480,7 +480,7 @@ def weights_fetch(
 @train_app.command("vgg-mini")
 def train_vgg_mini(out: OutOption = None, settings: TrainingOption = None) -> None:
     """Train the embedded backbone on rendered images of instances the study does not use."""
-    from blcf_utils import pretraining
+    from blcf_utils.features.training import pretraining
 
     config = _training(pretraining.PretrainingConfig, settings)
     folder = _training_folder(out, "vgg-mini", config)
@@ -496,7 +496,7 @@ def train_saliency(
     settings: TrainingOption = None,
 ) -> None:
     """Train an embedded saliency network on rendered scenes that the study does not use."""
-    from blcf_utils.saliency import training
+    from blcf_utils.saliency.training import training
 
     config = _training(training.SaliencyTrainingConfig, settings)
     folder = _training_folder(out, f"{name}-mini", config)
@@ -506,7 +506,7 @@ def train_saliency(
 @train_app.command("vgg-mini-heads")
 def train_heads(out: OutOption = None, settings: TrainingOption = None) -> None:
     """Train the classifier behind the embedded backbone, on instances the study does not use."""
-    from blcf_utils import head_training
+    from blcf_utils.features.training import head_training
 
     config = _training(head_training.HeadTrainingConfig, settings)
     folder = _training_folder(out, "vgg-mini-heads", config)
@@ -526,13 +526,13 @@ def _training(kind, settings: list[str] | None):
 
 
 def _training_folder(out: Path | None, name: str, config) -> Path:
-    from blcf_utils.paths import cache_dir
+    from blcf_utils.ground.paths import cache_dir
 
     return out or cache_dir() / "training" / f"{name}-{config.digest()}"
 
 
 def _say_trained(weights: Path) -> None:
-    from blcf_utils.paths import embedded_dir
+    from blcf_utils.ground.paths import embedded_dir
 
     in_use = embedded_dir()
     typer.echo(_shown(weights))
@@ -549,7 +549,7 @@ def profile_show(
     """Show a profile with everything it inherits and every default, and its digest."""
     import yaml
 
-    from blcf_utils.config import load_profile
+    from blcf_utils.config.profile import load_profile
 
     resolved = load_profile(profile, _pairs(settings, "--set"))
     text = yaml.safe_dump(resolved.every_setting(), sort_keys=False, allow_unicode=True)
@@ -559,7 +559,7 @@ def profile_show(
 @profile_app.command("list")
 def profile_list() -> None:
     """List the profiles."""
-    from blcf_utils.config import load_profile, profile_names
+    from blcf_utils.config.profile import load_profile, profile_names
 
     names = profile_names()
     width = max(map(len, names), default=0)
@@ -589,7 +589,7 @@ def rehearse_write(
     workers: Annotated[int | None, typer.Option(help="Processes; all cores, if none.")] = None,
 ) -> None:
     """Write stand-ins with the official names, counts, sizes and ground truth."""
-    from blcf_utils.rehearsal.writing import DATASETS, write_stand_ins
+    from blcf_utils.datasets.stand_ins.writing import DATASETS, write_stand_ins
 
     options = {"pictures": pictures, "names": names, "seed": seed, "workers": workers}
     for one in write_stand_ins(folder, groundtruth, datasets=dataset or DATASETS, **options):

@@ -58,7 +58,7 @@ def browser():
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """An artefact store of this test's own; BLCF_CACHE names it too."""
-    from blcf_utils.artefacts import ArtefactStore
+    from blcf_utils.ground.artefacts import ArtefactStore
 
     monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "cache"))
     return ArtefactStore()
@@ -133,7 +133,7 @@ def toy(toy_root):
 @pytest.fixture(scope="session")
 def tiny_network():
     """Configuration of feature extraction with a small untrained network (128 channels)."""
-    from blcf_utils.config import BackboneConfig, FeatureConfig
+    from blcf_utils.config.profile import BackboneConfig, FeatureConfig
 
     network = BackboneConfig(name="squeezenet1_1", layer="fire3", weights="random")
     return FeatureConfig(backbone=network, longest_side=96, batch_size=4, device="cpu")
@@ -144,13 +144,14 @@ def toy_stages(toy, tiny_network, tmp_path_factory):
     """Features, whitening, codebook, assignment maps and index of ``toy``, made once."""
     from types import SimpleNamespace
 
-    from blcf_utils.artefacts import ArtefactStore
-    from blcf_utils.bow import assignment_maps, database_histograms
-    from blcf_utils.codebook import learn_codebook
-    from blcf_utils.config import CodebookConfig, EncodingConfig, WhiteningConfig
-    from blcf_utils.features import extract_features
-    from blcf_utils.index import InvertedFile, build_index
-    from blcf_utils.whitening import learn_whitening
+    from blcf_utils.config.profile import CodebookConfig, EncodingConfig, WhiteningConfig
+    from blcf_utils.features.extraction import extract_features
+    from blcf_utils.ground.artefacts import ArtefactStore
+    from blcf_utils.search.index.inverted_file import InvertedFile, build_index
+    from blcf_utils.words.assignment_maps import assignment_maps
+    from blcf_utils.words.codebook import learn_codebook
+    from blcf_utils.words.histograms import database_histograms
+    from blcf_utils.words.whitening import learn_whitening
 
     store = ArtefactStore(tmp_path_factory.mktemp("toy-cache"))
     features = extract_features(toy, tiny_network, store)
@@ -176,17 +177,17 @@ def toy_stages(toy, tiny_network, tmp_path_factory):
 @pytest.fixture(scope="session")
 def toy_searcher(toy, toy_stages, tiny_network):
     """Runs search recipes on ``toy``; its query images also mirrored, zoomed, and both."""
-    from blcf_utils.bow import assignment_maps
-    from blcf_utils.config import (
+    from blcf_utils.config.profile import (
         AugmentationConfig,
         EncodingConfig,
         ExpansionConfig,
         RerankingConfig,
     )
-    from blcf_utils.features import extract_features
-    from blcf_utils.recipes import Searcher
-    from blcf_utils.search import QueryMaps, SearchBase
-    from blcf_utils.views import augmented_views
+    from blcf_utils.datasets.views import augmented_views
+    from blcf_utils.features.extraction import extract_features
+    from blcf_utils.search.query import QueryMaps, SearchBase
+    from blcf_utils.search.recipes import Searcher
+    from blcf_utils.words.assignment_maps import assignment_maps
 
     images, made = toy.of_query_images(), []
     for view in augmented_views(AugmentationConfig()):

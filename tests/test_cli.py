@@ -26,8 +26,9 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "data" / "profiles" / "tiny.yaml").write_text("datasets: [none]\n")
     parameters = 'PROFILE: str = "tiny"\nSETTINGS: dict = {}\nK: int = 1  # a number\n'
     write = (
-        "from blcf_utils.config import load_profile\nfrom blcf_utils.paths import results_dir\n"
-        "from blcf_utils.tables import Measurement, write_table\n"
+        "from blcf_utils.config.profile import load_profile\n"
+        "from blcf_utils.ground.paths import results_dir\n"
+        "from blcf_utils.results.tables import Measurement, write_table\n"
         "profile = load_profile(PROFILE, SETTINGS)\n"
         "words = profile.codebook.words\n"
         'assert K < 100, "K is too large"\n'
@@ -44,7 +45,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     nbformat.write(notebook, tmp_path / "notebooks" / "01_table.ipynb")
     # The package may be edited while its tests run.
-    monkeypatch.setattr("blcf_utils.runner.code_digest", lambda: "frozen")
+    monkeypatch.setattr("blcf_utils.run.runner.code_digest", lambda: "frozen")
     monkeypatch.setenv("BLCF_HOME", str(tmp_path))
     monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
@@ -173,7 +174,7 @@ def test_datasets_are_listed(project):
 
 
 def test_a_training_does_not_replace_the_weights_in_use(project, monkeypatch):
-    from blcf_utils import pretraining
+    from blcf_utils.features.training import pretraining
 
     def train(config, folder):
         return folder / f"vgg-mini.safetensors-{config.steps}"

@@ -129,6 +129,8 @@ def test_a_study_needs_no_package_of_the_extras():
     modules = [m for m, found in providers.items() if {n.lower() for n in found} & wanted]
     assert modules
     # A module that is None cannot be imported.
-    code = f"import sys; sys.modules.update(dict.fromkeys({modules})); import blcf_utils.study"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({modules})); import blcf_utils.study.study"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import numpy as np
 import requests
 from PIL import Image
 
-from blcf_utils.explore.demo import serving
+from blcf_utils.apps.explorer.demo import serving
 
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blcf_utils import paths
 from blcf_utils.datasets.base import Box, Dataset, Protocol, Query
 from blcf_utils.datasets.checks import check_dataset
 from blcf_utils.datasets.flickrlogos import load_flickrlogos
@@ -27,7 +26,8 @@ from blcf_utils.datasets.revisited import load_revisited
 from blcf_utils.datasets.sculptures import load_sculptures
 from blcf_utils.datasets.trecvid import load_trecvid
 from blcf_utils.datasets.vgg_groundtruth import load_vgg
-from blcf_utils.errors import StudyError
+from blcf_utils.ground import paths
+from blcf_utils.ground.errors import StudyError
 
 __all__ = [
     "REGISTRY",

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from blcf_utils.datasets.files import content_digest
-from blcf_utils.datasets.stand_in import marked_folders
-from blcf_utils.errors import StudyError
+from blcf_utils.datasets.stand_ins.marker import marked_folders
+from blcf_utils.ground.errors import StudyError
 
 Box = tuple[float, float, float, float]
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.files import some_names
-from blcf_utils.errors import StudyError
-from blcf_utils.progress import progress
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.progress import progress
 
 # Published boxes are rounded, and some count pixels from 1.
 BOX_SLACK = 2.0

@@ -13,7 +13,7 @@ from PIL import Image
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.files import absolute_folder, find_images, some_names
 from blcf_utils.datasets.joining import check_count
-from blcf_utils.progress import progress
+from blcf_utils.ground.progress import progress
 
 FOLDER = "oxc1_100k"
 EXPECTED = 100_071

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from blcf_utils import rendering
-from blcf_utils.artefacts import ArtefactStore
+from blcf_utils.datasets import rendering
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.groundtruth_json import load_groundtruth_json
-from blcf_utils.errors import StudyError
-from blcf_utils.rendering.benchmark import BENCHMARKS, RECIPE_VERSION, render_benchmark
+from blcf_utils.datasets.rendering.benchmark import BENCHMARKS, RECIPE_VERSION, render_benchmark
+from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.errors import StudyError
 
 _DOMAINS = {"mini-buildings": "buildings (rendered)", "mini-objects": "objects (rendered)"}
 

@@ -21,7 +21,7 @@ from typing import Literal
 from blcf_utils.datasets.base import Box, Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, find_images, read_lines, some_names
 from blcf_utils.datasets.joining import Expected, ParsedQuery, check_count, join_files
-from blcf_utils.errors import StudyError, known
+from blcf_utils.ground.errors import StudyError, known
 
 CLASSES = 32
 PER_CLASS = 70

@@ -16,7 +16,7 @@ from pathlib import Path
 from blcf_utils.datasets.base import Box, Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, by_relative_name, find_images
 from blcf_utils.datasets.joining import ParsedQuery, join_files
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 CORNERS = ("x1", "y1", "x2", "y2")
 COLUMNS = ("id", "image", *CORNERS, "positives", "junk")

@@ -23,7 +23,7 @@ from typing import Any
 from blcf_utils.datasets.base import Box, Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, by_relative_name, find_images
 from blcf_utils.datasets.joining import ParsedQuery, join_files
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 FILE = "groundtruth.json"
 

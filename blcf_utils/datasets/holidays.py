@@ -18,7 +18,7 @@ from blcf_utils.datasets.base import Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images, some_names
 from blcf_utils.datasets.joining import Expected, ParsedQuery, join_files
 from blcf_utils.datasets.matlab import indices, read_mat, strings
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 EXPECTED = Expected(1_491, 500)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blcf_utils.datasets.base import Box, Dataset, Protocol, Query
 from blcf_utils.datasets.files import some_names
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from blcf_utils.datasets.base import Box
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 
 def read_mat(path: Path, fields: tuple[str, ...]) -> dict:

@@ -19,7 +19,7 @@ from blcf_utils.datasets.distractors import FOLDER as DISTRACTORS
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images
 from blcf_utils.datasets.joining import Expected, ParsedQuery, join_files
 from blcf_utils.datasets.matlab import box, indices, read_mat, strings
-from blcf_utils.errors import StudyError, known
+from blcf_utils.ground.errors import StudyError, known
 
 EXPECTED = {"roxford5k": Expected(4_993, 70), "rparis6k": Expected(6_322, 70)}
 PHOTOGRAPHS = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}

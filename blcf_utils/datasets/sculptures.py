@@ -16,7 +16,7 @@ from blcf_utils.datasets.base import Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images
 from blcf_utils.datasets.joining import Expected, join_files
 from blcf_utils.datasets.vgg_groundtruth import groundtruth_folder, parse_vgg_groundtruth
-from blcf_utils.errors import known
+from blcf_utils.ground.errors import known
 
 EXPECTED = {"all": Expected(6_340, 70), "train": Expected(3_170, 70), "test": Expected(3_170, 70)}
 

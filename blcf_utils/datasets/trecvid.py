@@ -24,7 +24,7 @@ from PIL import Image
 
 from blcf_utils.datasets.base import Box, Dataset, Protocol, Query
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images, read_lines, some_names
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 _FRAME = re.compile(r"(?P<topic>[^.]+)\.(?P<number>\d+)\.src")
 

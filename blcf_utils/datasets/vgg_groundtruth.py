@@ -18,7 +18,7 @@ from blcf_utils.datasets.distractors import FOLDER as DISTRACTORS
 from blcf_utils.datasets.distractors import add_distractors
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images, read_lines
 from blcf_utils.datasets.joining import Expected, ParsedQuery, join_files
-from blcf_utils.errors import StudyError, known
+from blcf_utils.ground.errors import StudyError, known
 
 EXPECTED = {"oxford5k": Expected(5_063, 55), "paris6k": Expected(6_392, 55)}
 

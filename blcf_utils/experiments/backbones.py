@@ -6,8 +6,8 @@ import pandas as pd
 
 from blcf_utils.experiments.pooling import pooling_cells
 from blcf_utils.experiments.search import search_cells
-from blcf_utils.progress import progress
-from blcf_utils.study import Study
+from blcf_utils.ground.progress import progress
+from blcf_utils.study.study import Study
 
 
 def backbones_table(study: Study) -> pd.DataFrame:

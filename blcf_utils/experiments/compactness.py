@@ -8,17 +8,17 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from blcf_utils.comparison.methods import METHODS
-from blcf_utils.comparison.refine import ranked
-from blcf_utils.comparison.rows import row
-from blcf_utils.config_base import digest_of
 from blcf_utils.experiments.comparison import best_of, compare_methods, median_ms
 from blcf_utils.experiments.measuring import scored, timed
+from blcf_utils.ground.progress import progress
+from blcf_utils.ground.settings import digest_of
+from blcf_utils.pooling.compared.methods import METHODS
+from blcf_utils.pooling.compared.refine import ranked
+from blcf_utils.pooling.compared.rows import row
 from blcf_utils.pooling.quantisation import learn_quantiser
-from blcf_utils.progress import progress
-from blcf_utils.search import Ranking
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.results.tables import Measurement
+from blcf_utils.search.query import Ranking
+from blcf_utils.study.study import Study
 
 DIMENSIONS = (16, 32, 64, 128, 256, 512)
 SWEPT = ("sum", "crow", "rmac")

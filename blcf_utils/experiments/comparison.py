@@ -10,17 +10,18 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from blcf_utils.boxes import Mode
-from blcf_utils.comparison.rows import ROWS, T10, T11, T13, Row, rows_of
-from blcf_utils.config_base import digest_of
-from blcf_utils.evaluation import Evaluation
 from blcf_utils.experiments.measuring import elsewhere, gains_frame, timed
-from blcf_utils.features import batches
+from blcf_utils.features.stored import batches
+from blcf_utils.ground.progress import progress
+from blcf_utils.ground.settings import digest_of
+from blcf_utils.pooling.compared.rows import ROWS, T10, T11, T13, Row, rows_of
 from blcf_utils.pooling.patches import patch_set_scores
-from blcf_utils.progress import progress
-from blcf_utils.search import Ranking, region_histogram
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query
+from blcf_utils.results.evaluation import Evaluation
+from blcf_utils.results.intervals import paired_bootstrap
+from blcf_utils.results.tables import Measurement, read_per_query
+from blcf_utils.search.boxes import Mode
+from blcf_utils.search.query import Ranking, region_histogram
+from blcf_utils.study.study import Study
 
 EXPANDED = "+expansion"
 TOP = 100  # images of a timed answer

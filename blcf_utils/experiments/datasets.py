@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from blcf_utils.experiments.measuring import published_rows
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.results.tables import Measurement
+from blcf_utils.study.study import Study
 
 
 def datasets_table(study: Study) -> pd.DataFrame:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from blcf_utils.datasets.base import Query
 from blcf_utils.experiments.measuring import MODES, elsewhere
-from blcf_utils.progress import progress
-from blcf_utils.search import region_histogram
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.ground.progress import progress
+from blcf_utils.results.tables import Measurement
+from blcf_utils.search.query import region_histogram
+from blcf_utils.study.study import Study
 
 TOP = 100
 TIMED_QUERIES = 100  # at most; a median needs no more

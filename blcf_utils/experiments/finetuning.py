@@ -12,9 +12,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from blcf_utils.boxes import Mode
-from blcf_utils.config_base import digest_of
-from blcf_utils.evaluation import Evaluation
 from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame
 from blcf_utils.finetuning.variants import (
     BASELINES,
@@ -24,10 +21,14 @@ from blcf_utils.finetuning.variants import (
     VARIANTS,
     Variant,
 )
-from blcf_utils.progress import progress
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query
-from blcf_utils.weighting import NONE
+from blcf_utils.ground.progress import progress
+from blcf_utils.ground.settings import digest_of
+from blcf_utils.results.evaluation import Evaluation
+from blcf_utils.results.intervals import paired_bootstrap
+from blcf_utils.results.tables import Measurement, read_per_query
+from blcf_utils.saliency.weighting import NONE
+from blcf_utils.search.boxes import Mode
+from blcf_utils.study.study import Study
 
 T06, T07, T12 = "t06_finetune_oxford", "t07_finetune_instre", "t12_blcf_finetuned"
 OFF_THE_SHELF, TUNED = "off-the-shelf", "fine-tuned"

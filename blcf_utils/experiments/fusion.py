@@ -6,12 +6,12 @@ from functools import partial
 
 import pandas as pd
 
-from blcf_utils.config import FusionConfig
+from blcf_utils.config.profile import FusionConfig
 from blcf_utils.experiments.measuring import elsewhere, scored, timed
-from blcf_utils.fusion import fuse_all
-from blcf_utils.progress import progress
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.ground.progress import progress
+from blcf_utils.results.tables import Measurement
+from blcf_utils.search.fusion import fuse_all
+from blcf_utils.study.study import Study
 
 BLCF, SIFT, MERGED = "BLCF", "SIFT-BoW", "merged"
 

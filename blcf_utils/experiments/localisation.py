@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from blcf_utils.localisation import localise
-from blcf_utils.progress import progress
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.ground.progress import progress
+from blcf_utils.results.tables import Measurement
+from blcf_utils.search.localisation import localise
+from blcf_utils.study.study import Study
 
 ROWS = {
     "re-ranking's window": lambda found: found.overlap,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from blcf_utils.config_base import digest_of
-from blcf_utils.published import dataset_of, load_published
-from blcf_utils.search import Ranking
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.ground.settings import digest_of
+from blcf_utils.results.published import dataset_of, load_published
+from blcf_utils.results.tables import Measurement
+from blcf_utils.search.query import Ranking
+from blcf_utils.study.study import Study
 
 MODES = ("gs", "ls")
 

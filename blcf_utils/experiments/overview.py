@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from blcf_utils.claims import write_claims
 from blcf_utils.experiments.measuring import published_columns
-from blcf_utils.intervals import write_intervals
-from blcf_utils.published import published_ids, table_info
-from blcf_utils.study import Study
-from blcf_utils.tables import LONG, read_table, verdicts
+from blcf_utils.results.claims import write_claims
+from blcf_utils.results.intervals import write_intervals
+from blcf_utils.results.published import published_ids, table_info
+from blcf_utils.results.tables import LONG, read_table
+from blcf_utils.results.verdicts import verdicts
+from blcf_utils.study.study import Study
 
 
 def complete_tables(study: Study) -> list[str]:

@@ -8,9 +8,9 @@ import pandas as pd
 
 from blcf_utils.experiments.measuring import MODES, elsewhere, measure
 from blcf_utils.experiments.search import search_cells
-from blcf_utils.progress import progress
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.ground.progress import progress
+from blcf_utils.results.tables import Measurement
+from blcf_utils.study.study import Study
 
 
 def pooling_cells(

@@ -11,17 +11,17 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from blcf_utils.config_base import digest_of
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.images import UnreadableImage, read_image
-from blcf_utils.progress import progress
+from blcf_utils.datasets.images import UnreadableImage, read_image
+from blcf_utils.ground.progress import progress
+from blcf_utils.ground.settings import digest_of
+from blcf_utils.results.tables import Measurement, read_table
 from blcf_utils.saliency.maps import one_thread_each
 from blcf_utils.saliency.models import MODELS
 from blcf_utils.saliency.object_masks import object_masks
 from blcf_utils.saliency.quality import judge
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, read_table
-from blcf_utils.weighting import NONE
+from blcf_utils.saliency.weighting import NONE
+from blcf_utils.study.study import Study
 
 TABLE = "x03_saliency_quality"
 TIMED_IMAGES = 5

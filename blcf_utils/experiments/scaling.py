@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from blcf_utils.config_base import digest_of
-from blcf_utils.scaling.curves import MODES, Sized, SizedDatabase
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.experiments.drawn.curves import MODES, Sized, SizedDatabase
+from blcf_utils.ground.settings import digest_of
+from blcf_utils.results.tables import Measurement
+from blcf_utils.study.study import Study
 
 TABLE = "x09_scaling"
 MIXED, DRAWN, PHOTOGRAPHS = "photographs, then synthetic", "synthetic", "photographs"

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from blcf_utils.evaluation import evaluate_query
 from blcf_utils.experiments.measuring import MODES, elsewhere, measure
-from blcf_utils.progress import progress
-from blcf_utils.recipes import RECIPES
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement
+from blcf_utils.ground.progress import progress
+from blcf_utils.results.evaluation import evaluate_query
+from blcf_utils.results.tables import Measurement
+from blcf_utils.search.recipes import RECIPES
+from blcf_utils.study.study import Study
 
 AUGMENTED = "+qaug"
 

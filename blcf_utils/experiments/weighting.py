@@ -7,15 +7,16 @@ from functools import partial
 
 import pandas as pd
 
-from blcf_utils.boxes import Mode
-from blcf_utils.errors import known
 from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame, scored, timed
-from blcf_utils.progress import progress
-from blcf_utils.search import Ranking
-from blcf_utils.study import Study
-from blcf_utils.tables import Measurement, paired_bootstrap, read_per_query
-from blcf_utils.weight_maps import StoredWeights
-from blcf_utils.weighting import NONE
+from blcf_utils.ground.errors import known
+from blcf_utils.ground.progress import progress
+from blcf_utils.results.intervals import paired_bootstrap
+from blcf_utils.results.tables import Measurement, read_per_query
+from blcf_utils.saliency.weight_maps import StoredWeights
+from blcf_utils.saliency.weighting import NONE
+from blcf_utils.search.boxes import Mode
+from blcf_utils.search.query import Ranking
+from blcf_utils.study.study import Study
 
 Rank = Callable[[], dict[str, Ranking]]
 

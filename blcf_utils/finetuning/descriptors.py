@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from blcf_utils.boxes import Mode, Projection, query_cells
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.features import batches
+from blcf_utils.features.stored import batches
 from blcf_utils.finetuning.inputs import Maps
 from blcf_utils.finetuning.networks import DescriptorNetwork
-from blcf_utils.progress import progress
+from blcf_utils.ground.progress import progress
+from blcf_utils.search.boxes import Mode, Projection, query_cells
 
 
 @dataclass(frozen=True)

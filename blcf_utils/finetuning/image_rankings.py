@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
-from blcf_utils.config import VerificationConfig
-from blcf_utils.config_finetuning import MiningConfig
+from blcf_utils.config.finetuning import MiningConfig
+from blcf_utils.config.profile import VerificationConfig
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.progress import progress
-from blcf_utils.search import Ranking
-from blcf_utils.sift import SiftFeatures
-from blcf_utils.verification import verify
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.ground.progress import progress
+from blcf_utils.search.query import Ranking
+from blcf_utils.search.sift.keypoints import SiftFeatures
+from blcf_utils.search.sift.verification import verify
 
 STAGE_VERSION = 1
 NOBODY = -1

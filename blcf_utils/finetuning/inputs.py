@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from blcf_utils.backbones import Backbone
-from blcf_utils.config_finetuning import FinetuneTrainingConfig
+from blcf_utils.config.finetuning import FinetuneTrainingConfig
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.features import Features
-from blcf_utils.images import image_size, read_image, resized_size
+from blcf_utils.datasets.images import image_size, read_image, resized_size
+from blcf_utils.features.networks.backbones import Backbone
+from blcf_utils.features.stored import Features
 
 
 class PixelMaps:

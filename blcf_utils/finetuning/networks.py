@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from blcf_utils.artefacts import atomic_path
-from blcf_utils.backbones import Backbone, cut_position
-from blcf_utils.config_base import canonical_json
-from blcf_utils.config_finetuning import ProjectionConfig
-from blcf_utils.errors import StudyError, known
+from blcf_utils.config.finetuning import ProjectionConfig
+from blcf_utils.features.networks.backbones import Backbone, cut_position
+from blcf_utils.ground.artefacts import atomic_path
+from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.settings import canonical_json
 
 NETWORKS = ("A", "B")
 TRUNK, PROJECTION = "trunk.safetensors", "projection.safetensors"

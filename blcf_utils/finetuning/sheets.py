@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from blcf_utils.datasets.base import Dataset
+from blcf_utils.datasets.images import image_size, read_image, resized_size
 from blcf_utils.finetuning.triplets import Triplets, judge
-from blcf_utils.images import image_size, read_image, resized_size
 
 # Colour-blind safe (Okabe and Ito), as in the figures of the notebooks.
 _ANCHOR, _SAME, _OTHER, _UNKNOWN = "#0072b2", "#009e73", "#d55e00", "#888888"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blcf_utils.config_finetuning import FinetuningConfig
+from blcf_utils.config.finetuning import FinetuningConfig
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 
 @dataclass(frozen=True)

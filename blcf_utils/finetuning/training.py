@@ -21,23 +21,23 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm as total_norm
 
-from blcf_utils.artefacts import atomic_path, write_text
-from blcf_utils.config_base import canonical_json
-from blcf_utils.config_finetuning import FinetuneTrainingConfig
-from blcf_utils.errors import StudyError
+from blcf_utils.config.finetuning import FinetuneTrainingConfig
 from blcf_utils.finetuning.descriptors import describe_inputs
 from blcf_utils.finetuning.loss import triplet_loss
 from blcf_utils.finetuning.networks import BehindFrozen, DescriptorNetwork
-from blcf_utils.finetuning.triplets import Triplets
-from blcf_utils.finetuning.validation import Validation
-from blcf_utils.progress import progress
-from blcf_utils.training_run import (
+from blcf_utils.finetuning.training_run import (
     cosine_rate,
     read_checkpoint,
     torch_threads,
     training_device,
     training_precision,
 )
+from blcf_utils.finetuning.triplets import Triplets
+from blcf_utils.finetuning.validation import Validation
+from blcf_utils.ground.artefacts import atomic_path, write_text
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.progress import progress
+from blcf_utils.ground.settings import canonical_json
 
 log = logging.getLogger("blcf")
 

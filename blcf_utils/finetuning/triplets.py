@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from blcf_utils.artefacts import ArtefactStore, atomic_path
-from blcf_utils.config_finetuning import MiningConfig, Negatives
+from blcf_utils.config.finetuning import MiningConfig, Negatives
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.errors import StudyError, known
 from blcf_utils.finetuning.image_rankings import ImageRankings
 from blcf_utils.finetuning.splits import Split, class_labels
+from blcf_utils.ground.artefacts import ArtefactStore, atomic_path
+from blcf_utils.ground.errors import StudyError, known
 
 Source = Literal["fused", "labels"]
 SOURCES = ("fused", "labels")

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.evaluation import evaluate_query
 from blcf_utils.finetuning.descriptors import describe_images, describe_queries
 from blcf_utils.finetuning.inputs import Maps
 from blcf_utils.finetuning.networks import DescriptorNetwork
 from blcf_utils.finetuning.splits import Split, images_of
+from blcf_utils.results.evaluation import evaluate_query
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.images import read_image
+from blcf_utils.datasets.images import read_image
 
 # Colour-blind safe (Okabe and Ito): green for relevant, vermilion for not, blue for the query.
 RELEVANT, WRONG, QUERY, IGNORED = "#009e73", "#d55e00", "#0072b2", "#888888"

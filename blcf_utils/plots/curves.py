@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from blcf_utils.codebook import Codebook
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.evaluation import Evaluation, precision_recall, unit_ranking
-from blcf_utils.index import InvertedFile
 from blcf_utils.plots.canvas import SERIES, done, grid, nothing
-from blcf_utils.search import Ranking
-from blcf_utils.whitening import Whitening
+from blcf_utils.results.evaluation import Evaluation, precision_recall, unit_ranking
+from blcf_utils.search.index.inverted_file import InvertedFile
+from blcf_utils.search.query import Ranking
+from blcf_utils.words.codebook import Codebook
+from blcf_utils.words.whitening import Whitening
 
 
 def plot_variances(whitening: Whitening) -> Figure:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from blcf_utils.config_finetuning import MiningConfig
+from blcf_utils.config.finetuning import MiningConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.finetuning.image_rankings import ImageRankings
 from blcf_utils.finetuning.splits import class_labels

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.figure import Figure
 
-from blcf_utils.config import VerificationConfig
+from blcf_utils.config.profile import VerificationConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.plots.canvas import (
     IGNORED,
@@ -22,8 +22,8 @@ from blcf_utils.plots.canvas import (
     photograph,
     picture,
 )
-from blcf_utils.sift import SiftFeatures, query_keypoints
-from blcf_utils.verification import local_features, match_images
+from blcf_utils.search.sift.keypoints import SiftFeatures, query_keypoints
+from blcf_utils.search.sift.verification import local_features, match_images
 
 
 def show_keypoints(dataset: Dataset, features: SiftFeatures, queries: Sequence[Query]) -> Figure:

@@ -8,11 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from blcf_utils.bow import AssignmentMaps
-from blcf_utils.config import RerankingConfig
+from blcf_utils.config.profile import RerankingConfig
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.images import read_image
-from blcf_utils.localisation import Localisation
+from blcf_utils.datasets.images import read_image
 from blcf_utils.plots.canvas import (
     IGNORED,
     QUERY,
@@ -25,9 +23,11 @@ from blcf_utils.plots.canvas import (
     photograph,
     picture,
 )
-from blcf_utils.recipes import Found
-from blcf_utils.search import QueryMaps
-from blcf_utils.windows import window_box, window_grid
+from blcf_utils.search.localisation import Localisation
+from blcf_utils.search.query import QueryMaps
+from blcf_utils.search.recipes import Found
+from blcf_utils.search.windows import window_box, window_grid
+from blcf_utils.words.assignment_maps import AssignmentMaps
 
 
 def show_windows(

@@ -9,11 +9,12 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from blcf_utils.bow import AssignmentMaps, interpolate_map
-from blcf_utils.boxes import query_cells
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.features import Features, normalise_rows
+from blcf_utils.features.rows import normalise_rows
+from blcf_utils.features.stored import Features
 from blcf_utils.plots.canvas import QUERY, done, draw_box, frame, grid, photograph, picture
+from blcf_utils.search.boxes import query_cells
+from blcf_utils.words.assignment_maps import AssignmentMaps, interpolate_map
 
 
 def _read(dataset: Dataset, image: int) -> np.ndarray:

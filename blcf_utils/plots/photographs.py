@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.evaluation import average_precision, unit_ranking
 from blcf_utils.plots.canvas import (
     IGNORED,
     QUERY,
@@ -21,7 +20,8 @@ from blcf_utils.plots.canvas import (
     photograph,
     picture,
 )
-from blcf_utils.search import Ranking
+from blcf_utils.results.evaluation import average_precision, unit_ranking
+from blcf_utils.search.query import Ranking
 
 
 def show_gallery(dataset: Dataset, images: Sequence[int], columns: int = 6) -> Figure:

@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from blcf_utils.bow import AssignmentMaps
-from blcf_utils.config_saliency import IttiKochConfig
+from blcf_utils.config.saliency import IttiKochConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.plots.canvas import (
     IGNORED,
@@ -27,7 +26,8 @@ from blcf_utils.plots.canvas import (
     picture,
 )
 from blcf_utils.saliency.itti_koch import itti_koch, itti_koch_parts
-from blcf_utils.search import Ranking
+from blcf_utils.search.query import Ranking
+from blcf_utils.words.assignment_maps import AssignmentMaps
 
 MapOf = Callable[[int], np.ndarray]
 

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from blcf_utils.experiments.drawn.checks import Likeness, Measured
+from blcf_utils.experiments.drawn.curves import MODES, Sized
+from blcf_utils.experiments.drawn.model import CostModel
 from blcf_utils.plots.canvas import SERIES, done, grid
-from blcf_utils.scaling.checks import Likeness, Measured
-from blcf_utils.scaling.curves import MODES, Sized
-from blcf_utils.scaling.model import CostModel
 
 _REAL, _DRAWN = SERIES[0], SERIES[1]
 _OF_MODE = dict(zip(MODES, (SERIES[0], SERIES[2]), strict=True))

@@ -21,8 +21,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from blcf_utils.errors import StudyError
-from blcf_utils.features import Features
+from blcf_utils.features.stored import Features
+from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.mac import mac_pool
 from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.rmac_kernels import best_window, integral_powers

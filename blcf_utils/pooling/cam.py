@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from blcf_utils.features import normalise_rows
-from blcf_utils.heads import ClassifierHead
+from blcf_utils.features.networks.heads import ClassifierHead
+from blcf_utils.features.rows import normalise_rows
 from blcf_utils.pooling.crow import crow_channel_weights
 from blcf_utils.pooling.maps import Window, positions
-from blcf_utils.whitening import Whitening
+from blcf_utils.words.whitening import Whitening
 
 
 def class_activation_maps(maps: np.ndarray, linear: np.ndarray, classes: np.ndarray) -> np.ndarray:

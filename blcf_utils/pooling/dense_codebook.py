@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from blcf_utils.artefacts import ArtefactStore
-from blcf_utils.codebook import Codebook, read_codebook, train_words
-from blcf_utils.errors import StudyError
-from blcf_utils.features import Features, normalise_rows, sample_rows
-from blcf_utils.whitening import Whitening
+from blcf_utils.features.rows import normalise_rows, sample_rows
+from blcf_utils.features.stored import Features
+from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.words.codebook import Codebook, read_codebook, train_words
+from blcf_utils.words.whitening import Whitening
 
 STAGE_VERSION = 1
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from blcf_utils.backbones import IMAGENET, read_state
-from blcf_utils.errors import StudyError
-from blcf_utils.features import normalise_rows
+from blcf_utils.features.networks.backbones import IMAGENET, read_state
+from blcf_utils.features.rows import normalise_rows
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.torchvision_compat import ensure_torchvision
 from blcf_utils.pooling.mac import mac_pool
 from blcf_utils.pooling.patches import patch_maxima
-from blcf_utils.torchvision_compat import ensure_torchvision
 
 _LEVEL = "2"  # stride 16
 _BEFORE, _KEPT, _OVERLAP, _SMALLEST = 1000, 300, 0.7, 16.0  # proposals; pixels

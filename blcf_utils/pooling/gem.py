@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.maps import Window, positions
 
 _LEAST = 1e-6  # the authors' floor: activations below it count as it

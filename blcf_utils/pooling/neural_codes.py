@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from blcf_utils.errors import StudyError
-from blcf_utils.heads import ClassifierHead
+from blcf_utils.features.networks.heads import ClassifierHead
+from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.patches import window_grid
 

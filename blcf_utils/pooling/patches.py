@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.maps import Window, positions
 from blcf_utils.pooling.rmac_kernels import window_maxima
 

@@ -13,7 +13,7 @@ import faiss
 import numba
 import numpy as np
 
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 _LEAST_A_CENTROID = 4  # training vectors; with fewer, centroids are the vectors themselves
 

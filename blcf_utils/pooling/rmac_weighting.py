@@ -23,7 +23,7 @@ import numpy as np
 
 from blcf_utils.pooling.maps import positions
 from blcf_utils.pooling.rmac import rmac_pool, rmac_regions
-from blcf_utils.whitening import Whitening
+from blcf_utils.words.whitening import Whitening
 
 
 @dataclass(frozen=True)

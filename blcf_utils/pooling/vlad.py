@@ -11,10 +11,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from blcf_utils.errors import StudyError
-from blcf_utils.features import normalise_rows
+from blcf_utils.features.rows import normalise_rows
+from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.maps import Positions, Window, positions
-from blcf_utils.whitening import Whitening
+from blcf_utils.words.whitening import Whitening
 
 
 def vlad_pool(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check_image(image: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise StudyError(
             f"image: expected RGB pixels (H, W, 3) of uint8, found {image.shape} of "
-            f"{image.dtype}; read it with blcf_utils.images.read_image"
+            f"{image.dtype}; read it with blcf_utils.datasets.images.read_image"
         )
 
 

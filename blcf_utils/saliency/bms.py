@@ -17,7 +17,7 @@ import cv2
 import numba
 import numpy as np
 
-from blcf_utils.config_saliency import BmsConfig
+from blcf_utils.config.saliency import BmsConfig
 from blcf_utils.saliency.base import check_image
 
 ICCV_CLOSING = 5

@@ -24,7 +24,7 @@ import cv2
 import numba
 import numpy as np
 
-from blcf_utils.config_saliency import IttiKochConfig
+from blcf_utils.config.saliency import IttiKochConfig
 from blcf_utils.saliency.base import check_image
 
 PARTS = ("intensity", "colour", "orientation")

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import torch
 
-from blcf_utils.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.errors import StudyError
-from blcf_utils.images import UnreadableImage, read_image
-from blcf_utils.mapping import mapped
-from blcf_utils.progress import progress
+from blcf_utils.datasets.images import UnreadableImage, read_image
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.mapping import mapped
+from blcf_utils.ground.progress import progress
 from blcf_utils.saliency.base import SaliencyModel
 
 STAGE_VERSION = 1

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from blcf_utils.datasets.base import Box, Dataset
-from blcf_utils.errors import StudyError
-from blcf_utils.images import UnreadableImage, image_size
+from blcf_utils.datasets.images import UnreadableImage, image_size
+from blcf_utils.ground.errors import StudyError
 
 
 def object_masks(dataset: Dataset) -> dict[int, Callable[[], np.ndarray]]:

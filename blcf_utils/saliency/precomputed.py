@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.errors import StudyError
-from blcf_utils.images import UnreadableImage, image_size, read_image
-from blcf_utils.paths import project_root
+from blcf_utils.datasets.images import UnreadableImage, image_size, read_image
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.paths import project_root
 
 SUFFIXES = (".png", ".jpg")
 # The original pipeline reads maps with OpenCV, whose channel 0 is blue; grey maps have three alike.

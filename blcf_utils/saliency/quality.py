@@ -18,7 +18,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from blcf_utils.errors import StudyError
+from blcf_utils.ground.errors import StudyError
 
 EPSILON = float(np.finfo(np.float64).eps)  # MATLAB's eps, 2.2204e-16
 # A choice: on a 640 x 480 image 27 pixels, enough to smooth an outline but not to lose an object.

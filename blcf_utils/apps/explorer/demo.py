@@ -1,0 +1,202 @@
+"""The explorer as a web page outside JupyterLab.
+
+Voila serves it: it runs the cell that shows the panel in a kernel of the visitor's own and sends
+nothing but the output, so the page and the notebook are one code. (Panel, Solara and Streamlit
+would need the panel written again; Voila is kept by the Jupyter project, as ipywidgets is.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import webbrowser
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import nbformat
+
+from blcf_utils.apps.explorer.subject import FolderSubject, StudySubject
+from blcf_utils.apps.explorer.uploads import MAX_BYTES
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.study.study import open_study
+
+TITLE = "Instance search"
+HOST, PORT = "127.0.0.1", 8866
+# A page needs no other machine, and tells none of its visitors: Voila's own asks for icons it has.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "worker-src 'self' blob:; connect-src 'self' data: blob:; frame-ancestors 'self'"
+)
+# What the knobs offer beside the profile's own codebook, the layer next to its own, and no weights.
+WORDS = (512,)
+WEIGHTINGS = ("Gaussian", "L2-norm", "salgan-mini")
+# Kernels of visitors who have gone give their memory back.
+IDLE_SECONDS = 600
+
+
+def page_of_folder(folder: Path | str) -> str:
+    """Return the code of a page that searches an indexed folder.
+
+    Raises:
+        StudyError: it is not indexed.
+    """
+    FolderSubject(folder)  # said now, not to the first visitor
+    where = str(Path(folder).expanduser().resolve())
+    return f"""\
+        from blcf_utils.apps.explorer.panel import explore_folder
+
+        explore_folder({where!r})
+        """
+
+
+def page_of_dataset(
+    profile: str, dataset: str = "", layers=(), words=WORDS, weightings=WEIGHTINGS
+) -> str:
+    """Return the code of a page that searches a dataset of a profile.
+
+    Everything that the page can ask for is made now, where progress can be seen.
+
+    Raises:
+        StudyError: no such profile or dataset.
+    """
+    study = open_study(profile)
+    dataset = study.pick(dataset)
+    StudySubject(study, dataset, layers, words, weightings).prepare()
+    arguments = f"{dataset!r}, {tuple(layers)!r}, {tuple(words)!r}, {tuple(weightings)!r}"
+    return f"""\
+        import contextlib, io
+
+        from blcf_utils.apps.explorer.panel import explore
+        from blcf_utils.study.study import open_study
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            panel = explore(open_study({profile!r}), {arguments})
+        panel
+        """
+
+
+@contextmanager
+def serving(code: str, host: str = HOST, port: int = PORT, log=None):
+    """Serve a page for as long as the block lasts; yields (process, address).
+
+    Args:
+        code: of the one cell, whose last expression is the panel.
+        host: the address to listen on; 127.0.0.1 is reached from this machine only.
+        port: 0 for any free one.
+        log: where the server writes, as for ``subprocess``; this process' own output when None.
+
+    Raises:
+        StudyError: the port is taken.
+    """
+    port = _free_port(host, port)
+    with tempfile.TemporaryDirectory(prefix="blcf-demo-") as folder:
+        notebook = nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_markdown_cell(f"# {TITLE}"),
+                nbformat.v4.new_code_cell(textwrap.dedent(code)),
+            ],
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            },
+        )
+        path = Path(folder) / "instance-search.ipynb"
+        nbformat.write(notebook, path)
+        (Path(folder) / "voila.json").write_text(json.dumps(_settings(host, port)), "utf-8")
+        # Settings come from there alone: not from a file that happens to lie in the working folder.
+        options = ("--Voila.config_file_paths", folder, "--Voila.log_level=ERROR", "--no-browser")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "voila", str(path), *options],
+            env={**os.environ, "BLCF_PROGRESS": "off", "JUPYTER_PREFER_ENV_PATH": "1"},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield process, f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def check_address(host: str, port: int) -> None:
+    """Fail at once, before anything is prepared, where the server could not listen.
+
+    Raises:
+        StudyError: an address that is not this machine's, or a port that is taken.
+    """
+    _free_port(host, port)
+
+
+def serve(code: str, host: str = HOST, port: int = PORT, browser: bool = True) -> int:
+    """Serve a page until it is interrupted; returns the server's exit status."""
+    with serving(code, host, port) as (process, address):
+        try:
+            # A browser that comes before the server listens would only show an error.
+            wait_until_served(address, process)
+            print(f"{TITLE}: {address} (stop with Ctrl-C)", flush=True)
+            if browser:
+                webbrowser.open(address)
+            return process.wait()
+        except KeyboardInterrupt:
+            return 0
+
+
+def wait_until_served(address: str, process: subprocess.Popen, seconds: float = 120) -> None:
+    """Return when the server answers.
+
+    Raises:
+        StudyError: it ended, or did not answer in time.
+    """
+    parts = urlsplit(address)
+    # Whoever listens on every address is reached on this machine's own.
+    host = {"0.0.0.0": HOST, "::": "::1"}.get(parts.hostname, parts.hostname)
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection((host, parts.port), 1):
+            return
+        time.sleep(0.1)
+    ended = "ended" if process.poll() is not None else f"did not answer in {seconds:.0f} s"
+    raise StudyError(f"{address}: the server {ended}; what it wrote above may say why")
+
+
+def _settings(host: str, port: int) -> dict:
+    """Return Voila's configuration."""
+    tornado = {
+        # Photographs travel in one message each, which is 10 MiB at most by default.
+        "websocket_max_message_size": 2 * MAX_BYTES,
+        "headers": {"Content-Security-Policy": POLICY},
+    }
+    return {
+        "Voila": {"ip": host, "port": port, "port_retries": 0, "tornado_settings": tornado},
+        "VoilaConfiguration": {
+            "strip_sources": True, "show_tracebacks": False, "file_allowlist": [],
+        },
+        "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
+    }  # fmt: skip
+
+
+def _free_port(host: str, port: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StudyError(
+                f"{host}:{port}: cannot listen there ({error.strerror}); choose another --port "
+                "or --host"
+            ) from None
+        return probe.getsockname()[1]

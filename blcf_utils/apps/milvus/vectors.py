@@ -1,0 +1,94 @@
+"""The sparse vectors an index scores with, one image at a time, and what identifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blcf_utils.ground.settings import digest_of
+from blcf_utils.saliency.weighting import NONE
+from blcf_utils.search.query import SearchBase
+from blcf_utils.words.histograms import Sparse
+
+if TYPE_CHECKING:
+    from blcf_utils.apps.photographs.opened import Collection
+    from blcf_utils.study.study import Study
+
+VERSION = 1  # goes up when the vectors of the same maps, weights and idf change
+
+
+@dataclass(frozen=True)
+class IndexVectors:
+    """The vectors of an index, made when they are asked for.
+
+    Attributes:
+        label: for people, and part of a collection's name.
+        key: digest of everything that determines the vectors.
+        names: of the images, in their order.
+        words: K.
+        histogram: image number to its unit-length histogram, without idf.
+        factors: (K,) idf that words are multiplied by, on both sides; None without.
+    """
+
+    label: str
+    key: str
+    names: tuple[str, ...]
+    words: int
+    histogram: Callable[[int], Sparse]
+    factors: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def vector(self, image: int) -> Sparse:
+        """Return (words, weights) of an image as searches score it; none for one without words."""
+        return scaled(*self.histogram(image), self.factors)
+
+
+def scaled(words: np.ndarray, values: np.ndarray, factors: np.ndarray | None) -> Sparse:
+    """Return a histogram with its words weighed by their factors, at unit length, without zeros."""
+    words, values = np.asarray(words, np.int64), np.asarray(values, np.float32)
+    if factors is not None:
+        values = values * factors[words]
+        values = values / max(float(np.sqrt((values * values).sum())), 1e-12)
+    held = values > 0
+    return words[held], values[held]
+
+
+def vectors_of_study(study: Study, dataset: str, weighting: str | None = None) -> IndexVectors:
+    """Return the vectors of a dataset's database images (arguments as for ``Study.index``)."""
+    name = study.weighting_name(weighting)
+    base = study.searcher(dataset, name).base
+    made_of = {
+        "maps": base.maps.key,
+        "idf": study.profile.encoding.idf,
+        "weights": None if base.weights is None else base.weights.key,
+    }
+    return _of_base(base, f"{study.profile.name}_{dataset}_{name}", made_of)
+
+
+def vectors_of_collection(collection: Collection, weighting: str = NONE) -> IndexVectors:
+    """Return the vectors of an indexed folder's photographs."""
+    base = collection.base(weighting)
+    label = f"{collection.folder.name}_{weighting}"
+    return _of_base(base, label, {"collection": collection.digest(weighting)})
+
+
+def _of_base(base: SearchBase, label: str, made_of: dict) -> IndexVectors:
+    root, images = base.dataset.root, base.dataset.images
+    return IndexVectors(
+        label=label,
+        key=digest_of({"version": VERSION, **made_of}),
+        names=tuple(_name(path, root) for path in images),
+        words=base.maps.words,
+        histogram=base.histogram,
+        factors=base.index.factors,
+    )
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

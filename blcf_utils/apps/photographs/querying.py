@@ -1,0 +1,117 @@
+"""Search an indexed folder from the command line or from Python."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from blcf_utils.apps.photographs.encoder import reading_query
+from blcf_utils.apps.photographs.opened import Collection, WithPhotograph
+from blcf_utils.datasets.base import Box, Query
+from blcf_utils.datasets.images import image_size
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.saliency.weighting import NONE
+from blcf_utils.search.boxes import check_box, read_box
+from blcf_utils.search.recipes import Searcher
+from blcf_utils.search.windows import window_box
+
+
+@dataclass(frozen=True)
+class Result:
+    """One photograph that was found.
+
+    Attributes:
+        rank: from 1.
+        photograph: path relative to the folder.
+        score: what it is ranked by.
+        box: where the query was found, (x1, y1, x2, y2) in pixels.
+    """
+
+    rank: int
+    photograph: str
+    score: float
+    box: Box
+
+
+def query_folder(
+    folder: Path | str,
+    image: Path | str,
+    box: Box | str | None = None,
+    *,
+    recipe: str = "LS + R",
+    weighting: str = NONE,
+    top: int = 10,
+) -> list[Result]:
+    """Return the photographs of an indexed folder that show what a box of an image shows.
+
+    Args:
+        folder: as given to ``index_folder``.
+        image: a photograph of the folder (it is left out of its results), or any other file.
+        box: (x1, y1, x2, y2) in pixels, or as text; None or blank for the whole image.
+        recipe: steps of ``blcf_utils.search.recipes``.
+        weighting: one that the folder was indexed with.
+        top: how many results.
+
+    Raises:
+        StudyError: the folder is not indexed, the image does not decode, a box outside it, an
+            unknown recipe or weighting.
+    """
+    collection = Collection(folder)
+    base = collection.base(weighting)
+    path = _path(collection, Path(image).expanduser())
+    box = read_box(box) if isinstance(box, str) else box
+    with reading_query(path):
+        check_box(box, image_size(path, exif_orientation=True))
+    query = Query("query", path, box, ())
+    own = base.dataset.image_index.get(path)
+    if own is None:
+        dataset = replace(base.dataset, queries=(*base.dataset.queries, query))
+        with reading_query(path):
+            maps = WithPhotograph(base.maps, *collection.encoder.encode(path))
+        base = replace(base, dataset=dataset, maps=maps)
+    profile = collection.profile
+    searcher = Searcher(base, profile.reranking, profile.expansion)
+    found = searcher.run(recipe, query)
+    windows = searcher.places(query, found, top + 1)
+    ranked = zip(found.ranking.images.tolist(), found.ranking.scores.tolist(), strict=True)
+    results = []
+    for number, score in ranked:
+        if number == own:
+            continue
+        shape, size = base.maps.shapes[number], base.maps.sizes[number]
+        window = windows.get(number)
+        where = (0.0, 0.0, *size.tolist()) if window is None else window_box(window, shape, size)
+        where = tuple(round(float(value), 1) for value in where)
+        results.append(Result(len(results) + 1, collection.names[number], float(score), where))
+        if len(results) == top:
+            break
+    return results
+
+
+def results_as_json(results: list[Result]) -> str:
+    """Return results as a JSON list of objects."""
+    return json.dumps([asdict(one) for one in results], indent=1, ensure_ascii=False)
+
+
+def results_as_text(results: list[Result]) -> str:
+    """Return results as lines: rank, score, photograph, box."""
+    lines = []
+    for one in results:
+        box = ",".join(f"{value:.0f}" for value in one.box)
+        lines.append(f"{one.rank:3}  {one.score:.4f}  {one.photograph}  {box}")
+    return "\n".join(lines)
+
+
+def _path(collection: Collection, image: Path) -> Path:
+    """Return an image's path as the collection writes it, if it has it."""
+    inside = collection.folder / image
+    if image.is_file():
+        resolved = image.resolve()
+        return resolved if resolved in collection.dataset.image_index else image
+    # One that the index left out, or that is gone, is said to be so when it is read.
+    if not image.is_absolute() and (inside in collection.dataset.image_index or inside.is_file()):
+        return inside
+    raise StudyError(
+        f"{image}: no such file, nor a photograph of {collection.folder}; name an image file"
+    )

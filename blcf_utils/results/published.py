@@ -1,0 +1,137 @@
+"""The thesis' published tables as data, with what stands around each of them."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from pydantic import Field, ValidationError
+
+from blcf_utils.ground.settings import Config
+from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.paths import published_dir
+
+COLUMNS = ("row", "column", "value", "note")
+# Tables of the study that the thesis does not have.
+OWN_TITLES = {
+    "x01_backbones": "BLCF and sum pooling on other backbones (mAP)",
+    "x02_localisation": "Overlap of localised windows with known boxes "
+    "(mean IoU; /half: share of at least 0.5)",
+    "x03_saliency_quality": "Saliency models judged by where the instance is (no mAP; KL: lower "
+    "is better)",
+    "x04_compactness": "Every compared method: mAP beside size and speed",
+    "x05_dimensions": "mAP against the dimensions that PCA whitening keeps",
+    "x06_quantisation": "Dense vectors in product-quantised codes beside the inverted file",
+    "x07_projections": "What a random projection to a higher dimension does by itself (mAP)",
+    "x08_seen_instances": "Network A on instances it never saw, and trained on all images (mAP)",
+    "x09_scaling": "A database that grows: size, build and query time, and mAP among photographs "
+    "and synthetic images",
+}
+OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
+
+
+class TableInfo(Config):
+    """What stands around a table (``data/published/tables.yaml``).
+
+    Attributes:
+        backbone: ``"network layer"``; None where no network is involved, ``unknown`` where the
+            slides name none.
+        row_backbones: rows whose backbone differs.
+        tolerance: largest absolute difference that counts as reproduced; a share of the
+            published value when ``relative``.
+        attributes: columns that describe a row and are not a dataset.
+        not_comparable: row or column -> why no measurement can be compared with it.
+    """
+
+    title: str
+    slide: str = ""
+    context: str = ""
+    backbone: str | None = None
+    row_backbones: dict[str, str | None] = Field(default_factory=dict)
+    decimals: int = Field(3, ge=0)
+    tolerance: float = Field(0.01, ge=0)
+    relative: bool = False
+    tolerance_reason: str = ""
+    attributes: tuple[str, ...] = ()
+    not_comparable: dict[str, str] = Field(default_factory=dict)
+    notes: str = ""
+
+
+@cache
+def _read_info(path: Path) -> dict[str, TableInfo]:
+    try:
+        documents = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {table_id: TableInfo(**values) for table_id, values in documents.items()}
+    except (OSError, yaml.YAMLError, ValidationError, AttributeError, TypeError) as error:
+        reason = str(error).replace("\n", " ")
+        raise StudyError(
+            f"{path}: expected the settings of each published table ({reason})"
+        ) from None
+
+
+def published_ids() -> list[str]:
+    """Return the ids of the thesis' tables, in the order of the slides."""
+    return list(_read_info(published_dir() / "tables.yaml"))
+
+
+def table_info(table_id: str) -> TableInfo:
+    """Return what stands around a table; a table the thesis does not have gets plain defaults.
+
+    Raises:
+        StudyError: the id is neither published nor of the form ``x01_name``.
+    """
+    infos = _read_info(published_dir() / "tables.yaml")
+    if table_id in infos:
+        return infos[table_id]
+    if OWN_TABLE.fullmatch(table_id):
+        plain = table_id.partition("_")[2].replace("_", " ").capitalize()
+        return TableInfo(title=OWN_TITLES.get(table_id, plain))
+    raise known("table", table_id, [*infos, "x01_name (a table of your own)"])
+
+
+def load_published(table_id: str) -> pd.DataFrame:
+    """Return a published table in long form; empty for a table the thesis does not have.
+
+    Returns:
+        Columns row, column, value, note, all text as printed in the slides; a blank value is "".
+    """
+    table_info(table_id)
+    path = published_dir() / f"{table_id}.csv"
+    if OWN_TABLE.fullmatch(table_id):
+        return pd.DataFrame(columns=list(COLUMNS), dtype=str)
+    return read_published(path, COLUMNS)
+
+
+def read_published(path: Path, header: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV of ``data/published`` as text, blanks as "".
+
+    Raises:
+        StudyError: an unreadable file or another header.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"{path}: cannot be read ({error}); restore it from the repository"
+        ) from None
+    if tuple(table.columns) != header:
+        raise StudyError(
+            f"{path}: expected the header {','.join(header)}, found {','.join(table.columns)}"
+        )
+    return table
+
+
+def dataset_of(column: str) -> str:
+    """Return the dataset of a column: ``oxford5k`` of ``oxford5k+qaug`` or ``oxford5k/gs``."""
+    return re.split(r"[/+]", column, maxsplit=1)[0]
+
+
+def number(text: object) -> float | None:
+    """Return ``text`` as a number, or None where it is blank, a range or words."""
+    try:
+        return float(str(text))
+    except ValueError:
+        return None

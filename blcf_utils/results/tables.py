@@ -1,0 +1,334 @@
+"""Result tables: published beside measured, on disk, with verdicts on like against like."""
+
+from __future__ import annotations
+
+
+import csv
+import io
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from blcf_utils.ground.artefacts import write_text
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.results.published import TableInfo, dataset_of, load_published, number, table_info
+from blcf_utils.results.rehearsal import rehearsed, rehearsed_datasets
+
+LONG = ("row", "column", "published", "measured", "status", "seconds", "config_digest")
+PER_QUERY = ("row", "column", "query", "ap")
+NOT_RUN = "not run: "
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured cell of a table.
+
+    Attributes:
+        row: row label; the published one where the slides have the row.
+        column: dataset and variant, such as ``instre-mini/gs``.
+        value: what was measured (mAP as a fraction of 1), or None when it was not run.
+        status: ``measured`` or ``not run: <why>``.
+        seconds: wall time that this cell took.
+        config_digest: digest of the configuration that made it.
+        per_query: AP by query id, where the value is a mean over queries.
+    """
+
+    row: str
+    column: str
+    value: float | int | str | None
+    status: str = "measured"
+    seconds: float = 0.0
+    config_digest: str = ""
+    per_query: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        cell = f"measurement {self.row!r}, {self.column!r}"
+        if not self.row or not self.column:
+            raise StudyError(f"{cell}: expected a row and a column, found a blank name")
+        if self.status == "measured":
+            if self.value is None:
+                raise StudyError(f"{cell}: expected a value; without one say 'not run: <why>'")
+        elif not self.status.startswith(NOT_RUN) or self.value is not None:
+            raise StudyError(
+                f"{cell}: expected status 'measured', or 'not run: <why>' and no value, "
+                f"found {self.status!r} and {self.value!r}"
+            )
+        for value in (self.value, self.seconds, *(self.per_query or {}).values()):
+            if isinstance(value, numbers.Real) and not math.isfinite(value):
+                raise StudyError(f"{cell}: expected finite numbers, found {value!r}")
+
+
+def _text(value: object) -> str:
+    """Return a value at full precision: numbers read back to the same number."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | np.bool_):
+        raise StudyError(f"expected a number or a text in a table, found {value!r}")
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real):
+        return repr(float(value))
+    return str(value)
+
+
+def _csv(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _read(path: Path, header: tuple[str, ...], mend: str) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except FileNotFoundError:
+        raise StudyError(f"{path}: no such file; {mend}") from None
+    except ValueError as error:
+        raise StudyError(f"{path}: not a table ({error}); {mend}") from None
+    if tuple(table.columns) != header:
+        raise StudyError(
+            f"{path}: expected the header {','.join(header)}, "
+            f"found {','.join(table.columns)}; {mend}"
+        )
+    return table
+
+
+def _why_not_run(row: str, column: str, not_run: Mapping) -> str:
+    for key in ((row, column), column, row, dataset_of(column)):
+        if key in not_run:
+            return str(not_run[key])
+    return "not in this profile"
+
+
+def write_table(
+    table_id: str,
+    measurements: Iterable[Measurement],
+    folder: Path,
+    *,
+    decimals: int | None = None,
+    not_run: Mapping[str | tuple[str, str], str] | None = None,
+    title: str = "",
+) -> pd.DataFrame:
+    """Write ``tables/<id>.csv``, ``tables/<id>.md`` and, with APs, ``per_query/<id>.csv``.
+
+    Rows and columns come in the published order, then new ones in the order given; the same input
+    gives the same bytes. The whole table is replaced. In a folder that is marked as a rehearsal's
+    nothing is measured (see ``blcf_utils.results.rehearsal``).
+
+    Args:
+        table_id: a published id or one of your own, ``x01_name``.
+        measurements: the measured cells.
+        folder: the profile's results folder.
+        decimals: digits of measured values in the .md file; the table's own by default. The CSV
+            always has full precision.
+        not_run: why published cells were not run, by (row, column), column, row or dataset.
+        title: title of a table the thesis does not have.
+
+    Returns:
+        The table as :func:`read_table` returns it.
+
+    Raises:
+        StudyError: unknown id, or two measurements of one cell.
+    """
+    info = table_info(table_id)
+    if title:
+        info = info.model_copy(update={"title": title})
+    published = {
+        (row, column): value
+        for row, column, value in load_published(table_id)[["row", "column", "value"]].itertuples(
+            index=False
+        )
+    }
+    measured: dict[tuple[str, str], Measurement] = {}
+    if rehearsed_datasets(folder):
+        measurements = map(rehearsed, measurements)
+    for item in measurements:
+        key = (item.row, item.column)
+        if key in measured:
+            raise StudyError(f"{table_id}: two measurements of row {key[0]!r}, column {key[1]!r}")
+        measured[key] = item
+
+    cells = dict.fromkeys([*published, *measured])
+    rows = {row: i for i, row in enumerate(dict.fromkeys(row for row, _ in cells))}
+    columns = {name: i for i, name in enumerate(dict.fromkeys(column for _, column in cells))}
+    lines, queries = [], []
+    for row, column in sorted(cells, key=lambda cell: (rows[cell[0]], columns[cell[1]])):
+        item = measured.get((row, column)) or Measurement(
+            row, column, None, NOT_RUN + _why_not_run(row, column, not_run or {})
+        )
+        ran = item.status == "measured"
+        lines.append(
+            [
+                row,
+                column,
+                published.get((row, column), ""),
+                _text(item.value),
+                item.status,
+                _text(float(item.seconds)) if ran else "",
+                item.config_digest,
+            ]
+        )
+        for query, ap in (item.per_query or {}).items():
+            queries.append([row, column, str(query), _text(float(ap))])
+
+    folder = Path(folder)
+    per_query = folder / "per_query" / f"{table_id}.csv"
+    if queries:
+        write_text(per_query, _csv(PER_QUERY, queries))
+    else:
+        per_query.unlink(missing_ok=True)
+    write_text(folder / "tables" / f"{table_id}.csv", _csv(LONG, lines))
+    table = read_table(table_id, folder)
+    write_text(
+        folder / "tables" / f"{table_id}.md",
+        _page(table_id, info, table, info.decimals if decimals is None else decimals),
+    )
+    return table
+
+
+def read_table(table_id: str, folder: Path) -> pd.DataFrame:
+    """Read a run's table in long form.
+
+    Returns:
+        Columns row, column, published, measured, status, seconds, config_digest. Published and
+        measured are numbers where they are numbers, text where they are not (``7-220``), and NaN
+        where there is none.
+    """
+    path = Path(folder) / "tables" / f"{table_id}.csv"
+    table = _read(path, LONG, "run the notebook that writes this table (blcf run)")
+    for name in ("published", "measured"):
+        values = [np.nan if text == "" else number(text) for text in table[name]]
+        mixed = [
+            text if value is None else value
+            for value, text in zip(values, table[name], strict=True)
+        ]
+        table[name] = pd.Series(mixed, index=table.index, dtype=object)
+    table["seconds"] = [float(text or "nan") for text in table["seconds"]]
+    return table
+
+
+def read_per_query(table_id: str, folder: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Read the APs of a run's table: (row, column) -> query id -> AP; empty when it has none."""
+    path = Path(folder) / "per_query" / f"{table_id}.csv"
+    if not path.is_file():
+        return {}
+    aps: dict[tuple[str, str], dict[str, float]] = {}
+    table = _read(path, PER_QUERY, "run the notebook that writes this table (blcf run)")
+    for row, column, query, ap in table.itertuples(index=False):
+        aps.setdefault((row, column), {})[query] = float(ap)
+    return aps
+
+
+def wide(table: pd.DataFrame, what: str = "measured") -> pd.DataFrame:
+    """Return one part of a long table as rows x columns, without rows and columns that are empty.
+
+    Args:
+        table: a table from :func:`read_table` or :func:`write_table`.
+        what: ``measured``, ``published``, ``status``, ``seconds`` or ``config_digest``.
+    """
+    if what not in LONG[2:]:
+        raise StudyError(f"wide: expected one of {', '.join(LONG[2:])}, found {what!r}")
+    spread = table.set_index(["row", "column"])[what].unstack("column")
+    spread = spread.reindex(index=table["row"].unique(), columns=table["column"].unique())
+    spread = spread.dropna(how="all").dropna(axis=1, how="all").infer_objects()
+    spread.columns.name = None
+    return spread
+
+
+def shown_number(value: float, decimals: int) -> str:
+    """Return a number for reading: so many decimals, but never 0.000 for what is not zero.
+
+    Whole numbers above 1 stay whole; from 10 on four digits are enough.
+    """
+    if value.is_integer() and abs(value) > 1:
+        return str(int(value))
+    if 0 < abs(value) < 10**-decimals:
+        return f"{value:.2g}"
+    return f"{value:.4g}" if abs(value) >= 10 else f"{value:.{decimals}f}"
+
+
+def _shown(value: object, decimals: int) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "–" if math.isnan(value) else shown_number(value, decimals)
+
+
+def _printed(value: object) -> str:
+    """Show a published value with the digits it was printed with: three for a share of 1."""
+    if not isinstance(value, float) or math.isnan(value) or abs(value) < 1:
+        return _shown(value, 3)
+    return f"{value:g}"
+
+
+def beside(table: pd.DataFrame, decimals: int = 3) -> pd.DataFrame:
+    """Return the table for reading: each column's measured values beside its published ones.
+
+    A column is split into ``<column> measured`` and ``<column> published``; a half without any
+    value is left out, so a number always stands under the name of the dataset it belongs to.
+    """
+    halves = {}
+    for column in table["column"].unique():
+        part = table[table["column"] == column].set_index("row")
+        for what in ("measured", "published"):
+            if part[what].notna().any():
+                shown = part[what].map(
+                    _printed if what == "published" else partial(_shown, decimals=decimals)
+                )
+                halves[f"{column} {what}"] = shown
+    return pd.DataFrame(halves, index=pd.Index(table["row"].unique(), name="row")).fillna("–")
+
+
+def markdown(frame: pd.DataFrame, index: bool = True) -> str:
+    """Return a frame of text as a Markdown table, cell by cell as it is (no number is reparsed)."""
+
+    def line(cells: Iterable[object]) -> str:
+        return (
+            "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+        )
+
+    names = [frame.index.name or ""] if index else []
+    lines = [line([*names, *frame.columns]), line(["---"] * (len(names) + frame.shape[1]))]
+    for label, *cells in frame.itertuples():
+        lines.append(line([label, *cells] if index else cells))
+    return "\n".join(lines) + "\n"
+
+
+def _page(table_id: str, info: TableInfo, table: pd.DataFrame, decimals: int) -> str:
+    parts = [f"# {table_id}: {info.title}\n"]
+    if info.slide:
+        parts.append(f"Published: slide {info.slide}. {info.context}\n")
+    parts.append(markdown(beside(table, decimals)))
+    legend = "*measured*: this run; *published*: the thesis' slides, "
+    parts.append(f"{legend}on their own datasets and networks; –: no value.\n")
+    missing = table[table["status"] != "measured"]
+    if len(missing):
+        lines = []
+        for status, cells in missing.groupby("status", sort=False):
+            columns_by_rows: dict[str, list[str]] = {}
+            for column, part in cells.groupby("column", sort=False):
+                whole = len(part) == (table["column"] == column).sum()
+                rows = "" if whole else f" ({', '.join(part['row'])})"
+                columns_by_rows.setdefault(rows, []).append(column)
+            names = [f"{', '.join(columns)}{rows}" for rows, columns in columns_by_rows.items()]
+            lines.append(f"- {status}: {'; '.join(names)}")
+        parts.append("\n".join(lines) + "\n")
+    if info.notes:
+        parts.append(f"{info.notes}\n")
+    return "\n".join(parts)
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,113 @@
+"""Verdicts: measured beside published values of the same dataset and network."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+import numpy as np
+import pandas as pd
+from blcf_utils.ground.artefacts import write_text
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.results.published import TableInfo, dataset_of, load_published, number, table_info
+from blcf_utils.results.rehearsal import rehearsed, rehearsed_datasets
+from blcf_utils.results.tables import LONG
+from blcf_utils.results.tables import PER_QUERY
+from blcf_utils.results.tables import NOT_RUN
+from blcf_utils.results.tables import Measurement
+from blcf_utils.results.tables import _text
+from blcf_utils.results.tables import _csv
+from blcf_utils.results.tables import _read
+from blcf_utils.results.tables import _why_not_run
+from blcf_utils.results.tables import write_table
+from blcf_utils.results.tables import read_table
+from blcf_utils.results.tables import read_per_query
+from blcf_utils.results.tables import wide
+from blcf_utils.results.tables import shown_number
+from blcf_utils.results.tables import _shown
+from blcf_utils.results.tables import _printed
+from blcf_utils.results.tables import beside
+from blcf_utils.results.tables import markdown
+from blcf_utils.results.tables import _page
+
+
+VERDICT = ("row", "column", "published", "measured", "difference", "tolerance", "verdict", "reason")
+
+
+def _network(label: str) -> tuple[str, str]:
+    """Split ``vgg16 conv5_1 (torchvision)`` into network and layer, and origin of the weights."""
+    name, _, origin = label.partition(" (")
+    return name.strip(), origin.rstrip(") ")
+
+
+def _not_comparable(
+    info: TableInfo, row: str, column: str, context: Mapping[str, str]
+) -> str | None:
+    for key in (row, column, dataset_of(column)):
+        if key in info.not_comparable:
+            return info.not_comparable[key]
+    published = info.row_backbones.get(row, info.backbone)
+    if published is None:
+        return None
+    if published == "unknown":
+        return "the slides do not name the network and layer"
+    if "backbone" not in context:
+        return "the run's backbone was not given"
+    name, origin = _network(context["backbone"])
+    if name != published:
+        return f"measured with {context['backbone']}, published with {published}"
+    if origin in ("random", "embedded"):
+        return f"measured with {origin} weights, published with ImageNet weights"
+    return None
+
+
+def _verdict(difference: float, tolerance: float) -> str:
+    # Published values have three digits: a hair beyond the tolerance in binary is not beyond it.
+    excess = abs(difference) - 1e-9
+    return (
+        "reproduced" if excess <= tolerance else "close" if excess <= 3 * tolerance else "differs"
+    )
+
+
+def verdicts(table_id: str, folder: Path, context: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Compare measured with published, like with like only: same dataset and same backbone.
+
+    Args:
+        table_id: id of a table in ``folder``.
+        folder: the profile's results folder.
+        context: what the run used, ``{"backbone": "vgg16 conv5_1 (torchvision)"}``
+            (``BackboneConfig.label``).
+
+    Returns:
+        Columns row, column, published, measured, difference, tolerance, verdict, reason. The
+        verdict is reproduced (absolute difference up to the tolerance), close (up to 3 tolerances),
+        differs, ``not run: <why>`` or ``not comparable: <why>``; the reason is the tolerance's.
+    """
+    info = table_info(table_id)
+    lines = []
+    for row, column, published, measured, status in read_table(table_id, folder)[
+        ["row", "column", "published", "measured", "status"]
+    ].itertuples(index=False):
+        difference = tolerance = math.nan
+        reason = ""
+        if status != "measured":
+            verdict = status
+        elif pd.isna(published):
+            verdict = "not comparable: the slides have no value for this cell"
+        elif why := _not_comparable(info, row, column, context or {}):
+            verdict = f"not comparable: {why}"
+        elif isinstance(published, float) and isinstance(measured, float):
+            difference = measured - published
+            tolerance = info.tolerance * (abs(published) if info.relative else 1.0)
+            verdict, reason = _verdict(difference, tolerance), info.tolerance_reason
+        else:
+            verdict = "reproduced" if measured == published else "differs"
+            reason = "compared as text"
+        lines.append((row, column, published, measured, difference, tolerance, verdict, reason))
+    return pd.DataFrame(lines, columns=list(VERDICT))
+

@@ -1,0 +1,196 @@
+"""The weights that the authors of the saliency networks publish: addresses, download, finding.
+
+Which files there are is said in ``data/weights.yaml``. They lie in the folder BLCF_WEIGHTS, or in
+``data/weights`` of the project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from blcf_utils.datasets.fetching.downloads import check_size, fetch_file
+from blcf_utils.datasets.fetching.sources import FileSource, read_entries
+from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.paths import project_root, weights_path
+from blcf_utils.ground.settings import Config
+
+TOLERANCE = 0.2  # how far a size may be off an approximate one
+
+
+class WeightFile(FileSource):
+    """One file of weights.
+
+    Attributes:
+        about_bytes: its approximate size; unlike a dataset's this one is enforced, because a web
+            page or a cut file under the right name is what failing servers leave behind.
+        about_bytes_with_optimiser: its approximate size should it also hold the state of the
+            training, where that is not known.
+    """
+
+    about_bytes: int = Field(gt=0)
+    about_bytes_with_optimiser: int | None = Field(None, gt=0)
+
+    @property
+    def plausible(self) -> tuple[int, int]:
+        """Smallest and largest size, in bytes, that the file may have."""
+        largest = self.about_bytes_with_optimiser or self.about_bytes
+        return round(self.about_bytes * (1 - TOLERANCE)), round(largest * (1 + TOLERANCE))
+
+
+class WeightSource(Config):
+    """The published weights of one network.
+
+    Attributes:
+        title: the network, and the framework whose format the file has.
+        page: its home page.
+        terms: what its authors allow, in short.
+        citation: the paper to cite.
+        file: the one file.
+    """
+
+    title: str
+    page: str
+    terms: str
+    citation: str
+    file: WeightFile
+
+
+def official_weights(path: Path | None = None) -> dict[str, WeightSource]:
+    """Read ``data/weights.yaml``: name of the weights to source, in the file's order.
+
+    Raises:
+        StudyError: the file is missing or an entry is not valid.
+    """
+    path = path or project_root() / "data" / "weights.yaml"
+    sources = {}
+    for name, entry in read_entries(path, "names of weights").items():
+        try:
+            source = WeightSource.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in (name, *first["loc"]))
+            raise StudyError(f"{path}: {key}: {first['msg']}; mend the entry") from None
+        file = source.file.model_copy(update={"page": source.file.page or source.page})
+        sources[name] = source.model_copy(update={"file": file})
+    return sources
+
+
+def weights_dir() -> Path:
+    """Return where weights are downloaded to: BLCF_WEIGHTS unless it is a file, or data/weights."""
+    given = weights_path()
+    return _project_weights() if given is None or given.is_file() else given
+
+
+def fetch_weights(
+    name: str,
+    folder: Path | None = None,
+    *,
+    mirrors: Sequence[str] = (),
+    progress: bool = True,
+) -> Path:
+    """Return the published weights of a network, downloading what is missing of them.
+
+    Args:
+        name: a name in ``data/weights.yaml``, such as ``salgan``.
+        folder: where the file goes; default ``weights_dir()``, or where it lies already.
+        mirrors: base addresses tried before the official one.
+        progress: show a progress bar.
+
+    Returns:
+        The path of the file; its size is plausible, its content not looked at.
+
+    Raises:
+        StudyError: unknown name, every address failed (each with its reason, and where to put the
+            file by hand), or a file of an impossible size in its place.
+    """
+    file = _source(name).file
+    if folder is None:
+        here = _lying_about(file)
+        folder = here.parent if here else weights_dir()
+    return fetch_file(
+        file,
+        folder,
+        mirrors=mirrors,
+        progress=progress,
+        plausible=file.plausible,
+        variable="BLCF_WEIGHTS",
+    )
+
+
+def find_weights(name: str, override: str = "") -> Path | None:
+    """Return the file of a network's weights without downloading anything.
+
+    Args:
+        name: a name in ``data/weights.yaml``.
+        override: path of the file to use instead, relative to the project; any size is accepted.
+
+    Returns:
+        ``override``, or the published file in ``weights_dir()`` or ``data/weights``; None when it
+        is in neither.
+
+    Raises:
+        StudyError: unknown name, no file at ``override``, or a file of an impossible size.
+    """
+    file = _source(name).file
+    if override:
+        path = project_root() / Path(override).expanduser()
+        if not path.is_file():
+            raise StudyError(
+                f"{path}: no such file, expected the weights of {name}; correct the path, or leave "
+                f"it out and run `blcf weights fetch {name}`"
+            )
+        return path
+    path = _lying_about(file)
+    if path is not None:
+        check_size(file, path, file.plausible)
+    return path
+
+
+def describe_weights() -> list[dict[str, str]]:
+    """Return one row per file for ``blcf weights list``.
+
+    Returns:
+        Rows with weights (the name), title, file, size, state (where it is, missing, or what is
+        wrong with it), terms and page.
+    """
+    rows = []
+    for name, source in official_weights().items():
+        file = source.file
+        try:
+            path = find_weights(name)
+            state = f"here, {path}" if path else "missing"
+        except StudyError as error:
+            state = f"not usable, {error}"
+        sizes = [file.bytes or file.about_bytes, file.about_bytes_with_optimiser]
+        size = " or ".join(f"{number / 1e6:,.0f}" for number in sizes if number)
+        rows.append(
+            {
+                "weights": name,
+                "title": source.title,
+                "file": file.name,
+                "size": f"{size} MB" if file.bytes else f"about {size} MB",
+                "state": state,
+                "terms": source.terms,
+                "page": source.page,
+            }
+        )
+    return rows
+
+
+def _project_weights() -> Path:
+    return project_root() / "data" / "weights"
+
+
+def _source(name: str) -> WeightSource:
+    sources = official_weights()
+    if name not in sources:
+        raise known("saliency weights", name, sources)
+    return sources[name]
+
+
+def _lying_about(file: WeightFile) -> Path | None:
+    places = (weights_dir() / file.name, _project_weights() / file.name)
+    return next((path for path in places if path.is_file()), None)

@@ -1,0 +1,281 @@
+"""Own photographs: indexed, brought up to date, resumed after a kill, searched."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from album import paint
+from PIL import Image
+from typer.testing import CliRunner
+
+from blcf_utils.apps.photographs import indexing
+from blcf_utils.apps.photographs.indexing import home_of, index_folder
+from blcf_utils.apps.photographs.opened import Collection
+from blcf_utils.apps.photographs.querying import query_folder
+from blcf_utils.apps.photographs.shards import read_stamps
+from blcf_utils.cli import app
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.saliency.weighting import NONE
+
+
+def test_what_is_new_is_read_and_the_rest_is_kept(album, album_profile, monkeypatch):
+    first = index_folder(album, album_profile, ["Gaussian"])
+    assert (first.photographs, first.added, first.kept) == (12, 12, 0)
+    again = index_folder(album)
+    assert (again.added, again.changed, again.kept, again.removed) == (0, 0, 12, 0)
+
+    paint(album / "new.png", 50)
+    paint(album / "day0" / "00.jpg", 99, 3)
+    (album / "day1" / "01.jpg").unlink()
+    read = []
+    decode = indexing._Indexing._decode
+    monkeypatch.setattr(
+        indexing._Indexing,
+        "_decode",
+        lambda self, encoder, name: read.append(name) or decode(self, encoder, name),
+    )
+    third = index_folder(album)
+    assert (third.added, third.changed, third.kept, third.removed) == (1, 1, 10, 1)
+    assert sorted(read) == ["day0/00.jpg", "new.png"]
+    assert "day1/01.jpg" not in Collection(album).names
+
+
+def test_an_index_brought_up_to_date_equals_one_made_at_once(album, album_profile):
+    index_folder(album, album_profile, ["Gaussian"])
+    paint(album / "a-new.jpg", 50, 1)
+    index_folder(album)
+    grown = Collection(album)
+    maps = [grown.maps.map(i).copy() for i in range(len(grown.names))]
+    scores = query_folder(album, "day0/00.jpg", weighting="Gaussian")
+    # With the words kept, all photographs are encoded anew.
+    for path in (home_of(album) / "shards").glob("*.npz"):
+        path.unlink()
+    index_folder(album)
+    whole = Collection(album)
+    assert whole.names == grown.names
+    assert all(np.array_equal(whole.maps.map(i), one) for i, one in enumerate(maps))
+    assert query_folder(album, "day0/00.jpg", weighting="Gaussian") == scores
+
+
+def test_a_box_finds_the_photographs_of_the_same_poster(album, album_profile):
+    index_folder(album, album_profile, [])
+    found = query_folder(album, "day0/00.jpg", (30, 20, 78, 68), top=2)
+    assert sorted(one.photograph for one in found) == ["day0/02.jpg", "day1/01.jpg"]
+    assert found[0].box is not None
+    assert [one.rank for one in found] == [1, 2]
+
+
+def test_a_photograph_from_elsewhere_is_searched_as_its_copy_inside(album, album_profile, tmp_path):
+    index_folder(album, album_profile, [])
+    copy = tmp_path / "elsewhere.jpg"
+    copy.write_bytes((album / "day0" / "00.jpg").read_bytes())
+    outside = query_folder(album, copy, "30,20,78,68", top=12, recipe="LS")
+    assert outside[0].photograph == "day0/00.jpg"
+    inside = query_folder(album, "day0/00.jpg", "30,20,78,68", top=12, recipe="LS")
+    assert [one.photograph for one in outside[1:]] == [one.photograph for one in inside]
+    np.testing.assert_allclose(
+        [one.score for one in outside[1:]], [one.score for one in inside], rtol=1e-5
+    )
+
+
+def test_a_file_that_only_moved_or_was_touched_is_not_encoded_again(
+    album, album_profile, monkeypatch
+):
+    index_folder(album, album_profile, ["Gaussian"])
+    before = Collection(album)
+    words = before.maps.map(before.names.index("day0/00.jpg")).copy()
+    (album / "day0" / "00.jpg").rename(album / "renamed.jpg")
+    (album / "day0" / "02.jpg").touch()
+    (album / "copy.jpg").write_bytes((album / "day1" / "01.jpg").read_bytes())
+    monkeypatch.setattr(indexing._Indexing, "_encode", None)
+    done = index_folder(album)
+    counts = (done.photographs, done.added, done.changed, done.moved, done.kept, done.removed)
+    assert counts == (13, 1, 0, 1, 11, 0)
+    after = Collection(album)
+    assert "day0/00.jpg" not in after.names
+    assert np.array_equal(after.maps.map(after.names.index("renamed.jpg")), words)
+    (album / "copy.jpg").unlink()
+    assert index_folder(album).removed == 1
+    assert index_folder(album).removed == 0  # said once
+
+
+def test_files_that_exchange_their_names_are_found_under_the_new_ones(album, album_profile):
+    index_folder(album, album_profile, [])
+    one, two = album / "day0" / "00.jpg", album / "day1" / "11.jpg"
+    one.rename(album / "aside")
+    two.rename(one)
+    (album / "aside").rename(two)
+    done = index_folder(album)
+    assert (done.added, done.changed, done.moved, done.kept, done.removed) == (0, 2, 0, 10, 0)
+    found = query_folder(album, "day1/11.jpg", (30, 20, 78, 68), top=2)
+    assert sorted(one.photograph for one in found) == ["day0/02.jpg", "day1/01.jpg"]
+
+
+def test_a_photograph_too_narrow_for_the_network_is_left_out(album, album_profile):
+    # One is there when words are learned, the other comes later.
+    Image.new("RGB", (4000, 3)).save(album / "a-strip.png")
+    first = index_folder(album, album_profile, [])
+    Image.new("RGB", (3, 4000)).save(album / "day0" / "pole.png")
+    second = index_folder(album)
+    assert (first.photographs, second.photographs) == (12, 12)
+    assert list(second.unreadable) == ["a-strip.png", "day0/pole.png"]
+    for why in second.unreadable.values():
+        assert "too narrow for the network); replace the file and index again" in why
+    with pytest.raises(StudyError, match=r"cannot be searched with .*too narrow.*another image"):
+        query_folder(album, album / "a-strip.png")
+
+
+def test_photographs_of_other_kinds_are_counted_not_forgotten(album, album_profile, tmp_path):
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "old.gif", "notes.txt"):
+        (album / name).write_bytes(b"x")
+    assert index_folder(album, album_profile, []).other == {".gif": 1, ".heic": 2}
+    said = CliRunner().invoke(app, ["index", str(album)]).output
+    assert "passed over: 1 .gif, 2 .heic (jpg, png, webp, bmp and tif are read)" in said
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"x")
+    with pytest.raises(StudyError, match=r"no photograph in it: .*convert what is there \(1 .heic"):
+        index_folder(tmp_path / "phone", album_profile, [])
+
+
+def test_what_cannot_be_searched_with_is_said_without_talk_of_indexing(album, album_profile):
+    (album / "broken.jpg").write_bytes(b"\xff\xd8 no photograph")
+    whole = (album / "day0" / "02.jpg").read_bytes()
+    (album.parent / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    index_folder(album, album_profile, [])
+    (album / "day0" / "02.jpg").unlink()
+    for image, why in (
+        ("broken.jpg", "not of a known image format"),
+        (album.parent / "cut.jpg", "truncated"),
+        ("day0/02.jpg", "no such file"),
+    ):
+        with pytest.raises(StudyError, match=why) as caught:
+            query_folder(album, image)
+        assert "on_corrupt" not in str(caught.value)
+        assert "cannot be searched with" in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["GS", "LS", "LS + R", "LS + R + GQE", "LS + R + LQE"])
+def test_every_result_says_where_whatever_the_recipe(album, album_profile, recipe):
+    index_folder(album, album_profile, [])
+    found = query_folder(album, "day0/00.jpg", (30, 20, 78, 68), recipe=recipe, top=12)
+    assert len(found) == 11
+    for x1, y1, x2, y2 in (one.box for one in found):
+        assert 0 <= x1 < x2 <= 120
+        assert 0 <= y1 < y2 <= 90
+    if recipe.startswith("LS"):  # the poster, not the photograph
+        assert all((b[2] - b[0]) * (b[3] - b[1]) < 0.6 * 120 * 90 for b in (found[0].box,))
+
+
+def test_unreadable_files_are_named_once_and_tried_again_when_they_change(album, album_profile):
+    (album / "broken.jpg").write_bytes(b"\xff\xd8 no photograph")
+    first = index_folder(album, album_profile, [])
+    assert list(first.unreadable) == ["broken.jpg"]
+    assert "broken.jpg" in first.unreadable["broken.jpg"]
+    assert index_folder(album).unreadable.keys() == {"broken.jpg"}
+    paint(album / "broken.jpg", 70)
+    mended = index_folder(album)
+    assert (mended.unreadable, mended.photographs) == ({}, 13)
+
+
+def test_a_killed_indexing_goes_on_with_what_is_missing(album, album_profile, store):
+    for i in range(150):
+        paint(album / f"more-{i:03d}.jpg", 200 + i, i % 20)
+    code = (
+        "from blcf_utils.apps.photographs.indexing import index_folder\n"
+        f"if __name__ == '__main__': index_folder({str(album)!r}, {album_profile!r}, [], sample=20)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ})
+    shards = home_of(album) / "shards"
+    try:
+        until = time.monotonic() + 100
+        while not list(shards.glob("0*.npz")) and process.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.wait()
+    kept = sum(len(read_stamps(path)) for path in shards.glob("0*.npz"))
+    assert kept > 0
+    done = index_folder(album)
+    assert (done.kept, done.added) == (kept, 162 - kept)
+    assert done.photographs == 162
+
+
+def test_nothing_is_written_into_the_folder(album, album_profile):
+    before = sorted(path for path in album.rglob("*"))
+    index_folder(album, album_profile, ["Gaussian"])
+    assert sorted(path for path in album.rglob("*")) == before
+
+
+def test_other_settings_are_refused_until_asked_for_anew(album, album_profile):
+    index_folder(album, album_profile, ["Gaussian"])
+    with pytest.raises(StudyError, match=r"other weightings; .* --anew"):
+        index_folder(album, album_profile, [])
+    with pytest.raises(StudyError, match="unknown weighting 'Gauss'"):
+        index_folder(album, album_profile, ["Gauss"])
+    assert index_folder(album, album_profile, [], anew=True).added == 12
+    assert Collection(album).weightings == (NONE,)
+
+
+def test_a_csv_of_queries_says_what_is_relevant(album, album_profile):
+    (album / "queries.csv").write_text(
+        "id,image,x1,y1,x2,y2,positives,junk\nq,day0/00.jpg,30,20,78,68,day1/01.jpg;day0/02.jpg,\n"
+    )
+    index_folder(album, album_profile, [])
+    dataset = Collection(album).dataset
+    assert len(dataset.queries[0].positives) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "no photograph in it: expected jpg"),
+        (lambda root: (root / "x.jpg").write_bytes(b"no"), "none of its 1 photographs decodes"),
+    ],
+)
+def test_a_folder_without_photographs_is_refused(tmp_path, store, album_profile, make, message):
+    root = tmp_path / "empty"
+    root.mkdir()
+    make(root)
+    with pytest.raises(StudyError, match=message):
+        index_folder(root, album_profile, [])
+
+
+def test_the_command_line_indexes_and_queries(album, album_profile):
+    run = CliRunner().invoke
+    refused = run(app, ["query", str(album), "day0/00.jpg"])
+    assert refused.exit_code == 2
+    assert "is not indexed yet; run blcf index" in refused.output
+    indexed = run(app, ["index", str(album), "--profile", album_profile, "--weighting", "Gaussian"])
+    assert "12 photographs can be searched (12 new" in indexed.output
+    asked = [
+        "query",
+        str(album),
+        str(album / "day0/00.jpg"),
+        "--box",
+        "30,20,78,68",
+        "--top",
+        "2",
+    ]
+    found = json.loads(run(app, [*asked, "--json"]).output)
+    assert {one["photograph"] for one in found} == {"day0/02.jpg", "day1/01.jpg"}
+    assert set(found[0]) == {"rank", "photograph", "score", "box"}
+    assert "day0/02.jpg" in run(app, asked).output
+    for wrong, message in (
+        (["--box", "1,2,3"], "expected x1,y1,x2,y2"),
+        (["--box", "nan,20,78,inf"], "expected x1,y1,x2,y2"),
+        (["--box", "78,20,30,68"], "expected x1 < x2 and y1 < y2"),
+        (["--box", "500,500,600,600"], "inside an image of 120x90"),
+        (["--weighting", "BMS"], "unknown weighting of holiday 'BMS'"),
+        (["--recipe", "R"], "expected GS or LS first"),
+    ):
+        result = run(app, [*asked, *wrong])
+        assert result.exit_code == 2
+        assert message in result.output
+    missing = run(app, ["query", str(album), "nowhere.jpg"])
+    assert "nowhere.jpg: no such file" in missing.output

@@ -1,0 +1,146 @@
+"""Reading photographs of every kind that a folder may hold."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from blcf_utils.datasets.images import UnreadableImage, image_size, read_image, resized_size
+
+
+def gradient(width=60, height=40):
+    """An RGB image, smooth, whose red grows to the right and green downwards."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [255 * x / width, 255 * y / height, np.full(x.shape, 128.0)]
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+def test_a_png_is_read_as_it_is(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    pixels = read_image(tmp_path / "a.png")
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (40, 60, 3))
+    np.testing.assert_array_equal(pixels, gradient())
+    assert image_size(tmp_path / "a.png") == (60, 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "LA", "1", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    suffix = "jpg" if mode in ("CMYK", "YCbCr") else "png"
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(gradient()).convert(mode).save(path)
+    pixels = read_image(path, (30, 20))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (20, 30, 3))
+    grey = mode in ("L", "LA", "1")
+    small = np.asarray(Image.fromarray(gradient()).resize((30, 20)).convert("L"), float)
+    found = np.asarray(Image.fromarray(pixels).convert("L"), float)
+    assert np.abs(found - small).mean() < (70 if mode == "1" else 16)
+    assert (pixels.max(axis=2) == pixels.min(axis=2)).all() == grey
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_keeps_its_shades(tmp_path, suffix):
+    shades = np.linspace(0, 65_535, 60 * 40).reshape(40, 60).astype(np.uint16)
+    Image.fromarray(shades).save(tmp_path / f"a.{suffix}")
+    pixels = read_image(tmp_path / f"a.{suffix}")
+    np.testing.assert_allclose(pixels[..., 0], shades / 257, atol=0.51)
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UnreadableImage, match=r"a\.tif: .*mode F"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_turns_pixels_and_size_alike(tmp_path, suffix, orientation):
+    path, exif = tmp_path / f"a.{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(gradient()).save(path, exif=exif)
+    for turn in (False, True):
+        height, width = read_image(path, exif_orientation=turn).shape[:2]
+        assert image_size(path, exif_orientation=turn) == (width, height)
+    assert (height, width) == ((60, 40) if orientation >= 5 else (40, 60))
+
+
+def test_orientation_six_means_a_quarter_turn_clockwise(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif)
+    turned = read_image(tmp_path / "a.png", exif_orientation=True)
+    np.testing.assert_array_equal(turned, np.rot90(gradient(), -1))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), gradient())
+
+
+def test_resizing_is_bilinear_with_antialiasing(tmp_path):
+    # A checkerboard of single pixels, made four times smaller, is grey and not black or white.
+    board = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    Image.fromarray(board.astype(np.uint8)).save(tmp_path / "a.png")
+    assert np.abs(read_image(tmp_path / "a.png", (16, 16)).astype(int) - 127).max() < 10
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(32, 2000))
+def test_the_longest_side_is_exact_and_the_aspect_kept(width, height, longest):
+    new = resized_size((width, height), longest)
+    assert max(new) == longest
+    assert min(new) >= 1
+    exact = min(width, height) * longest / max(width, height)
+    assert abs(min(new) - max(exact, 1)) <= 0.5
+    assert (new[0] >= new[1]) == (width >= height) or new[0] == new[1]
+
+
+def broken_files(folder):
+    whole = folder / "whole.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)).save(whole)
+    content = whole.read_bytes()
+    return {
+        "cut.jpg": content[: len(content) // 2],
+        "empty.jpg": b"",
+        "text.jpg": b"<html>404 not found</html>",
+        "head.png": b"\x89PNG\r\n\x1a\n\x00\x00",
+    }
+
+
+@pytest.mark.parametrize("name", ["cut.jpg", "empty.jpg", "text.jpg", "head.png"])
+def test_a_broken_file_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(broken_files(tmp_path)[name])
+    with pytest.raises(UnreadableImage, match=f"{name}: expected an image that decodes"):
+        read_image(tmp_path / name)
+    if name != "cut.jpg":  # its header is whole
+        with pytest.raises(UnreadableImage, match=name):
+            image_size(tmp_path / name)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    for read in (read_image, image_size):
+        with pytest.raises(UnreadableImage, match=r"no\.jpg: .*\(no such file\)"):
+            read(tmp_path / "no.jpg")
+        with pytest.raises(UnreadableImage):
+            read(tmp_path)
+
+
+def test_an_image_too_large_to_be_meant_is_refused(tmp_path, monkeypatch):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for read in (read_image, image_size):
+        with pytest.raises(UnreadableImage, match="decompression bomb"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "webp"])
+def test_damage_anywhere_gives_pixels_or_a_named_error(tmp_path, suffix):
+    whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"damaged.{suffix}"
+    Image.fromarray(gradient()).save(whole)
+    rng, outcomes = np.random.default_rng(3), set()
+    for _ in range(150):
+        content = bytearray(whole.read_bytes())
+        for place in rng.integers(0, min(len(content), 200), 3):
+            content[place] = rng.integers(256)
+        path.write_bytes(content[: rng.integers(1, 2 * len(content))])
+        try:
+            outcomes.add(read_image(path, (8, 8), exif_orientation=True).shape)
+        except UnreadableImage:
+            outcomes.add("refused")
+    assert outcomes == {(8, 8, 3), "refused"}

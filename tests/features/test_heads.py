@@ -1,0 +1,161 @@
+"""Classifiers behind trunks: reading them, CAM, Neural Codes, training those of vgg-mini."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from blcf_utils.config.profile import BackboneConfig
+from blcf_utils.features.networks.backbones import BACKBONES, load_backbone
+from blcf_utils.features.networks.heads import ClassifierHead, load_head, missing_head
+from blcf_utils.features.training.head_training import HeadTrainingConfig, train_heads
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.paths import embedded_dir
+from blcf_utils.pooling.cam import (
+    cam_descriptor,
+    cam_pool,
+    class_activation_maps,
+    predicted_classes,
+)
+from blcf_utils.pooling.crow import crow_channel_weights
+from blcf_utils.pooling.neural_codes import encode, neural_codes
+
+EMBEDDED = embedded_dir()
+MINI = BackboneConfig(name="vgg-mini", layer="conv5_1", weights="embedded")
+
+
+def whole_model(name, folder, spoil=False):
+    """A torchvision classifier with random weights, and its backbone's configuration."""
+    torch.manual_seed(0)
+    model = BACKBONES[name].build().eval()
+    state = model.state_dict()
+    if spoil:
+        state["classifier.6.weight"][0, 0] = float("nan")
+    path = folder / f"{name}.pth"
+    torch.save(state, path)
+    last = {"resnet18": "layer4", "squeezenet1_1": "fire9", "alexnet": "pool5"}[name]
+    return model, BackboneConfig(name=name, layer=last, weights=str(path))
+
+
+def trunk_map(config, pixels):
+    return load_backbone(config).module(pixels)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_trunk_and_linear_layer_are_the_whole_classifier(name, tmp_path):
+    model, config = whole_model(name, tmp_path)
+    assert missing_head(config, "linear") == ""
+    assert "fully connected" in missing_head(config, "fully_connected")
+    head, pixels = load_head(config), torch.rand(2, 3, 96, 96)
+    with torch.inference_mode():
+        scores, maps = model(pixels).numpy(), trunk_map(config, pixels).numpy()
+    each = np.einsum("bchw,kc->bkhw", maps, head.linear) + head.bias[:, None, None]
+    if name == "squeezenet1_1":  # its scores are cut off at zero before the average
+        each = np.maximum(each, 0)
+    np.testing.assert_allclose(each.mean(axis=(2, 3)), scores, rtol=1e-3, atol=1e-4)
+    if name == "resnet18":
+        expected = np.argsort(-scores, axis=1)[:, :3]
+        np.testing.assert_array_equal(predicted_classes(maps, head, 3), expected)
+
+
+def test_trunk_and_fully_connected_layers_are_the_whole_classifier(tmp_path):
+    model, config = whole_model("alexnet", tmp_path)
+    assert "linear layer after average pooling" in missing_head(config, "linear")
+    head, pixels = load_head(config), torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        maps = trunk_map(config, pixels)
+        expected = model.classifier[:6](model.avgpool(model.features(pixels)).flatten(1)).numpy()
+    assert maps.shape[2:] == (6, 6)  # nothing is left for the pooling to do
+    codes = neural_codes(maps.numpy(), head=head)
+    np.testing.assert_allclose(codes, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        neural_codes(maps[1].numpy(), head=head), codes[1], rtol=1e-4, atol=1e-6
+    )
+    boxed = neural_codes(maps.numpy(), box=(0, 6, 0, 6), head=head)
+    np.testing.assert_allclose(boxed, codes, rtol=1e-4, atol=1e-6)
+
+
+def test_files_without_a_classifier(tmp_path, shared_weights, monkeypatch):
+    monkeypatch.setenv("BLCF_WEIGHTS", str(shared_weights))
+    for name, layer in (("squeezenet1_1", "fire9"), ("resnet18", "layer3")):
+        config = BackboneConfig(name=name, layer=layer, weights="local")
+        assert f"needs the classifier of {name}, which" in missing_head(config, "linear")
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    _, config = whole_model("alexnet", tmp_path, spoil=True)
+    # torchvision's port of the Caffe VGG-16 has such a classifier.
+    assert "classifier.6.weight" in missing_head(config, "fully_connected")
+    random = BackboneConfig(name="alexnet", layer="pool5", weights="random")
+    assert "random weights have none" in missing_head(random, "fully_connected")
+    assert "embedded weights" in missing_head(
+        BackboneConfig(name="vgg-mini", layer="conv5_1", weights="random"), "linear"
+    )
+
+
+def test_the_embedded_heads():
+    assert missing_head(MINI, "linear") == missing_head(MINI, "fully_connected") == ""
+    head = load_head(MINI)
+    assert head.linear.shape == (400, 256)
+    assert encode(head)(np.ones((3, 256, 4, 4), np.float32)).shape == (3, 256)
+    known = json.loads((EMBEDDED / "vgg-mini-heads.json").read_text())
+    assert min(known["accuracy_on_held_out_views"].values()) > 100 * known["chance"]
+
+
+def a_head(channels=3, classes=4):
+    rng = np.random.default_rng(0)
+    linear = rng.normal(size=(classes, channels)).astype(np.float32)
+    return ClassifierHead("last", linear, np.zeros(classes, np.float32), None, 1, "d", "here")
+
+
+def test_cam_against_loops():
+    rng, head = np.random.default_rng(1), a_head()
+    maps = np.maximum(rng.normal(size=(2, 3, 4, 5)), 0).astype(np.float32)
+    weights = rng.random((4, 5)).astype(np.float32)
+    classes = np.array([[2, 0], [3, 1]])
+    found = cam_pool(maps, weights, head=head, classes=classes)
+    for one, chosen, vectors in zip(maps, classes, found, strict=True):
+        rarity = crow_channel_weights(one, weights)
+        for k, c in enumerate(chosen):
+            seen = np.zeros((4, 5))
+            for y in range(4):
+                for x in range(5):
+                    seen[y, x] = max(0, head.linear[c] @ one[:, y, x])
+            seen /= seen.max()
+            np.testing.assert_allclose(
+                class_activation_maps(one, head.linear, [c])[0], seen, rtol=1e-4
+            )
+            expected = rarity * (one * seen * weights).sum(axis=(1, 2))
+            np.testing.assert_allclose(vectors[k], expected, rtol=1e-4, atol=1e-5)
+    unit = found / np.linalg.norm(found, axis=2, keepdims=True)
+    np.testing.assert_allclose(cam_descriptor(found), unit.sum(axis=1), rtol=1e-4)
+
+
+def test_a_class_that_is_nowhere_weighs_nothing():
+    head = a_head()
+    assert not cam_pool(np.zeros((3, 4, 4)), head=head, classes=[1]).any()
+
+
+def test_training_heads(tmp_path, store):
+    config = HeadTrainingConfig(
+        instances=6, views=4, held_out=1, rounds=1, view_size=64, epochs=12, batch=8, workers=1
+    )
+    path = train_heads(config, tmp_path / "one")
+    known = json.loads(path.with_suffix(".json").read_text())
+    assert known["chance"] == pytest.approx(1 / 6)
+    assert max(known["accuracy_on_held_out_views"].values()) > 1 / 6
+    again = train_heads(config, tmp_path / "two")
+    assert path.read_bytes() == again.read_bytes()
+
+
+def test_heads_behind_another_trunk_are_refused(tmp_path, monkeypatch):
+    for file in EMBEDDED.glob("vgg-mini*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr("blcf_utils.features.networks.heads.embedded_dir", lambda: tmp_path)
+    load_head(MINI)
+    described = tmp_path / "vgg-mini-heads.json"
+    known = json.loads(described.read_text())
+    described.write_text(json.dumps({**known, "trunk": "another"}))
+    with pytest.raises(StudyError, match="blcf train vgg-mini-heads"):
+        load_head(MINI)

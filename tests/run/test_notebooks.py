@@ -1,0 +1,169 @@
+"""The notebooks: their anatomy, and every one of them run on the smoke profile."""
+
+from __future__ import annotations
+
+import ast
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from blcf_utils.results.tables import read_per_query, read_table
+from blcf_utils.run.report.site import write_report
+from blcf_utils.run.runner import run_study
+from blcf_utils.search.recipes import RECIPES
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+REFERENCES = ROOT / "tests" / "references"
+
+
+def _code(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_is_thin_text_and_calls(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = _code(notebook)
+    lines = [len(cell.source.splitlines()) for cell in code]
+    assert 15 <= len(notebook.cells) <= 30
+    assert statistics.median(lines) <= 5
+    assert max(lines) <= 7
+    nodes = [node for cell in code for node in ast.walk(ast.parse(cell.source))]
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.For, ast.While, ast.Lambda)
+    assert not [node for node in nodes if isinstance(node, kinds)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_has_the_anatomy_of_the_study(path):
+    notebook = nbformat.read(path, as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert notebook.cells[0].source.startswith("# ")
+    for part in ("**Question.**", "**What you will learn**", "## Exercises", "## References"):
+        assert part in text
+    tagged = [c for c in _code(notebook) if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert "PROFILE: str" in tagged[0].source
+    assert "SETTINGS: dict" in tagged[0].source
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_committed_notebook_is_stripped(path):
+    for cell in _code(nbformat.read(path, as_version=4)):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Run every notebook on the smoke profile, from an empty cache, and return its results."""
+    folder = tmp_path_factory.mktemp("smoke")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("BLCF_CACHE", str(folder / "cache"))
+    summary = run_study("smoke", results=folder / "results")
+    yield folder, summary
+    patch.undo()
+
+
+@pytest.mark.notebooks
+def test_every_notebook_runs_and_leaves_an_executed_copy(smoke):
+    folder, summary = smoke
+    assert summary.ok, summary
+    executed = sorted(p.stem for p in (folder / "results/smoke/notebooks").glob("*.ipynb"))
+    assert executed == [path.stem for path in SOURCES]
+
+
+@pytest.mark.notebooks
+def test_the_tables_hold_measured_numbers_and_the_queries_behind_them(smoke):
+    results = smoke[0] / "results/smoke"
+    t02 = read_table("t02_blcf_search", results)
+    for name in ("mini-buildings", "mini-objects"):
+        cells = t02[(t02["column"] == name) & t02["row"].isin(RECIPES)]
+        assert len(cells) == 10
+        assert (cells["status"] == "measured").all()
+        queries = read_per_query("t02_blcf_search", results)
+        for row, value in zip(cells["row"], cells["measured"], strict=True):
+            aps = list(queries[row, name].values())
+            assert value == pytest.approx(statistics.mean(aps), abs=1e-12)
+            # Better than chance: a random ranking finds a positive with AP of about its share.
+            assert 0.05 < value <= 1
+    published_only = t02[t02["column"] == "oxford5k"]
+    assert published_only["status"].str.startswith("not run: ").all()
+    assert published_only["measured"].isna().all()
+
+
+@pytest.mark.notebooks
+def test_a_second_run_does_nothing_and_keeps_the_same_tables(smoke):
+    results = smoke[0] / "results/smoke/tables"
+    before = {path.name: path.read_bytes() for path in results.glob("*")}
+    summary = run_study("smoke", results=smoke[0] / "results")
+    assert summary.ok
+    assert {path.name: path.read_bytes() for path in results.glob("*")} == before
+
+
+@pytest.mark.notebooks
+def test_a_repeated_run_measures_the_same(smoke):
+    """Executed again, from the same artefacts, every measured cell but the timings is equal."""
+    results = smoke[0] / "results/smoke"
+    ids = [path.stem for path in (results / "tables").glob("[tx]*.csv")]
+    before = {table: read_table(table, results)["measured"] for table in ids}
+    summary = run_study("smoke", ["01", "04", "05"], results=smoke[0] / "results", force=True)
+    assert summary.ok
+    for table in ids:
+        now = read_table(table, results)
+        timed = now["row"].str.contains("(s)", regex=False)
+        pd.testing.assert_series_equal(now["measured"][~timed], before[table][~timed])
+
+
+@pytest.mark.notebooks
+def test_the_report_is_written(smoke):
+    page = write_report("smoke", smoke[0] / "results")
+    text = page.read_text(encoding="utf-8")
+    assert "04_search" in text
+    assert "t02_blcf_search" in text
+
+
+@pytest.mark.notebooks
+def test_checked_cells_print_what_the_references_hold(smoke):
+    """nbval executes the stored references again and compares the cells marked for it."""
+    references = sorted(REFERENCES.glob("*.ipynb"))
+    assert [path.stem for path in references] == [path.stem for path in SOURCES]
+    checked = [
+        cell
+        for path in references
+        for cell in _code(nbformat.read(path, as_version=4))
+        if "nbval-check-output" in cell.metadata.get("tags", [])
+    ]
+    assert len(checked) >= 8
+    assert all(cell.outputs for cell in checked)
+    environment = {**os.environ, "BLCF_RESULTS": str(smoke[0] / "nbval"), "BLCF_BATCH": "1"}
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q"]
+    done = subprocess.run(
+        [*command, "--nbval-current-env", *map(str, references)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+@pytest.mark.notebooks
+def test_references_are_those_of_the_notebooks_as_they_are():
+    for source in SOURCES:
+        reference = nbformat.read(REFERENCES / source.name, as_version=4)
+        kept = [
+            cell.source
+            for cell in reference.cells
+            if "injected-parameters" not in cell.metadata.get("tags", [])
+        ]
+        assert kept == [cell.source for cell in nbformat.read(source, as_version=4).cells], (
+            f"{source.name} changed: run `make references`"
+        )

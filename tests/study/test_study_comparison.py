@@ -1,0 +1,306 @@
+"""The compared methods in a study: teachers, rows, tables t10, t11, t13 and x04 to x06."""
+
+import json
+import shutil
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from blcf_utils import experiments
+from blcf_utils.config.profile import BackboneConfig
+from blcf_utils.features.networks.backbones import load_backbone
+from blcf_utils.features.rows import normalise_rows
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.pooling.compared.methods import METHODS
+from blcf_utils.pooling.compared.refine import expand_average, ranked
+from blcf_utils.pooling.compared.rows import ROWS, T10, T11, T13, row, rows_of
+from blcf_utils.pooling.compared.teaching import fit_wide_whitening
+from blcf_utils.pooling.mac import mac_pool
+from blcf_utils.pooling.rmac import region_maxima
+from blcf_utils.results.published import load_published
+from blcf_utils.results.tables import read_per_query, read_table
+from blcf_utils.study.comparison import cells_window
+from blcf_utils.study.study import open_study
+from blcf_utils.words.whitening import fit_whitening
+
+PROFILE = """
+    name: toy
+    datasets: [toy, other]
+    features:
+      backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}
+      longest_side: 96
+      batch_size: 4
+      device: cpu
+    whitening: {dimensions: 64}
+    codebook: {words: 60, iterations: 6}
+    expansion: {images: 2}
+    sift: {words: 40, max_descriptors: 2000, verification: {images: 5}}
+    comparison:
+      {dimensions: 200, vlad_words: 8, netvlad_words: 4, rerank: 6, rmac_expansion: 2, expansion: 2}
+    seed: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def two_sets(toy_root, tmp_path_factory):
+    """The small set, and a second one of other images: the same in a new order, mirrored."""
+    root = tmp_path_factory.mktemp("two")
+    shutil.copytree(toy_root / "toy", root / "toy")
+    shutil.copytree(toy_root / "toy", root / "other")
+    described = json.loads((root / "other" / "groundtruth.json").read_text())
+    described["images"].reverse()
+    (root / "other" / "groundtruth.json").write_text(json.dumps(described))
+    return root
+
+
+@pytest.fixture
+def open_toy(tmp_path, two_sets, store, monkeypatch):
+    monkeypatch.setenv("BLCF_DATA", str(two_sets))
+    monkeypatch.setenv("BLCF_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path))
+    path = tmp_path / "toy.yaml"
+    path.write_text(textwrap.dedent(PROFILE), encoding="utf-8")
+    return lambda **settings: open_study(str(path), settings)
+
+
+def test_every_row_of_the_thesis_is_declared_once():
+    for table_id in (T10, T11, T13):
+        labels = [each.labels[table_id] for each in rows_of(table_id)]
+        assert len(labels) == len(set(labels))
+        assert set(load_published(table_id)["row"]) <= set(labels)
+    ids = [each.id for each in ROWS]
+    assert len(ids) == len(set(ids))
+    assert len({each.label for each in ROWS if not each.never and not each.network}) > 15
+    assert all(each.method in {*METHODS, "words", "sift", "detector"} for each in ROWS)
+    with pytest.raises(StudyError, match=r"unknown row of the comparison 'rmca'.*rmac"):
+        row("rmca")
+
+
+def test_nobody_learns_on_his_own_test_images(open_toy):
+    study = open_toy()
+    assert study.comparison_teachers().to_dict() == {"toy": "other", "other": "toy"}
+    with pytest.raises(StudyError, match=r"comparison.*toy would be its own teacher"):
+        open_toy(**{"comparison.learn_on": {"toy": "toy"}})
+    alone = open_toy(datasets=["toy"])
+    assert "comparison.same_dataset: true" in alone.why_not_compared("toy", row("rmac"))
+    with pytest.raises(StudyError, match="no other dataset to learn whitening on"):
+        alone.compared("toy", "rmac")
+    allowed = open_toy(datasets=["toy"], **{"comparison.same_dataset": True})
+    assert allowed.comparison_teacher("toy") == "toy"
+    outside = open_toy(datasets=["toy"], **{"comparison.learn_on": {"toy": "other"}})
+    assert outside.comparison_teacher("toy") == "other"
+
+
+def test_rmac_of_the_study_step_by_step(open_toy):
+    study = open_toy()
+    teacher, features = study.features("other"), study.features("toy")
+    regions = [region_maxima(teacher.map(i)) for i in range(teacher.n_database)]
+    whitening = fit_whitening([np.concatenate(regions)], 200)
+
+    def describe(found):
+        return normalise_rows(whitening.apply(found).sum(axis=0)[None])[0]
+
+    database = np.stack([describe(region_maxima(features.map(i))) for i in range(18)])
+    np.testing.assert_allclose(study.described("toy", "rmac"), database, atol=2e-3)
+    query = study.dataset("toy").queries[1]
+    i = study.dataset("toy").image_index[query.image]
+    _, _, box = study._query_region(features, query, "toy", "ls")
+    vector = describe(region_maxima(features.map(i), box=box))
+    found = study.compared("toy", "rmac")[query.id]
+    np.testing.assert_allclose(found.scores, (database @ vector)[found.images], atol=5e-3)
+
+
+def test_fewer_dimensions_are_the_first_ones(open_toy):
+    study = open_toy()
+    full, few = (study.compared_method("toy", "sum", d) for d in (None, 5))
+    vectors = normalise_rows(np.random.default_rng(0).random((4, 256), np.float32))
+    np.testing.assert_allclose(
+        few.finish(vectors), normalise_rows(full.finish(vectors)[:, :5]), atol=1e-5
+    )
+    assert study.described("toy", "sum", 5).shape == (18, 5)
+
+
+def test_every_method_runs_and_finds_something(open_toy):
+    study, means = open_toy(), []
+    for name, method in METHODS.items():
+        if method.given:
+            continue
+        found = study.compared("toy", name)
+        assert all(sorted(r.images) == list(range(18)) for r in found.values()), name
+        means.append(study.evaluate("toy", found).mean)
+        wide = study.compared("toy", name, expansion=True)
+        assert all(sorted(r.images) == list(range(18)) for r in wide.values()), name
+        for ranking in (*found.values(), *wide.values()):
+            assert (np.diff(ranking.scores) <= 1e-6).all(), name
+    assert np.mean(means) > 0.3  # any order of 18 images has about 0.2
+    with pytest.raises(StudyError, match="unknown compared method 'rmca'"):
+        study.compared("toy", "rmca")
+
+
+def test_online_cam_describes_images_by_the_classes_of_the_query(open_toy):
+    study = open_toy(**{"comparison.cam_classes": 7})
+    vectors = study.class_vectors("toy")
+    assert vectors.shape[:2] == (18, len(study.head().linear))
+    online, offline = (study.compared("toy", m) for m in ("cam-online", "cam"))
+    assert any((online[q].images != offline[q].images).any() for q in online)
+    # A query that is a database image has that image's classes: it finds itself exactly.
+    query = study.dataset("toy").queries[0]
+    i = study.dataset("toy").image_index[query.image]
+    whole = study.compared("toy", "cam-online", "gs")[query.id]
+    assert whole.images[0] == i
+    assert whole.scores[0] == pytest.approx(1, abs=2e-3)
+
+
+def test_refinements(open_toy):
+    study = open_toy()
+    vectors = normalise_rows(np.random.default_rng(0).random((6, 4), np.float32))
+    ranking = ranked(vectors @ vectors[2])
+    expected = vectors[2] + vectors[ranking.images[:3]].sum(axis=0)
+    np.testing.assert_allclose(
+        expand_average(vectors[2], vectors, ranking, 3), expected / np.linalg.norm(expected)
+    )
+    plain = study.compared("toy", "rmac")
+    again = study.compared("toy", "rmac", expansion=True)
+    for query in plain:  # the first six are ordered again, the rest keeps its place
+        assert set(again[query].images[:6]) == set(plain[query].images[:6])
+        np.testing.assert_array_equal(again[query].images[6:], plain[query].images[6:])
+    assert any((again[q].images != plain[q].images).any() for q in plain)
+    assert not study.expands(row("razavian"))
+
+
+def test_a_window_holds_all_cells():
+    cells = np.zeros((5, 6), bool)
+    cells[1:3, 2:5] = True
+    assert cells_window(cells) == (1, 3, 2, 5)
+    cells[4, 0] = True
+    assert cells_window(cells) == (1, 5, 0, 5)
+
+
+def test_a_drawn_mask_leaves_positions_out(open_toy, monkeypatch):
+    study = open_toy()
+    features, query = study.features("toy"), study.dataset("toy").queries[0]
+    cells = np.zeros(features.shapes[study.dataset("toy").image_index[query.image]], bool)
+    cells[0, 0] = cells[2, 2] = True
+    monkeypatch.setattr("blcf_utils.study.comparison.query_cells", lambda *_: cells)
+    maps, weights, box = study._query_region(features, query, "toy", "ls")
+    np.testing.assert_allclose(mac_pool(maps, weights, box), maps[:, cells].max(axis=1))
+
+
+def test_rows_that_need_weights_say_which_and_how(open_toy, tmp_path):
+    study = open_toy()
+    why = study.why_not_compared("toy", row("rmac-siamac"))
+    assert "vgg16 trained for retrieval" in why
+    assert "--set comparison.weights.rmac-siamac=FILE" in why
+    assert "one million" in study.why_not_compared("toy", row("bow-1m"))
+    assert "blcf weights fetch salgan" in study.why_not_compared("toy", row("blcf-salgan"))
+    assert "own network" in study.why_not_compared("toy", row("rmac-vgg-mini"))
+    assert "BLCF_WEIGHTS" in study.why_not_compared("toy", row("rmac-resnet18"))
+    random = {"name": "squeezenet1_1", "layer": "fire3", "weights": "random"}
+    other = open_toy(**{"features.backbone": random})
+    assert "random weights have none" in other.why_not_compared("toy", row("cam"))
+    assert other.why_not_compared("toy", row("cam-vgg-mini")) == ""
+
+
+def test_a_row_with_given_weights_runs(open_toy, tmp_path):
+    random = BackboneConfig(name="vgg16", layer="pool5", weights="random", seed=3)
+    path = tmp_path / "trained.pth"
+    torch.save(load_backbone(random).module.state_dict(), path)
+    study = open_toy(**{"comparison.weights": {"rmac-siamac": str(path)}})
+    assert study.why_not_compared("toy", row("rmac-siamac")) == ""
+    found = experiments.compare_methods(study, [row("rmac-siamac")])[0]
+    assert found.scores["ls", False][0].mean > 0
+    t10 = experiments.comparison_table(study, [found]).set_index(["row", "column"])
+    assert t10.loc[("R-MAC [35]", "toy"), "status"] == "measured"
+    assert t10.loc[("R-MAC [35]", "off_the_shelf"), "measured"] == "No"
+    assert t10.loc[("CroW [22]", "instre"), "status"] == "not run: instre is not in profile toy"
+
+
+def test_the_tables(open_toy):
+    study = open_toy()
+    ids = ("rmac", "crow", "razavian", "blcf", "blcf-rerank", "sift", "bow-1m", "mac-trained")
+    rows = [row(i) for i in ids]
+    found = experiments.compare_methods(study, rows)
+    t13 = experiments.state_of_the_art_table(study, found).set_index(["row", "column"])
+    rmac = "Off-the-shelf Convolutional / R-MAC [19]"
+    assert t13.loc[(rmac, "toy"), "measured"] == pytest.approx(
+        study.evaluate("toy", study.compared("toy", "rmac")).mean
+    )
+    assert t13.loc[(rmac, "dim"), "measured"] == 200
+    assert t13.loc[(rmac, "toy+expansion"), "status"] == "measured"
+    assert t13.loc[(rmac, "oxford5k"), "status"].startswith("not run: oxford5k is not in")
+    patches = "Off-the-shelf Convolutional / Razavian [78]"
+    assert t13.loc[(patches, "toy+expansion"), "status"] == "not run: its paper has no expansion"
+    million = "Hand-crafted methods / BoW(1M)+QE [73]"
+    assert "one million" in t13.loc[(million, "other"), "status"]
+    t11 = experiments.expansion_table(study, found).set_index(["row", "column"])
+    assert t11.loc[("CroW [22]", "toy"), "measured"] == pytest.approx(
+        study.evaluate("toy", study.compared("toy", "crow", expansion=True)).mean
+    )
+    x04 = experiments.compactness_table(study, found).set_index(["row", "column"])
+    assert x04.loc[("R-MAC [19]", "toy/bytes per image"), "measured"] == 4 * 200
+    assert x04.loc[("R-MAC [19]", "toy/images per s"), "measured"] > 0
+    index = study.index("toy")
+    words = x04.loc[("BLCF LS", "toy/bytes per image"), "measured"]
+    assert words == pytest.approx(index.nbytes / index.n_images)
+    maps = study.maps("toy").shapes[:18].prod(axis=1).sum() * 2 / 18
+    assert x04.loc[("BLCF LS + R", "toy/bytes per image"), "measured"] == pytest.approx(
+        words + maps
+    )
+    reranked = study.evaluate("toy", study.search("toy", "LS + R")).mean
+    assert x04.loc[("BLCF LS + R", "toy/ls"), "measured"] == pytest.approx(reranked)
+    assert set(read_per_query("x04_compactness", study.results)[("R-MAC [19]", "toy/ls")]) == {
+        query.id for query in study.dataset("toy").queries
+    }
+    gains = experiments.method_gains(study)
+    ours = x04.loc[("R-MAC [19]", "toy/ls"), "measured"]
+    assert gains.loc[("toy", "R-MAC [19]"), "gain"] == pytest.approx(
+        ours - x04.loc[("BLCF LS", "toy/ls"), "measured"]
+    )
+    assert len(read_table(T13, study.results)) > 100
+
+
+def test_dimensions_and_codes(open_toy):
+    study = open_toy()
+    x05 = experiments.dimension_table(study, ("sum", "rmac"), (8, 64, 4096))
+    assert set(x05["column"]) == {"toy/8", "toy/64", "other/8", "other/64"}
+    x06 = experiments.quantisation_table(study, parts=(8, 7)).set_index(["row", "column"])
+    names = set(x06.index.get_level_values(0))
+    assert names == {"R-MAC, float32", "R-MAC, PQ 8 x 2 bits", "BLCF LS"}
+    assert x06.loc[("R-MAC, PQ 8 x 2 bits", "toy/bytes per image"), "measured"] == 2
+
+
+def test_a_decomposition_in_numbers(open_toy):
+    table = open_toy().rmac_decomposition("toy", (1, 2))
+    assert table.index.tolist() == [1, 2]
+    assert table["regions"].tolist()[0] in (1, 2)
+    assert (table.iloc[:, 1:].to_numpy() <= 1 + 1e-6).all()
+    assert (table.iloc[:, 1:].to_numpy() > 0.3).all()
+
+
+def test_wide_vectors_are_whitened_through_their_products():
+    vectors = np.random.default_rng(0).normal(size=(60, 300)).astype(np.float32)
+    whitening = fit_wide_whitening(vectors, 8)
+    unit = normalise_rows(vectors)
+    white = (unit - whitening.mean) @ whitening.projection
+    np.testing.assert_allclose(white.T @ white / 60, np.eye(8), atol=1e-3)
+    exact = np.linalg.svd(unit - unit.mean(axis=0), compute_uv=False)[:8] ** 2 / 60
+    np.testing.assert_allclose(whitening.variances, exact, rtol=1e-3)
+    assert fit_wide_whitening(vectors, 100).dimensions == 15
+
+
+def test_maps_at_full_resolution(open_toy):
+    study = open_toy(**{"comparison.maps": "full", "sum_pooling.full_longest_side": 160})
+    shapes = study.comparison_maps("sum").features("toy").shapes
+    assert (shapes[:18] > study.features("toy").shapes[:18]).any()
+    assert study.compared("toy", "sum")["q0"].images.shape == (18,)
+
+
+@pytest.mark.parametrize("method", ["rmac", "rmac-plain"])
+def test_windows_are_described_as_boxes_are(open_toy, method):
+    study = open_toy()
+    ready, features = study.compared_method("toy", method), study.features("toy")
+    windows = {4: (0, 4, 1, 3), 9: (1, 3, 0, 4), 2: (0, 1, 0, 1)}
+    expected = [ready.describe(features.map(i)[None], box=box)[0] for i, box in windows.items()]
+    np.testing.assert_allclose(ready.describe_windows(features, windows), expected, atol=1e-5)

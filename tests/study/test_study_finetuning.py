@@ -1,0 +1,322 @@
+"""Fine-tuning in a study: folds, its tables, and what must not be mixed up."""
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blcf_utils import experiments
+from blcf_utils.config.profile import load_profile
+from blcf_utils.finetuning.splits import class_labels, images_of
+from blcf_utils.ground.errors import StudyError
+from blcf_utils.results.tables import read_per_query
+from blcf_utils.study.study import open_study
+
+PROFILE = """
+    name: toy
+    datasets: [toy, other]
+    features:
+      backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}
+      longest_side: 96
+      batch_size: 4
+      device: cpu
+    whitening: {dimensions: 64}
+    codebook: {words: 60, iterations: 6}
+    sift: {words: 40, max_descriptors: 2000, verification: {least: 4}}
+    finetuning:
+      oxford: toy
+      instre: other
+      folds: 2
+      validation: 0.0
+      mining: {images: 8, positive: 2, negative: [0, 1], triplets: 12}
+      projection: {dimensions: 300}
+      training: {frozen: conv4_2, inputs: maps, steps: 3, batch: 2, device: cpu}
+    seed: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def two_sets(toy_root, tmp_path_factory):
+    """The small set, the same images in another order, and with two files that are damaged."""
+    root = tmp_path_factory.mktemp("two")
+    for name in ("toy", "other"):
+        shutil.copytree(toy_root / "toy", root / name)
+    described = json.loads((root / "other" / "groundtruth.json").read_text())
+    described["images"].reverse()
+    (root / "other" / "groundtruth.json").write_text(json.dumps(described))
+    damaged = root / "damaged"
+    shutil.copytree(root / "toy", damaged)
+    described = json.loads((damaged / "groundtruth.json").read_text())
+    whole = (damaged / "images" / described["images"][0]).read_bytes()
+    for name, content in (("header.jpg", whole[: len(whole) // 3]), ("nothing.jpg", b"none")):
+        (damaged / "images" / name).write_bytes(content)
+        described["images"].append(name)
+    (damaged / "groundtruth.json").write_text(json.dumps(described))
+    return root
+
+
+@pytest.fixture(scope="module")
+def open_toy(tmp_path_factory, two_sets):
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLCF_DATA", str(two_sets))
+        patch.setenv("BLCF_RESULTS", str(folder / "results"))
+        patch.setenv("BLCF_CACHE", str(folder / "cache"))
+        path = folder / "toy.yaml"
+        path.write_text(textwrap.dedent(PROFILE), encoding="utf-8")
+
+        def opened(**settings):
+            return open_study(str(path), settings)
+
+        opened.profile = path
+        yield opened
+
+
+def measured(table):
+    cells = table[table["status"] == "measured"].set_index(["row", "column"])["measured"]
+    return cells.astype(float)
+
+
+def test_no_tested_instance_trains_and_every_query_is_tested(open_toy):
+    study = open_toy()
+    dataset, splits = study.dataset("toy"), study.splits("toy")
+    tested = [query for split in splits for query in split.test]
+    assert sorted(tested) == sorted(query.id for query in dataset.queries)
+    for split in splits:
+        queries = [query for query in dataset.queries if query.id in split.test]
+        assert not set(images_of(dataset, queries)) & set(
+            study.triplets("toy", split.number).images.ravel()
+        )
+
+
+def test_the_tables_hold_what_the_networks_answer(open_toy):
+    study = open_toy()
+    t06, t07 = (
+        measured(make(study))
+        for make in (experiments.finetuned_oxford_table, experiments.finetuned_instre_table)
+    )
+    columns = {f"{name}{mode}" for name in ("toy", "other") for mode in ("", "/ls")}
+    assert {column for _, column in t06.index} == columns
+    assert len(t06) == 4 * len(columns)
+    assert len(t07) == 5 * len(columns)
+    # Baselines do not depend on what is trained; A is the sum pooling of the features notebook.
+    for row in ("Baseline A", "Baseline B"):
+        assert t06[row].equals(t07[row])
+    plain = study.evaluate("toy", study.sum_pooling("toy", "gs", whiten=False)).mean
+    assert t06["Baseline A", "toy"] == pytest.approx(plain, abs=0.02)
+    # A query of the dataset trained on is answered by its own fold's network.
+    queries = read_per_query("t06_finetune_oxford", study.results)["(F)Network A", "toy"]
+    assert set(queries) == {query.id for query in study.dataset("toy").queries}
+    for split in study.splits("toy"):
+        found = study.network_descriptors("toy", "(F)Network A", "toy", split.number)
+        ids = [query.id for query in study.dataset("toy").queries]
+        scores = found.queries["gs"] @ found.database.T
+        for query in split.test:
+            ranking = study.network_rankings("toy", "(F)Network A", "toy")[query].images
+            expected = np.argsort(-scores[ids.index(query)], kind="stable")
+            assert ranking.tolist() == expected.tolist()
+    gains = experiments.finetuning_gains(study, "t06_finetune_oxford")
+    assert gains.loc[("toy", "(F)Network A"), "gain"] == pytest.approx(
+        t06["(F)Network A", "toy"] - t06["Baseline A", "toy"]
+    )
+
+
+def test_words_of_tuned_features(open_toy):
+    study = open_toy()
+    t12 = measured(experiments.finetuned_words_table(study))
+    assert {column for _, column in t12.index} == {
+        f"toy/{weighting}/{mode}" for weighting in ("none", "gaussian") for mode in ("gs", "ls")
+    }
+    plain = study.evaluate("toy", study.search("toy", "LS")).mean
+    assert t12["off-the-shelf", "toy/none/ls"] == pytest.approx(plain)
+    tuned = study.on_finetuned("toy", fold=1)
+    weights = study.finetuned("toy", fold=1).weights
+    assert tuned.profile.features.backbone.weights == str(weights)
+    assert tuned.backbone.weights_digest != study.backbone.weights_digest
+
+
+def test_a_saliency_model_without_weights_leaves_its_columns_empty(open_toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path))
+    study = open_toy(**{"finetuning.saliency": "SalGAN"})
+    table = experiments.finetuned_words_table(study).set_index(["row", "column"])
+    empty = table.loc[[("off-the-shelf", "toy/saliency/ls")], "status"].iloc[0]
+    assert empty.startswith("not run: the official weights are not here")
+    assert len(measured(table.reset_index())) == 2 * 2 * 2
+
+
+def test_a_random_linear_projection_changes_little(open_toy):
+    study = open_toy(**{"finetuning.projection.dimensions": 4096})
+    x07 = measured(experiments.projection_table(study))
+    for column in ("toy/gs", "toy/ls"):
+        plain = x07["no projection (A)", column]
+        assert x07["pooled, linear", column] == pytest.approx(plain, abs=0.05)
+    assert len(x07) == 4 * 4
+
+
+def test_seen_instances_are_answered_by_a_network_of_all_images(open_toy):
+    study = open_toy()
+    x08 = measured(experiments.seen_instances_table(study))
+    t06 = measured(experiments.finetuned_oxford_table(study))
+    everything = study.with_finetuning(folds=1)
+    assert everything.splits("toy")[0].images.tolist() == list(range(18))
+    assert everything.dataset("toy") is study.dataset("toy")
+    for mode, column in (("gs", "toy"), ("ls", "toy/ls")):
+        assert x08["Baseline A", f"toy/{mode}"] == t06["Baseline A", column]
+        unseen = x08["(F)Network A, unseen instances", f"toy/{mode}"]
+        assert unseen == t06["(F)Network A", column]
+        found = everything.network_evaluation("toy", "(F)Network A", "toy", mode).mean
+        assert x08["(F)Network A, seen instances", f"toy/{mode}"] == pytest.approx(found)
+    keys = [one.finetuned("toy").artefact.key for one in (study, everything)]
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, {"inputs": "pixels", "size": 32}, {"inputs": "pixels", "size": 32, "frozen": ""}],
+    ids=["maps", "pixels behind frozen layers", "all layers"],
+)
+def test_images_that_do_not_decode_neither_train_nor_ask(open_toy, inputs):
+    settings = {"datasets": ["damaged"], "features.on_corrupt": "skip"}
+    for part in ("oxford", "instre"):
+        settings[f"finetuning.{part}"] = "damaged"
+    settings |= {"finetuning.mining.negatives": "random", "finetuning.mining.triplets": 200}
+    settings |= {f"finetuning.training.{key}": value for key, value in inputs.items()}
+    study = open_toy(**settings)
+    assert len(study.dataset("damaged").images) == 20
+    rankings = study.image_rankings("damaged")
+    assert (rankings.images[18:] == -1).all()
+    assert (rankings.images[:18] >= 0).any(axis=1).all()
+    drawn = np.concatenate([study.triplets("damaged", fold).images for fold in (0, 1)])
+    assert set(drawn.ravel().tolist()) <= set(range(18))
+    t06 = measured(experiments.finetuned_oxford_table(study))
+    assert t06.between(0, 1).all()
+    assert not study.network_descriptors("damaged", "Baseline A").database[18:].any()
+
+
+def test_what_there_is_to_mine_on_both_datasets(open_toy):
+    found = experiments.mining_table(open_toy())
+    assert found.columns.tolist() == [
+        (name, source) for name in ("toy", "other") for source in ("fused", "labels")
+    ]
+    assert (found.loc["triplets"] == 12).all()
+
+
+def test_mined_triplets_come_with_statistics_and_pictures(open_toy):
+    study = open_toy()
+    for source in ("fused", "labels"):
+        judged = study.judged_triplets("toy", 1, source)
+        told = json.loads((judged / "statistics.json").read_text())
+        assert list(told.items()) == list(study.mining_statistics("toy", 1)[source].items())
+        triplets = study.triplets("toy", 1, source)
+        labels = class_labels(study.dataset("toy"))
+        shown = [
+            {name for name, images in labels.items() if image in images}
+            for image in range(len(study.dataset("toy").images))
+        ]
+        known = [row for row in triplets.images.tolist() if shown[row[0]]]
+        assert told["anchors of known instance"] == pytest.approx(len(known) / 12)
+        right = [bool(shown[a] & shown[p]) for a, p, _ in known]
+        assert told["right positives"] == pytest.approx(np.mean(right))
+        with Image.open(judged / "triplets.jpg") as sheet:
+            pixels = np.asarray(sheet.convert("RGB")).astype(int)
+        # Twelve triplets in two bands of ten columns; the first frame is an anchor's.
+        assert pixels.shape[:2] == (2 * 406, 10 * 122)
+        assert np.abs(pixels[1, 10] - (0, 0x72, 0xB2)).max() < 40
+        same = bool(shown[triplets.images[0, 0]] & shown[triplets.images[0, 1]])
+        expected = (0, 0x9E, 0x73) if same else (0xD5, 0x5E, 0)
+        if shown[triplets.images[0, 0]]:
+            assert np.abs(pixels[133, 10] - expected).max() < 40
+
+
+SLOWLY = """
+import json, sys, time
+from blcf_utils.finetuning.training import Trainer
+from blcf_utils.study.study import open_study
+
+advance = Trainer.advance
+
+def slowly(self, loaded):
+    advance(self, loaded)
+    time.sleep(0.2)
+
+Trainer.advance = slowly
+open_study(sys.argv[1], json.loads(sys.argv[2])).finetuned("toy", "(F)Network B")
+"""
+
+
+def test_a_training_that_is_killed_ends_with_the_same_files(open_toy, tmp_path, monkeypatch):
+    settings = {"finetuning.training.steps": 30, "finetuning.training.checkpoint_every": 3}
+    settings |= {"finetuning.validation": 0.5, "finetuning.training.validate_every": 4}
+    whole = open_toy(**settings).finetuned("toy", "(F)Network B").artefact
+    monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "cache"))
+    asked = [str(open_toy.profile), json.dumps(settings)]
+    child = subprocess.Popen([sys.executable, "-c", SLOWLY, *asked])
+    try:
+        until = time.monotonic() + 300
+        while not (found := list(tmp_path.glob("cache/finetuned/*.partial/checkpoint.pt"))):
+            assert child.poll() is None, "the training ended before its first checkpoint"
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(0.5)  # into the steps behind the checkpoint
+    finally:
+        child.kill()
+    assert child.wait() == -9
+    assert found[0].is_file()
+    again = open_toy(**settings).finetuned("toy", "(F)Network B").artefact
+    assert again.key == whole.key
+    assert Path(again.folder).is_relative_to(tmp_path)
+    names = ["curve.csv", "projection.safetensors", "trunk.safetensors"]
+    for name in names:
+        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+    assert sorted(p.name for p in again.folder.iterdir() if p.suffix != ".json") == names
+
+
+def test_trainings_of_other_settings_are_other_artefacts(open_toy):
+    first = open_toy().finetuned("toy").artefact
+    assert open_toy().finetuned("toy").artefact.key == first.key
+    assert (
+        open_toy(**{"finetuning.training.device": "auto"}).finetuned("toy").artefact.key
+        == first.key
+    )
+    for key, value in {"training.margin": 0.2, "mining.triplets": 13, "seed": 4}.items():
+        other = open_toy(**{f"finetuning.{key}": value}).finetuned("toy").artefact
+        assert other.key != first.key, key
+
+
+def test_a_profile_without_fine_tuning_says_so(open_toy):
+    study = open_toy(**{"finetuning.oxford": ""})
+    table = experiments.finetuned_oxford_table(study)
+    assert set(table["status"]) == {"not run: finetuning.oxford names no dataset in profile toy"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"finetuning.mining.positive": 1e6}, r"above 1e\+06.*lower finetuning.mining.positive"),
+        ({"finetuning.mining.negative": [1.5, 1.9]}, "widen finetuning.mining.negative"),
+        ({"finetuning.folds": 5}, "at least as many instances as finetuning.folds = 5, found 4"),
+        ({"finetuning.oxford": "nowhere"}, "unknown dataset of finetuning.oxford 'nowhere'"),
+        ({"finetuning.training.frozen": "conv9"}, "unknown layer of vgg-mini 'conv9'"),
+        ({"finetuning.training.frozen": "conv5_1"}, "expected a layer before conv5_1"),
+    ],
+)
+def test_degenerate_settings_say_what_to_change(open_toy, settings, message):
+    with pytest.raises(StudyError, match=message):
+        experiments.finetuned_oxford_table(open_toy(**settings))
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    for settings, message in (
+        ({"finetuning.training.frozen": ""}, "training.inputs: maps stores the maps of frozen"),
+        ({"finetuning.tested": 3}, "expected at most folds = 2"),
+        ({"finetuning.mining.positive": 0.5}, "low <= high < positive"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            load_profile("mini", settings)
