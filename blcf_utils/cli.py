@@ -552,7 +552,7 @@ def profile_show(
     from blcf_utils.config.profile import load_profile
 
     resolved = load_profile(profile, _pairs(settings, "--set"))
-    text = yaml.safe_dump(resolved.every_setting(), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(resolved.document(), sort_keys=False, allow_unicode=True)
     typer.echo(f"# digest {resolved.digest()}\n{text}".rstrip())
 
 

@@ -36,7 +36,7 @@ class ComparisonConfig(Config):
     netvlad_words: int = Field(64, ge=2, description="K of NetVLAD")
     cam_classes: int = Field(64, ge=1, description="how many classes CAM adds up")
     expansion: int = Field(10, ge=0, description="images that join the query in expansion")
-    rerank: int = Field(1000, ge=0, description="images that R-MAC's AML looks at again")
+    rerank: int = Field(1000, ge=0, description="images that R-MAC's AML re-ranks")
     rmac_expansion: int = Field(5, ge=0, description="the same as expansion, after AML")
     weights: dict[str, str] = Field(
         default_factory=dict,
@@ -44,7 +44,7 @@ class ComparisonConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _nobody_teaches_himself(self):
+    def _teachers_are_other_datasets(self):
         for dataset, teacher in self.learn_on.items():
             if dataset == teacher and not self.same_dataset:
                 raise ValueError(

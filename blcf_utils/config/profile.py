@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -73,8 +74,6 @@ class CodebookConfig(Config):
     )
     assignment_effort: int = Field(0, ge=0, description="as that of encoding")
 
-    LATER = ("assignment", "assignment_effort")
-
 
 class EncodingConfig(Config):
     """How a feature map becomes an assignment map, and a map a histogram."""
@@ -93,8 +92,6 @@ class EncodingConfig(Config):
     assignment_effort: int = Field(
         0, ge=0, description="efSearch of hnsw, cells looked at of ivf; 0 is 64 and 16"
     )
-
-    LATER = ("index_weights", "assignment", "assignment_effort")
 
 
 class RerankingConfig(Config):
@@ -236,18 +233,10 @@ class DistractorConfig(Config):
         description="measured in the comparison only (t10, t11, t13 and x04); one that stands in "
         "the profile's datasets is in every table",
     )
-    features: Literal["streamed", "stored"] = Field(
-        "streamed",
-        description="what becomes of the distractors' feature maps: computed whenever they are "
-        "read, so that words and vectors alone are kept, or stored (322 KB an image of VGG-16 "
-        "conv5_1 at longest side 340)",
-    )
 
 
 class Profile(Config):
     """One complete configuration of the study (``data/profiles/<name>.yaml``)."""
-
-    LATER = ("distractors",)
 
     name: str
     description: str = ""
@@ -298,6 +287,31 @@ class Profile(Config):
     def all_datasets(self) -> tuple[str, ...]:
         """The datasets, and then those that are measured in the comparison only."""
         return tuple(dict.fromkeys(self.datasets + self.distractors.datasets))
+
+    def changed(self, settings: Mapping[str, Any]) -> Profile:
+        """Return this profile with dotted settings changed: ``{"codebook.words": 512}``.
+
+        Another backbone takes the place of the whole group, and of the layer that sum pooling
+        uses at full resolution: a layer name of one network means nothing in another.
+
+        Raises:
+            StudyError: unknown key, or a value of the wrong type or range.
+        """
+        values = apply_settings(self.document(), _as_json(settings))
+        after = values["features"]["backbone"]["name"]
+        if after != self.features.backbone.name and "sum_pooling.full_layer" not in settings:
+            values["sum_pooling"] = {**values["sum_pooling"], "full_layer": ""}
+        return _validated(self.name, values)
+
+    def at_full_resolution(self) -> Profile:
+        """Return this profile on the layer and size at which Kalantidis et al. pool."""
+        pooling, features = self.sum_pooling, self.features
+        return self.changed(
+            {
+                "features.backbone.layer": pooling.full_layer or features.backbone.layer,
+                "features.longest_side": pooling.full_longest_side,
+            }
+        )
 
     def teacher_of(self, dataset: str) -> str:
         """Return the dataset on which ``dataset``'s whitening and codebook are learned."""
@@ -365,7 +379,18 @@ def load_profile(name: str, settings: dict[str, Any] | None = None) -> Profile:
     Raises:
         StudyError: unknown profile, unknown key, or a value of the wrong type or range.
     """
-    values = apply_settings(_read_profile(name), settings or {})
+    return _validated(name, apply_settings(_read_profile(name), settings or {}))
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with groups, such as a backbone, as plain values."""
+    return {
+        key: value.document() if isinstance(value, Config) else value
+        for key, value in settings.items()
+    }
+
+
+def _validated(name: str, values: dict) -> Profile:
     try:
         return Profile(**values)
     except ValidationError as error:

@@ -76,8 +76,8 @@ class Dataset:
             the queries; used to judge localisation only.
         exif_orientation: turn images as their EXIF tag says (own photographs); benchmark boxes
             are in pixels of the stored image, so benchmarks leave it off.
-        parts: a benchmark and its distractors, each a database of its own whose features and
-            words are made and kept apart; empty for every other dataset.
+        parts: a benchmark and shards of its distractors, each a database of its own whose features
+            and words are made and kept apart; empty for every other dataset.
     """
 
     name: str

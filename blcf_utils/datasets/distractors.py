@@ -17,6 +17,7 @@ from blcf_utils.ground.progress import progress
 
 FOLDER = "oxc1_100k"
 EXPECTED = 100_071
+SHARD = 10_000  # images whose maps and words are stored together
 
 
 def add_distractors(
@@ -24,8 +25,8 @@ def add_distractors(
 ) -> Dataset:
     """Return ``dataset`` under another name with the distractors after its own images.
 
-    The two stay its ``parts``: the features of the first are those of the benchmark without
-    distractors, and two benchmarks share the distractors'.
+    The benchmark and every shard of distractors stay its ``parts``: the features of the first are
+    those of the benchmark without distractors, and two benchmarks share the distractors'.
 
     Args:
         dataset: the benchmark; its indices stay valid.
@@ -57,13 +58,17 @@ def add_distractors(
         warnings.warn(f"{name}: {sentence}", stacklevel=2)
         notes = f"{notes}; {sentence}".removeprefix("; ")
     good_ones = tuple(path for path, good in zip(found, readable, strict=True) if good)
-    distractors = Dataset(FOLDER, absolute_folder(folder, name), good_ones, queries=())
+    root = absolute_folder(folder, name)
+    shards = [
+        Dataset(f"{FOLDER}.{k}", root, good_ones[start : start + SHARD], queries=())
+        for k, start in enumerate(range(0, len(good_ones), SHARD))
+    ]
     return replace(
         dataset,
         name=name,
         images=dataset.images + good_ones,
         notes=notes,
-        parts=(dataset, distractors),
+        parts=(dataset, *shards),
     )
 
 

@@ -18,11 +18,16 @@ def backbones_table(study: Study) -> pd.DataFrame:
     """
     cells = []
     main = study.profile.features.backbone
-    others = [study.with_backbone(b) for b in study.profile.compare_backbones if b != main]
+    others = [
+        study.changed({"features.backbone": backbone})
+        for backbone in study.profile.compare_backbones
+        if backbone != main
+    ]
     for one in progress([study, *others], label="backbones", unit="backbone"):
         row = one.profile.features.backbone.label
         for name in study.datasets:
-            cells += search_cells(one, name, (row, row), (f"{name}/gs", f"{name}/ls"))
+            bench = one.open(name)
+            cells += search_cells(bench, (row, row), (f"{name}/gs", f"{name}/ls"))
             columns = (f"{name}/sum-gs", f"{name}/sum-ls")
-            cells += pooling_cells(one, name, (row, row), columns, whiten=False)
-    return study.write_table("x01_backbones", cells)
+            cells += pooling_cells(bench, (row, row), columns, whiten=False)
+    return study.results.table("x01_backbones", cells)

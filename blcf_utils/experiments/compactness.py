@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from blcf_utils.experiments.comparison import best_of, compare_methods, median_ms
+from blcf_utils.experiments.comparison import compare_methods
 from blcf_utils.experiments.measuring import scored, timed
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.pooling.compared.methods import METHODS
-from blcf_utils.pooling.compared.refine import ranked
+from blcf_utils.pooling.compared.refinement import ranked
 from blcf_utils.pooling.compared.rows import row
+from blcf_utils.pooling.compared.timing import best_of, median_ms
 from blcf_utils.pooling.quantisation import learn_quantiser
 from blcf_utils.results.tables import Measurement
 from blcf_utils.search.query import Ranking
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
 
 DIMENSIONS = (16, 32, 64, 128, 256, 512)
@@ -33,15 +34,16 @@ def dimension_table(
     """
     cells = []
     for name in study.datasets:
+        comparison = study.comparison(name)
         for method in progress(methods, label=f"dimensions on {name}", unit="method"):
-            title, most = METHODS[method].title, study.described(name, method).shape[1]
+            most = comparison.vectors(method).database().shape[1]
             for kept in [d for d in dimensions if d <= most]:
-                study.described(name, method, kept)
-                found = timed(partial(study.compared, name, method, dimensions=kept))
-                cells.append(
-                    scored(study, title, f"{name}/{kept}", name, *found, besides=str(kept))
-                )
-    return study.write_table("x05_dimensions", cells)
+                vectors = comparison.vectors(method, kept)
+                vectors.database()  # described before anything is timed
+                found = timed(vectors.rank)
+                title, column = METHODS[method].title, f"{name}/{kept}"
+                cells.append(scored(comparison.bench, title, column, *found, besides=str(kept)))
+    return study.results.table("x05_dimensions", cells)
 
 
 def quantisation_table(
@@ -54,12 +56,12 @@ def quantisation_table(
     """
     cells = []
     for name in progress(study.datasets, label="quantisation", unit="dataset"):
-        database = np.ascontiguousarray(study.described(name, method))
-        queries = study.described_queries(name, method, "ls")
-        title, learned_on = METHODS[method].title, study.teacher_vectors(name, method)
+        bench, vectors = study.open(name), study.comparison(name).vectors(method)
+        database = np.ascontiguousarray(vectors.database())
+        queries, title = vectors.queries("ls"), METHODS[method].title
+        learned_on = vectors.of_teacher()
         cells += _line(
-            study,
-            name,
+            bench,
             f"{title}, float32",
             lambda q, d=database: q @ d.T,
             queries,
@@ -69,7 +71,7 @@ def quantisation_table(
             quantiser = learn_quantiser(learned_on, count, seed=study.profile.seed)
             held = quantiser.encode(database)
             label = f"{title}, PQ {count} x {quantiser.bits} bits"
-            cells += _line(study, name, label, held.search, queries, held.bytes_per_vector)
+            cells += _line(bench, label, held.search, queries, held.bytes_per_vector)
     words = [one for one in compare_methods(study, [row("blcf")]) if not one.why]
     for one in words:
         scores, seconds = one.scores["ls", False]
@@ -83,7 +85,7 @@ def quantisation_table(
             one.bytes,
             one.milliseconds,
         )
-    return study.write_table("x06_quantisation", cells)
+    return study.results.table("x06_quantisation", cells)
 
 
 def index_weights(study: Study, weightings: Sequence[str] = ("Gaussian",)) -> pd.DataFrame:
@@ -93,31 +95,34 @@ def index_weights(study: Study, weightings: Sequence[str] = ("Gaussian",)) -> pd
     of global and local search, with weights kept exactly and in one byte. Of no table: the study's
     own results keep weights exactly.
     """
-    kept_ways = {kept: study.with_index_weights(kept) for kept in ("exact", "uint8")}
+    kept_ways = {
+        kept: study.changed({"encoding.index_weights": kept}) for kept in ("exact", "uint8")
+    }
     rows = []
     for name in study.datasets:
         for weighting in progress(weightings, label=f"index of {name}", unit="weighting"):
             found = {"dataset": name, "weighting": weighting}
             for kept, other in kept_ways.items():
-                index = other.index(name, weighting)
+                bench = other.open(name)
+                index = bench.index(weighting)
                 found[f"{kept}: bytes"] = index.nbytes / max(index.entries, 1)
                 for recipe in ("GS", "LS"):
-                    rankings = other.search(name, recipe, weighting=weighting)
-                    found[f"{kept}: {recipe}"] = study.evaluate(name, rankings).mean
+                    rankings = bench.search(recipe, weighting=weighting)
+                    found[f"{kept}: {recipe}"] = bench.evaluate(rankings).mean
             rows.append(found)
     return pd.DataFrame(rows).set_index(["dataset", "weighting"])
 
 
-def _line(study: Study, name: str, label: str, search, queries: np.ndarray, size: float):
+def _line(bench: Pipeline, label: str, search, queries: np.ndarray, size: float):
     def rank() -> dict[str, Ranking]:
-        ids = [query.id for query in study.dataset(name).queries]
+        ids = [query.id for query in bench.dataset.queries]
         return {i: ranked(row) for i, row in zip(ids, search(queries), strict=True)}
 
     rankings, seconds = timed(rank)
-    found = study.evaluate(name, rankings)
-    digest = digest_of([study.config_digest(name), label])
+    found = bench.evaluate(rankings)
+    digest = digest_of([bench.config_digest(), label])
     speed = median_ms([lambda q=q: best_of(search(q[None])[0]) for q in queries[:30]])
-    return _costs(label, name, found.mean, seconds, digest, found.per_query, size, speed)
+    return _costs(label, bench.name, found.mean, seconds, digest, found.per_query, size, speed)
 
 
 def _costs(label, name, value, seconds, digest, aps, size, speed) -> list[Measurement]:

@@ -13,7 +13,8 @@ def datasets_table(study: Study) -> pd.DataFrame:
     """Count images, instances and relevant images of every dataset (table t01)."""
     cells = []
     for name in study.datasets:
-        dataset, digest = study.dataset(name), study.config_digest(name)
+        bench = study.open(name)
+        dataset, digest = bench.dataset, bench.config_digest()
         relevant = [len(query.positives) for query in dataset.queries]
         instances = {query.instance for query in dataset.queries}
         low, high = min(relevant), max(relevant)
@@ -30,4 +31,4 @@ def datasets_table(study: Study) -> pd.DataFrame:
             for column, value in values.items()
         ]
     rows = dict.fromkeys(published_rows("t01_datasets"), f"not in profile {study.profile.name}")
-    return study.write_table("t01_datasets", cells, not_run=rows)
+    return study.results.table("t01_datasets", cells, not_run=rows)

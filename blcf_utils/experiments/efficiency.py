@@ -13,6 +13,7 @@ from blcf_utils.experiments.measuring import MODES, elsewhere
 from blcf_utils.ground.progress import progress
 from blcf_utils.results.tables import Measurement
 from blcf_utils.search.query import region_histogram
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
 
 TOP = 100
@@ -27,31 +28,32 @@ def efficiency_table(study: Study) -> pd.DataFrame:
     table_id = "t04_efficiency"
     cells = []
     for name in progress(study.datasets, label="efficiency", unit="dataset"):
-        digest = study.config_digest(name)
-        values = {**_memory(study, name), **_words(study, name), **_seconds(study, name)}
+        bench = study.open(name)
+        digest = bench.config_digest()
+        values = {**_memory(bench), **_words(bench), **_seconds(bench)}
         cells += [
             Measurement(row, name, float(value), config_digest=digest)
             for row, value in values.items()
         ]
     why = {**elsewhere(study, table_id), "dataset not stated": "the slides name no dataset"}
-    return study.write_table(table_id, cells, not_run=why)
+    return study.results.table(table_id, cells, not_run=why)
 
 
-def _memory(study: Study, name: str) -> dict[str, float]:
+def _memory(bench: Pipeline) -> dict[str, float]:
     """Return megabytes of what each search reads."""
-    maps = study.maps(name)
+    maps = bench.maps
     positions = maps.shapes[: maps.n_database].prod(axis=1).sum()
-    dense = study.features(name).channels * 4 * maps.n_database
+    dense = bench.features.channels * 4 * maps.n_database
     return {
-        "memory (MB)": study.index(name).nbytes / 1e6,
+        "memory (MB)": bench.index().nbytes / 1e6,
         "memory (MB), assignment maps for re-ranking": positions * 2 / 1e6,
         "memory (MB), sum pooling of the same maps": dense / 1e6,
     }
 
 
-def _words(study: Study, name: str) -> dict[str, float]:
+def _words(bench: Pipeline) -> dict[str, float]:
     """Return the mean number of distinct words of an image and of a query."""
-    index, base = study.index(name), study.searcher(name).base
+    index, base = bench.index(), bench.searcher().base
     held = {
         mode: [
             len(region_histogram(base.regions(query, mode))[0]) for query in base.dataset.queries
@@ -65,15 +67,15 @@ def _words(study: Study, name: str) -> dict[str, float]:
     }
 
 
-def _seconds(study: Study, name: str) -> dict[str, float]:
+def _seconds(bench: Pipeline) -> dict[str, float]:
     """Return the median wall time of one query for its first 100 images."""
-    searcher, index = study.searcher(name), study.index(name)
+    searcher, index = bench.searcher(), bench.index()
     base = searcher.base
     queries = base.dataset.queries[:TIMED_QUERIES]
     histograms = {
         mode: {q.id: region_histogram(base.regions(q, mode)) for q in queries} for mode in MODES
     }
-    database, pooled = study.pooled(name, "gs", whiten=False)
+    database, pooled = bench.pooled("gs", whiten=False)
     vectors = {q.id: vector for q, vector in zip(queries, pooled, strict=False)}
 
     def dense(query: Query) -> None:

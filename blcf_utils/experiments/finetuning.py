@@ -25,9 +25,10 @@ from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.evaluation import Evaluation
 from blcf_utils.results.intervals import paired_bootstrap
-from blcf_utils.results.tables import Measurement, read_per_query
+from blcf_utils.results.tables import Measurement
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.boxes import Mode
+from blcf_utils.study.finetuning import Finetuning
 from blcf_utils.study.study import Study
 
 T06, T07, T12 = "t06_finetune_oxford", "t07_finetune_instre", "t12_blcf_finetuned"
@@ -50,15 +51,16 @@ def finetuned_instre_table(study: Study) -> pd.DataFrame:
 def _trained_table(
     study: Study, table_id: str, which: str, rows: Sequence[Variant]
 ) -> pd.DataFrame:
-    trained_on, cells = study.stands_for(which), []
+    trained_on, cells = study.training_dataset(which), []
     if not trained_on:
-        return study.write_table(table_id, [], not_run=_unset(study, table_id, which))
+        return study.results.table(table_id, [], not_run=_unset(study, table_id, which))
     for variant in progress(rows, label=f"networks trained on {trained_on}", unit="network"):
         for name in study.datasets:
             for mode in MODES:
                 column = name if mode == "gs" else f"{name}/{mode}"
-                cells.append(_network_cell(study, variant, trained_on, name, mode, column))
-    return study.write_table(table_id, cells, not_run=elsewhere(study, table_id))
+                home = study.finetuning(trained_on) if variant.source else None
+                cells.append(_network_cell(study.finetuning(name), variant, home, mode, column))
+    return study.results.table(table_id, cells, not_run=elsewhere(study, table_id))
 
 
 def _unset(study: Study, table_id: str, which: str) -> dict[str, str]:
@@ -67,27 +69,25 @@ def _unset(study: Study, table_id: str, which: str) -> dict[str, str]:
 
 
 def _network_cell(
-    study: Study, variant: Variant, trained_on: str, name: str, mode: Mode, column: str
+    on: Finetuning, variant: Variant, trained_on: Finetuning | None, mode: Mode, column: str
 ) -> Measurement:
-    trained_on = trained_on if variant.source else ""
-    folds = len(study.splits(trained_on)) if trained_on else 1
-    keys = [study.network_descriptors(name, variant.row, trained_on, k).key for k in range(folds)]
+    folds = len(trained_on.splits) if trained_on else 1
+    keys = [on.descriptors(variant.row, trained_on, fold).key for fold in range(folds)]
     started = time.perf_counter()
-    found = study.network_evaluation(name, variant.row, trained_on, mode)
+    found = on.evaluation(variant.row, trained_on, mode)
     seconds = time.perf_counter() - started
-    return _cell(study, variant.row, column, name, found, seconds, keys)
+    return _cell(on, variant.row, column, found, seconds, keys)
 
 
 def _cell(
-    study: Study,
+    on: Finetuning,
     row: str,
     column: str,
-    name: str,
     found: Evaluation,
     seconds: float,
     keys: Sequence[str],
 ) -> Measurement:
-    digest = digest_of([study.config_digest(name), *keys, study.tested_queries(name)])
+    digest = digest_of([on.bench.config_digest(), *keys, on.tested_queries])
     return Measurement(
         row, column, found.mean, "measured", round(seconds, 4), digest, found.per_query
     )
@@ -98,34 +98,31 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
 
     Without weighting, with the centre prior, and with the profile's ``finetuning.saliency``.
     """
-    name = study.stands_for("oxford")
+    name = study.training_dataset("oxford")
     if not name:
-        return study.write_table(T12, [], not_run=_unset(study, T12, "oxford"))
-    saliency, cells = study.profile.finetuning.saliency, []
+        return study.results.table(T12, [], not_run=_unset(study, T12, "oxford"))
+    on, saliency, cells = study.finetuning(name), study.profile.finetuning.saliency, []
+    weighted = on.bench.weightings
     weightings = {"none": NONE, "gaussian": "Gaussian", "saliency": saliency}
     weightings = {label: weighting for label, weighting in weightings.items() if weighting}
-    searches = {OFF_THE_SHELF: study.tested_words, TUNED: study.finetuned_words}
-    keys = [study.finetuned(name, TRAINED_A.row, k).artefact.key for k in _folds(study, name)]
+    searches = {OFF_THE_SHELF: on.words, TUNED: on.tuned_words}
+    keys = [on.trained(TRAINED_A.row, fold).artefact.key for fold in range(len(on.splits))]
     for row, search in searches.items():
         for label, weighting in weightings.items():
-            if why := study.why_not(name, weighting):
+            if why := weighted.unavailable_because(weighting):
                 empty = [(row, f"{name}/{label}/{mode}") for mode in MODES]
                 cells += [Measurement(*cell, None, f"not run: {why}") for cell in empty]
                 continue
-            weights = study.weights(name, study.weighting_name(weighting))
+            weights = weighted.weights(weighted.checked(weighting))
             for mode in MODES:
-                search(name, mode, weighting)  # makes what the search needs, untimed
+                search(mode, weighting)  # makes what the search needs, untimed
                 started = time.perf_counter()
-                found = study.evaluate_tested(name, search(name, mode, weighting))
+                found = on.evaluate(search(mode, weighting))
                 seconds = time.perf_counter() - started
                 made_of = [*(keys if row == TUNED else []), weights.key if weights else ""]
                 column = f"{name}/{label}/{mode}"
-                cells.append(_cell(study, row, column, name, found, seconds, made_of))
-    return study.write_table(T12, cells, not_run=elsewhere(study, T12))
-
-
-def _folds(study: Study, name: str) -> range:
-    return range(len(study.splits(name)))
+                cells.append(_cell(on, row, column, found, seconds, made_of))
+    return study.results.table(T12, cells, not_run=elsewhere(study, T12))
 
 
 def training_curves(study: Study, which: str) -> pd.DataFrame:
@@ -134,13 +131,13 @@ def training_curves(study: Study, which: str) -> pd.DataFrame:
     Returns:
         Columns loss, active, rate, validation; index (row, fold, step).
     """
-    name = study.stands_for(which)
+    on = study.finetuning(study.training_dataset(which))
     rows = OXFORD_ROWS if which == "oxford" else INSTRE_ROWS
     curves = {
-        (variant.row, fold): study.finetuned(name, variant.row, fold).curve()
+        (variant.row, fold): on.trained(variant.row, fold).curve()
         for variant in rows
         if variant.source
-        for fold in _folds(study, name)
+        for fold in range(len(on.splits))
     }
     return pd.concat(curves, names=["row", "fold"])
 
@@ -155,7 +152,7 @@ def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
     Returns:
         Columns gain, low, high; index (dataset, network), global search.
     """
-    values, lines = read_per_query(table_id, study.results), {}
+    values, lines = study.results.per_query(table_id), {}
     for name in study.datasets:
         for row, variant in VARIANTS.items():
             if variant.source and (row, name) in values:
@@ -171,8 +168,8 @@ def seen_instances_table(study: Study) -> pd.DataFrame:
     the triplets. That network, whose weights are those of the last step because nothing is held
     out, answers the same queries as those of t06 and t07.
     """
-    cells, everything = [], study.with_finetuning(folds=1, tested=0)
-    names = [study.stands_for(which) for which in ("oxford", "instre")]
+    cells, everything = [], study.changed({"finetuning.folds": 1, "finetuning.tested": 0})
+    names = [study.training_dataset(which) for which in ("oxford", "instre")]
     ways = {
         BASELINES[0].row: (study, BASELINES[0].row),
         f"{TRAINED_A.row}, unseen instances": (study, TRAINED_A.row),
@@ -180,18 +177,15 @@ def seen_instances_table(study: Study) -> pd.DataFrame:
     }
     for name in dict.fromkeys(filter(None, names)):
         for label, (trained, row) in progress(ways.items(), label=f"seen or not: {name}"):
-            keys = [
-                trained.network_descriptors(name, row, name, fold).key
-                for fold in range(len(trained.splits(name)))
-            ]
+            home, on = trained.finetuning(name), study.finetuning(name)
+            keys = [home.descriptors(row, home, fold).key for fold in range(len(home.splits))]
             for mode in MODES:
                 started = time.perf_counter()
-                answers = trained.network_rankings(name, row, name, mode)
-                same = {query: answers[query] for query in study.tested_queries(name)}
-                found = study.evaluate_tested(name, same)
+                answers = home.rankings(row, home, mode)
+                found = on.evaluate({query: answers[query] for query in on.tested_queries})
                 seconds = time.perf_counter() - started
-                cells.append(_cell(study, label, f"{name}/{mode}", name, found, seconds, keys))
-    return study.write_table("x08_seen_instances", cells)
+                cells.append(_cell(on, label, f"{name}/{mode}", found, seconds, keys))
+    return study.results.table("x08_seen_instances", cells)
 
 
 def mining_table(study: Study) -> pd.DataFrame:
@@ -200,8 +194,8 @@ def mining_table(study: Study) -> pd.DataFrame:
     Returns:
         Columns (dataset, source of the triplets); a row for each statistic.
     """
-    names = filter(None, (study.stands_for(which) for which in ("oxford", "instre")))
-    return pd.concat({name: study.mining_statistics(name) for name in names}, axis=1)
+    names = filter(None, (study.training_dataset(which) for which in ("oxford", "instre")))
+    return pd.concat({name: study.finetuning(name).mining_statistics() for name in names}, axis=1)
 
 
 def projection_table(study: Study) -> pd.DataFrame:
@@ -215,11 +209,12 @@ def projection_table(study: Study) -> pd.DataFrame:
         label = f"{place}, {'rectified' if relu else 'linear'}"
         rows[label] = config.model_copy(update={"place": place, "relu": relu})
     for name in study.datasets:
+        on = study.finetuning(name)
         for row, projection in progress(rows.items(), label=f"projections of {name}", unit="row"):
             for mode in MODES:
                 started = time.perf_counter()
-                found = study.evaluate_tested(name, study.projected(name, projection, mode))
+                found = on.evaluate(on.projected(projection, mode))
                 seconds = time.perf_counter() - started
                 digest = [projection.document() if projection else {}]
-                cells.append(_cell(study, row, f"{name}/{mode}", name, found, seconds, digest))
-    return study.write_table("x07_projections", cells)
+                cells.append(_cell(on, row, f"{name}/{mode}", found, seconds, digest))
+    return study.results.table("x07_projections", cells)

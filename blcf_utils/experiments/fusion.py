@@ -11,6 +11,7 @@ from blcf_utils.experiments.measuring import elsewhere, scored, timed
 from blcf_utils.ground.progress import progress
 from blcf_utils.results.tables import Measurement
 from blcf_utils.search.fusion import fuse_all
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
 
 BLCF, SIFT, MERGED = "BLCF", "SIFT-BoW", "merged"
@@ -27,23 +28,21 @@ def fusion_table(study: Study) -> pd.DataFrame:
     cells = [
         cell
         for name in progress(study.datasets, label="fusion", unit="dataset")
-        for cell in _fusion_cells(study, name)
+        for cell in _fusion_cells(study.open(name))
     ]
     why = elsewhere(study, "t05_sift_fusion")
-    return study.write_table("t05_sift_fusion", cells, not_run=why)
+    return study.results.table("t05_sift_fusion", cells, not_run=why)
 
 
-def _fusion_cells(study: Study, name: str) -> list[Measurement]:
-    config = study.profile.fusion
+def _fusion_cells(bench: Pipeline) -> list[Measurement]:
+    config, sift = bench.profile.fusion, bench.sift
     other = config.model_copy(update={"kind": "rank" if config.kind == "score" else "score"})
-    study.searcher(name)
-    study.sift_index(name)
-    local, full = (timed(partial(study.search, name, one)) for one in ("LS", config.recipe))
-    words = timed(partial(study.sift_search, name, "ls"))
+    bench.searcher(), sift.index
+    local, full = (timed(partial(bench.search, one)) for one in ("LS", config.recipe))
+    words = timed(partial(sift.search, "ls"))
     partner = words
     if config.verified:
-        verified = study.sift_verified(name, "ls")
-        partner = verified, words[1] + study.verification_seconds(name, "ls")
+        partner = sift.verified("ls"), words[1] + sift.verification_seconds("ls")
 
     def merged(first, second, how: FusionConfig):
         rankings, seconds = timed(partial(fuse_all, first[0], second[0], how))
@@ -59,27 +58,26 @@ def _fusion_cells(study: Study, name: str) -> list[Measurement]:
         f"{SIFT}, words only": words,
         f"{MERGED}, LS and SIFT words only": merged(local, words, config),
     }
-    return [scored(study, row, name, name, *found) for row, found in rows.items()]
+    return [scored(bench, row, bench.name, *found) for row, found in rows.items()]
 
 
-def fusion_curve(study: Study, name: str, steps: int = 11) -> pd.DataFrame:
+def fusion_curve(bench: Pipeline, steps: int = 11) -> pd.DataFrame:
     """Return the mAP of the fusion against the weight of the convolutional words.
 
     One column for SIFT with verified matches, one for its words only. A picture of how the partners
     complement each other, not a way to choose the weight: that would be tuning on the queries it
     is tested with.
     """
-    config, words = study.profile.fusion, study.search(name, study.profile.fusion.recipe)
+    config = bench.profile.fusion
+    words = bench.search(config.recipe)
     partners = {
-        "verified matches": study.sift_verified(name, "ls"),
-        "words only": study.sift_search(name, "ls"),
+        "verified matches": bench.sift.verified("ls"),
+        "words only": bench.sift.search("ls"),
     }
     weights = [step / (steps - 1) for step in range(steps)]
     curves = {
         label: [
-            study.evaluate(
-                name, fuse_all(words, sift, config.model_copy(update={"weight": weight}))
-            ).mean
+            bench.evaluate(fuse_all(words, sift, config.model_copy(update={"weight": weight}))).mean
             for weight in weights
         ]
         for label, sift in partners.items()

@@ -25,8 +25,9 @@ def localisation_table(study: Study) -> pd.DataFrame:
     """
     cells = []
     for name in study.datasets:
-        searcher, digest = study.searcher(name), study.config_digest(name)
-        queries = progress(study.dataset(name).queries, label=f"localise {name}", unit="query")
+        bench = study.open(name)
+        searcher, digest = bench.searcher(), bench.config_digest()
+        queries = progress(bench.dataset.queries, label=f"localise {name}", unit="query")
         found = {q.id: localise(searcher, q) for q in queries if q.box is not None}
         found = {query: images for query, images in found.items() if images}
         for row, overlap in ROWS.items():
@@ -43,4 +44,4 @@ def localisation_table(study: Study) -> pd.DataFrame:
                 cells.append(
                     Measurement(row, column, value, config_digest=digest, per_query=values)
                 )
-    return study.write_table("x02_localisation", cells)
+    return study.results.table("x02_localisation", cells)

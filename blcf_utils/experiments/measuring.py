@@ -11,6 +11,7 @@ from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.published import dataset_of, load_published
 from blcf_utils.results.tables import Measurement
 from blcf_utils.search.query import Ranking
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
 
 MODES = ("gs", "ls")
@@ -37,14 +38,14 @@ def published_rows(table_id: str) -> list[str]:
 
 
 def measure(
-    study: Study, row: str, column: str, name: str, rank: Callable[[], dict[str, Ranking]]
+    bench: Pipeline, row: str, column: str, rank: Callable[[], dict[str, Ranking]]
 ) -> Measurement:
     """Score one method; ``seconds`` is the time to rank the database for every query once.
 
     What the ranking needs (features, words, index, pooled vectors) must be there already.
     """
     rankings, seconds = timed(rank)
-    return scored(study, row, column, name, rankings, seconds)
+    return scored(bench, row, column, rankings, seconds)
 
 
 def timed(rank: Callable[[], dict[str, Ranking]]) -> tuple[dict[str, Ranking], float]:
@@ -55,10 +56,9 @@ def timed(rank: Callable[[], dict[str, Ranking]]) -> tuple[dict[str, Ranking], f
 
 
 def scored(
-    study: Study,
+    bench: Pipeline,
     row: str,
     column: str,
-    name: str,
     rankings: dict[str, Ranking],
     seconds: float,
     besides: str = "",
@@ -67,7 +67,7 @@ def scored(
 
     ``besides`` is a digest of what determines them beside the profile's settings.
     """
-    evaluation, digest = study.evaluate(name, rankings), study.config_digest(name)
+    evaluation, digest = bench.evaluate(rankings), bench.config_digest()
     return Measurement(
         row,
         column,

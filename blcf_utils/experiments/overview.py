@@ -10,7 +10,7 @@ from blcf_utils.experiments.measuring import published_columns
 from blcf_utils.results.claims import write_claims
 from blcf_utils.results.intervals import write_intervals
 from blcf_utils.results.published import published_ids, table_info
-from blcf_utils.results.tables import LONG, read_table
+from blcf_utils.results.tables import LONG
 from blcf_utils.results.verdicts import verdicts
 from blcf_utils.study.study import Study
 
@@ -26,7 +26,7 @@ def complete_tables(study: Study) -> list[str]:
         if not (folder / f"{table_id}.csv").exists():
             why = "the notebook that measures it has not run"
             reasons = dict.fromkeys(published_columns(table_id), why)
-            study.write_table(table_id, [], not_run=reasons)
+            study.results.table(table_id, [], not_run=reasons)
     own = {path.stem for path in folder.glob("*.csv") if _is_long(path)}
     return [*published_ids(), *sorted(own - set(published_ids()))]
 
@@ -42,8 +42,8 @@ def summary_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
     context = {"backbone": study.profile.features.backbone.label}
     lines = []
     for table_id in table_ids:
-        table = read_table(table_id, study.results)
-        verdict = verdicts(table_id, study.results, context)["verdict"]
+        table = study.results.read(table_id)
+        verdict = verdicts(table_id, study.results.folder, context)["verdict"]
         lines.append(
             {
                 "table": table_id,
@@ -58,9 +58,9 @@ def summary_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
 
 def intervals_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
     """Write the bootstrap intervals of every mean over queries (intervals.csv)."""
-    return write_intervals(study.results, table_ids)
+    return write_intervals(study.results.folder, table_ids)
 
 
 def claims_table(study: Study) -> pd.DataFrame:
     """Check every claim of the slides on their numbers and on this run's (claims.csv)."""
-    return write_claims(study.results)
+    return write_claims(study.results.folder)

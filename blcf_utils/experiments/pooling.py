@@ -10,18 +10,18 @@ from blcf_utils.experiments.measuring import MODES, elsewhere, measure
 from blcf_utils.experiments.search import search_cells
 from blcf_utils.ground.progress import progress
 from blcf_utils.results.tables import Measurement
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
 
 
 def pooling_cells(
-    study: Study, name: str, rows: tuple[str, str], columns: tuple[str, str], whiten: bool
+    bench: Pipeline, rows: tuple[str, str], columns: tuple[str, str], whiten: bool
 ) -> list[Measurement]:
     """Measure sum pooling, global and local, into (row, column) of each mode."""
     cells = []
     for mode, row, column in zip(MODES, rows, columns, strict=True):
-        study.pooled(name, mode, whiten)
-        rank = partial(study.sum_pooling, name, mode, whiten)
-        cells.append(measure(study, row, column, name, rank))
+        bench.pooled(mode, whiten)
+        cells.append(measure(bench, row, column, partial(bench.sum_pooling, mode, whiten)))
     return cells
 
 
@@ -34,16 +34,17 @@ def pooling_table(study: Study) -> pd.DataFrame:
     learn one.
     """
     cells = []
-    full = study.at_full_resolution()
     for name in progress(study.datasets, label="pooling", unit="dataset"):
-        cells += search_cells(study, name, ("Ours GS", "Ours LS"), (name, name))
+        bench = study.open(name)
+        full = bench.at_full_resolution()
+        cells += search_cells(bench, ("Ours GS", "Ours LS"), (name, name))
         for kind, one, whiten in (
-            ("as ours", study, True),
-            ("plain", study, False),
+            ("as ours", bench, True),
+            ("plain", bench, False),
             ("as in [20]", full, True),
             ("as in [20], plain", full, False),
         ):
             rows = (f"Sum pool ({kind}) GS", f"Sum pool ({kind}) LS")
-            cells += pooling_cells(one, name, rows, (name, name), whiten)
+            cells += pooling_cells(one, rows, (name, name), whiten)
     why = elsewhere(study, "t03_trecvid")
-    return study.write_table("t03_trecvid", cells, not_run=why)
+    return study.results.table("t03_trecvid", cells, not_run=why)

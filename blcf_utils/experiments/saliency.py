@@ -15,13 +15,15 @@ from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.results.tables import Measurement, read_table
+from blcf_utils.results.tables import Measurement
 from blcf_utils.saliency.maps import one_thread_each
 from blcf_utils.saliency.models import MODELS
 from blcf_utils.saliency.object_masks import object_masks
 from blcf_utils.saliency.quality import judge
 from blcf_utils.saliency.weighting import NONE
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
+from blcf_utils.study.weightings import weighting_names
 
 TABLE = "x03_saliency_quality"
 TIMED_IMAGES = 5
@@ -43,41 +45,44 @@ def saliency_table(study: Study) -> pd.DataFrame:
     """
     cells = []
     for name in study.datasets:
-        masks = _judged_masks(study.dataset(name))
-        for row in study.weightings():
+        bench = study.open(name)
+        masks = _judged_masks(bench.dataset)
+        for row in bench.weightings.names():
             if row == NONE:
                 continue
-            why = study.why_not(name, row)
+            why = bench.weightings.unavailable_because(row)
             status = f"not run: {why}"
             if not why and not masks:
                 status = "not run: no mask or box of a database image is known"
             if why or not masks:
                 cells += [Measurement(row, f"{name}/{m}", None, status) for m in MEASURES]
             else:
-                cells += _quality(study, name, row, masks)
+                cells += _quality(bench, row, masks)
             if not why and row in MODELS:
-                cells += _seconds(study, name, row)
-    return study.write_table(TABLE, cells)
+                cells += _seconds(bench, row)
+    return study.results.table(TABLE, cells)
 
 
-def _quality(study: Study, name: str, row: str, masks: dict[int, np.ndarray]) -> list[Measurement]:
-    dataset, look, key = study.dataset(name), study.looks(name, row), study.weights(name, row).key
+def _quality(bench: Pipeline, row: str, masks: dict[int, np.ndarray]) -> list[Measurement]:
+    attention, key = bench.weightings.attention(row), bench.weightings.weights(row).key
 
     def judged(image: int) -> dict[str, float]:
         mask = masks[image]
-        saliency = cv2.resize(look(image), mask.shape[::-1], interpolation=cv2.INTER_AREA)
+        saliency = cv2.resize(attention(image), mask.shape[::-1], interpolation=cv2.INTER_AREA)
         return judge(saliency, mask, seed=image)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = progress(pool.map(judged, masks), label=f"judging {row}", total=len(masks))
-        scores = dict(zip(_names(dataset, list(masks)), found, strict=True))
-    digest = digest_of([study.config_digest(name), key])
+        scores = dict(zip(_names(bench.dataset, list(masks)), found, strict=True))
+    digest = digest_of([bench.config_digest(), key])
     cells = []
     for measure in MEASURES:
         values = {image: float(of_image[measure]) for image, of_image in scores.items()}
         mean = float(np.mean(list(values.values())))
         cells.append(
-            Measurement(row, f"{name}/{measure}", mean, config_digest=digest, per_query=values)
+            Measurement(
+                row, f"{bench.name}/{measure}", mean, config_digest=digest, per_query=values
+            )
         )
     return cells
 
@@ -111,11 +116,11 @@ def _judged_masks(dataset: Dataset) -> dict[int, np.ndarray]:
     return masks
 
 
-def _seconds(study: Study, name: str, row: str) -> list[Measurement]:
-    if row in study.profile.weighting.folders:  # somebody else took the time
+def _seconds(bench: Pipeline, row: str) -> list[Measurement]:
+    if row in bench.profile.weighting.folders:  # somebody else took the time
         return []
-    model = study.saliency_model(row)
-    images = _readable(study.dataset(name))
+    model = bench.weightings.model(row)
+    images = _readable(bench.dataset)
     seconds = []
     with one_thread_each():
         model.predict(images[0])  # compiles, warms up
@@ -123,9 +128,9 @@ def _seconds(study: Study, name: str, row: str) -> list[Measurement]:
             started = time.perf_counter()
             model.predict(image)
             seconds.append(time.perf_counter() - started)
-    digest = digest_of([study.config_digest(name), model.document])
+    digest = digest_of([bench.config_digest(), model.document])
     value = float(np.median(seconds))
-    return [Measurement(row, f"{name}/seconds per image", value, config_digest=digest)]
+    return [Measurement(row, f"{bench.name}/seconds per image", value, config_digest=digest)]
 
 
 def _readable(dataset: Dataset) -> list[np.ndarray]:
@@ -153,11 +158,12 @@ def quality_against_map(study: Study, measure: str = "CC", mode: str = "gs") -> 
         ("sum pooling", "t08_saliency_sum_pooling", mode),
         ("words", "t09_saliency_blcf", mode),
     ):
-        table = read_table(table_id, study.results)
+        table = study.results.read(table_id)
         ran = table[(table["status"] == "measured") & table["column"].str.endswith(f"/{suffix}")]
         keys = [ran["column"].str.removesuffix(f"/{suffix}"), ran["row"]]
         tables[label] = pd.Series(ran["measured"].astype(float).to_numpy(), index=keys)
     joined = pd.DataFrame(tables).dropna(subset=[measure])
     joined.index.names = ("dataset", "weighting")
-    order = [(d, r) for d in study.datasets for r in study.weightings() if (d, r) in joined.index]
+    rows = weighting_names(study.profile)
+    order = [(d, r) for d in study.datasets for r in rows if (d, r) in joined.index]
     return joined.loc[order]

@@ -12,6 +12,7 @@ from blcf_utils.ground.progress import progress
 from blcf_utils.results.evaluation import evaluate_query
 from blcf_utils.results.tables import Measurement
 from blcf_utils.search.recipes import RECIPES
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
 
 AUGMENTED = "+qaug"
@@ -28,21 +29,21 @@ def search_table(study: Study, recipes: tuple[str, ...] = RECIPES) -> pd.DataFra
         cell
         for name in study.datasets
         for augment in (False, True)
-        for cell in recipe_cells(study, name, recipes, augment)
+        for cell in recipe_cells(study.open(name), recipes, augment)
     ]
     why = elsewhere(study, "t02_blcf_search")
-    return study.write_table("t02_blcf_search", cells, not_run=why)
+    return study.results.table("t02_blcf_search", cells, not_run=why)
 
 
 def recipe_cells(
-    study: Study, name: str, recipes: tuple[str, ...], augment: bool = False
+    bench: Pipeline, recipes: tuple[str, ...], augment: bool = False
 ) -> list[Measurement]:
     """Measure recipes on one dataset; recipes that begin alike share their first steps.
 
     ``seconds`` is the time of all steps of a recipe for every query, without encoding its image.
     """
-    dataset, searcher, digest = study.dataset(name), study.searcher(name), study.config_digest(name)
-    column = name + AUGMENTED if augment else name
+    dataset, searcher, digest = bench.dataset, bench.searcher(), bench.config_digest()
+    column = bench.name + AUGMENTED if augment else bench.name
     aps: dict[str, dict[str, float]] = {recipe: {} for recipe in recipes}
     seconds = dict.fromkeys(recipes, 0.0)
     if augment:
@@ -68,11 +69,11 @@ def recipe_cells(
 
 
 def search_cells(
-    study: Study, name: str, rows: tuple[str, str], columns: tuple[str, str]
+    bench: Pipeline, rows: tuple[str, str], columns: tuple[str, str]
 ) -> list[Measurement]:
     """Measure BLCF global and local search into (row, column) of each mode."""
-    study.index(name)
+    bench.index()
     return [
-        measure(study, row, column, name, partial(study.search, name, mode))
+        measure(bench, row, column, partial(bench.search, mode))
         for mode, row, column in zip(MODES, rows, columns, strict=True)
     ]

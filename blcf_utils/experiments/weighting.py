@@ -11,12 +11,14 @@ from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame, scor
 from blcf_utils.ground.errors import known
 from blcf_utils.ground.progress import progress
 from blcf_utils.results.intervals import paired_bootstrap
-from blcf_utils.results.tables import Measurement, read_per_query
+from blcf_utils.results.tables import Measurement
 from blcf_utils.saliency.weight_maps import StoredWeights
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.boxes import Mode
 from blcf_utils.search.query import Ranking
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
+from blcf_utils.study.weightings import weighting_names
 
 Rank = Callable[[], dict[str, Ranking]]
 
@@ -29,10 +31,10 @@ def weighted_sum_pooling_table(study: Study, weightings: tuple[str, ...] = ()) -
         weightings: the rows; every one that can run here when empty.
     """
 
-    def prepare(name: str, mode: Mode, weighting: str) -> tuple[Rank, StoredWeights | None]:
-        study.database_sums(name, weighting)
-        rank = partial(study.sum_pooling, name, mode, weighting=weighting)
-        return rank, study.weights(name, weighting, 1)
+    def prepare(bench: Pipeline, mode: Mode, weighting: str) -> tuple[Rank, StoredWeights | None]:
+        bench.database_sums(weighting)
+        rank = partial(bench.sum_pooling, mode, weighting=weighting)
+        return rank, bench.weightings.weights(weighting, 1)
 
     return _table(study, "t08_saliency_sum_pooling", weightings, prepare)
 
@@ -40,10 +42,10 @@ def weighted_sum_pooling_table(study: Study, weightings: tuple[str, ...] = ()) -
 def weighted_words_table(study: Study, weightings: tuple[str, ...] = ()) -> pd.DataFrame:
     """Measure bags of local convolutional features under every weighting (table t09)."""
 
-    def prepare(name: str, mode: Mode, weighting: str) -> tuple[Rank, StoredWeights | None]:
-        study.index(name, weighting)
-        rank = partial(study.search, name, mode, weighting=weighting)
-        return rank, study.weights(name, weighting)
+    def prepare(bench: Pipeline, mode: Mode, weighting: str) -> tuple[Rank, StoredWeights | None]:
+        bench.index(weighting)
+        rank = partial(bench.search, mode, weighting=weighting)
+        return rank, bench.weightings.weights(weighting)
 
     return _table(study, "t09_saliency_blcf", weightings, prepare)
 
@@ -52,25 +54,25 @@ def _table(
     study: Study,
     table_id: str,
     weightings: tuple[str, ...],
-    prepare: Callable[[str, Mode, str], tuple[Rank, StoredWeights | None]],
+    prepare: Callable[[Pipeline, Mode, str], tuple[Rank, StoredWeights | None]],
 ) -> pd.DataFrame:
     """Measure every weighting, global and local; ``seconds`` rank the database for every query."""
     cells = []
     for name in study.datasets:
-        rows = progress(
-            weightings or study.weightings(), label=f"weightings of {name}", unit="weighting"
-        )
+        bench = study.open(name)
+        rows = weightings or bench.weightings.names()
+        rows = progress(rows, label=f"weightings of {name}", unit="weighting")
         for row in rows:
             for mode in MODES:
-                column, why = f"{name}/{mode}", study.why_not(name, row)
+                column, why = f"{name}/{mode}", bench.weightings.unavailable_because(row)
                 if why:
                     cells.append(Measurement(row, column, None, f"not run: {why}"))
                     continue
-                rank, weights = prepare(name, mode, row)
+                rank, weights = prepare(bench, mode, row)
                 ranked = timed(rank)
                 key = weights.key if weights else ""
-                cells.append(scored(study, row, column, name, *ranked, besides=key))
-    return study.write_table(table_id, cells, not_run=elsewhere(study, table_id))
+                cells.append(scored(bench, row, column, *ranked, besides=key))
+    return study.results.table(table_id, cells, not_run=elsewhere(study, table_id))
 
 
 def weighting_gains(study: Study, table_id: str, mode: Mode = "gs") -> pd.DataFrame:
@@ -84,11 +86,11 @@ def weighting_gains(study: Study, table_id: str, mode: Mode = "gs") -> pd.DataFr
     Returns:
         Columns gain, low, high; index (dataset, weighting).
     """
-    values = read_per_query(table_id, study.results)
+    values = study.results.per_query(table_id)
     lines = {}
     for name in study.datasets:
         column = f"{name}/{mode}"
-        for row in study.weightings():
+        for row in weighting_names(study.profile):
             if row != NONE and (row, column) in values and (NONE, column) in values:
                 lines[name, row] = paired_bootstrap(values[row, column], values[NONE, column])
     return gains_frame(lines, ("dataset", "weighting"))
@@ -99,13 +101,11 @@ def query_gains(
 ) -> dict[str, dict[str, float]]:
     """Return the AP gain of a weighting over none for every query, by dataset.
 
-    Nothing where the table has no AP of any query, as on stand-ins.
-
     Raises:
         StudyError: the table has no such weighting for one of the study's datasets.
     """
-    values, gains = read_per_query(table_id, study.results), {}
-    for name in study.datasets if values else ():
+    values, gains = study.results.per_query(table_id), {}
+    for name in study.datasets:
         column = f"{name}/{mode}"
         if (weighting, column) not in values or (NONE, column) not in values:
             measured = dict.fromkeys(row for row, of in values if of == column)

@@ -81,7 +81,8 @@ def extract_features(
         extraction = _Extraction(dataset, config, backbone, folder, device, precision, view)
         extraction.run()
 
-    return Features(store.get_or_make("features", label, document, make), dataset.distinct)
+    made = store.get_or_make("features", label, document, make)
+    return store.once(made.key, lambda: Features(made, dataset.distinct))
 
 
 def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype) -> None:

@@ -16,21 +16,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from blcf_utils.features.maps import in_batches
 from blcf_utils.ground.artefacts import Artefact
 
 PENDING, DONE, SKIPPED = 0, 1, 2  # status of an image
-_AT_ONCE = 32  # stored maps of one shape
 
 
 class Features:
-    """The stored feature maps of a dataset's images, read on demand.
+    """The stored feature maps of a dataset's images, read on demand (see ``FeatureMaps``).
 
-    Attributes:
-        shapes: (n, 2) map height and width of each image; (0, 0) for a skipped image.
-        sizes: (n, 2) width and height in pixels of the stored image.
-        n_database: the first ``n_database`` images are the database, the rest query images.
-        channels: C.
-        distinct: (n,) number of the first image with the same bytes, whose maps are the same.
+    Args:
+        artefact: of the extraction.
+        distinct: (n,) number of the first image with the same bytes; each its own when None.
     """
 
     def __init__(self, artefact: Artefact, distinct: np.ndarray | None = None):
@@ -67,6 +64,10 @@ class Features:
         height, width = self.shapes[image]
         return self.descriptors(image).reshape(height, width, self.channels).transpose(2, 0, 1)
 
+    def batches(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (numbers, maps (B, C, h, w)) of images of one map shape at a time."""
+        yield from in_batches(self, images)
+
     def database_rows(self) -> np.ndarray:
         """Return the row numbers of every database descriptor, int64, sorted."""
         counts = self.shapes[: self.n_database].prod(axis=1)
@@ -83,24 +84,6 @@ class Features:
                 yield self._rows[part].astype(np.float32)
             # Pages once read would count as this process' memory until others need it.
             self._rows._mmap.madvise(mmap.MADV_DONTNEED)
-
-
-def batches(features: Features, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (numbers, maps (B, C, h, w)) of images of one map shape at a time.
-
-    Images that were left out (no positions) are not among them.
-    """
-    if hasattr(features, "in_batches"):  # computed as they are read, or several files in one
-        yield from features.in_batches(images, _AT_ONCE)
-        return
-    shapes, group = np.unique(features.shapes[images], axis=0, return_inverse=True)
-    for k, shape in enumerate(shapes):
-        if not shape.prod():
-            continue
-        members = images[group.ravel() == k]
-        for start in range(0, len(members), _AT_ONCE):
-            part = members[start : start + _AT_ONCE]
-            yield part, np.stack([features.map(i) for i in part])
 
 
 def _map_dataset(path: Path, name: str) -> np.memmap:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.features.stored import batches
 from blcf_utils.finetuning.inputs import Maps
 from blcf_utils.finetuning.networks import DescriptorNetwork
 from blcf_utils.ground.progress import progress
@@ -58,7 +57,7 @@ def describe_images(
     """
     made: np.ndarray | None = None
     place = {int(image): k for k, image in enumerate(images)}
-    for numbers, maps in batches(features, np.asarray(images)):
+    for numbers, maps in features.batches(np.asarray(images)):
         found = network(_on(maps, device)).cpu().numpy()
         if made is None:
             made = np.zeros((len(images), found.shape[1]), np.float32)

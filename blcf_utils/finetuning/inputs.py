@@ -5,7 +5,7 @@ Both are drawn from the step's seed alone, so a resumed training sees what it wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ from torch.nn import functional
 from blcf_utils.config.finetuning import FinetuneTrainingConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import image_size, read_image, resized_size
+from blcf_utils.features.maps import FeatureMaps, in_batches
 from blcf_utils.features.networks.backbones import Backbone
-from blcf_utils.features.stored import Features
 
 
 class PixelMaps:
@@ -57,6 +57,10 @@ class PixelMaps:
         self.shapes = np.array(self.inputs, np.int64)[:, ::-1]
         self.n_database = len(dataset.images)
 
+    def batches(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (numbers, pixels (B, 3, h, w)) of images of one size at a time."""
+        yield from in_batches(self, images)
+
     def pixels(self, image: int) -> np.ndarray:
         """Return an image at its reading size, (h, w, 3) uint8 RGB."""
         path, exif = self.dataset.all_images[image], self.dataset.exif_orientation
@@ -74,7 +78,7 @@ class PixelMaps:
 
 
 # What a network's inputs are read from: stored maps of its frozen layers, or pixels.
-Maps = Features | PixelMaps
+Maps = FeatureMaps | PixelMaps
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class StoredMaps:
         config: crop and flip.
     """
 
-    features: Features
+    features: FeatureMaps
     config: FinetuneTrainingConfig
 
     def load(self, images: Sequence[int], seed: int) -> list[torch.Tensor]:

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir
@@ -132,6 +134,17 @@ class ArtefactStore:
 
     def __init__(self, root: Path | None = None):
         self.root = Path(root) if root else cache_dir()
+        self._opened: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return ``make()``; the same object for the same key as long as somebody holds it.
+
+        Variants of a study share in this way what their settings do not change.
+        """
+        found = self._opened.get(key)
+        if found is None:
+            found = self._opened[key] = make()
+        return found
 
     def get_or_make(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
+from blcf_utils.ground.settings import digest_of
 from blcf_utils.saliency.base import SaliencyModel
 
 STAGE_VERSION = 1
@@ -42,6 +43,26 @@ class SaliencyMaps:
                 f"{path}: expected a saliency map (PNG) that decodes; delete {path.parent}"
             )
         return saliency
+
+
+class JoinedSaliency:
+    """Saliency maps of a database that is made of others, called with an image's number.
+
+    Args:
+        parts: maps of each part's database images.
+        counts: how many these are.
+
+    Attributes:
+        key: digest of the parts' keys.
+    """
+
+    def __init__(self, parts: Sequence[SaliencyMaps], counts: Sequence[int]):
+        self.parts, self.key = tuple(parts), digest_of({"joined": [part.key for part in parts]})
+        self._starts = np.cumsum([0, *counts])
+
+    def __call__(self, image: int) -> np.ndarray:
+        k = int(np.searchsorted(self._starts, image, side="right")) - 1
+        return self.parts[k](image - int(self._starts[k]))
 
 
 def _file(folder: Path, image: int) -> Path:

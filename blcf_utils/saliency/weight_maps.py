@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blcf_utils.features.stored import Features
+from blcf_utils.features.maps import FeatureMaps
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
 from blcf_utils.ground.progress import progress
 from blcf_utils.saliency.weighting import Weighting
@@ -38,7 +38,7 @@ class StoredWeights:
 
 
 def weight_maps(
-    weighting: Weighting, features: Features, factor: int, store: ArtefactStore
+    weighting: Weighting, features: FeatureMaps, factor: int, store: ArtefactStore
 ) -> StoredWeights:
     """Weigh every position of every database image, once for images with the same bytes.
 
@@ -82,6 +82,5 @@ def weight_maps(
             np.save(path, flat)
 
     label = f"{features.artefact.label}-{weighting.name}-x{factor}"
-    return StoredWeights(
-        weighting.name, store.get_or_make("weights", label, document, make, quiet=True), shapes
-    )
+    made = store.get_or_make("weights", label, document, make, quiet=True)
+    return store.once(made.key, lambda: StoredWeights(weighting.name, made, shapes))

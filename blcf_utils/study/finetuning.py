@@ -1,22 +1,18 @@
-"""Fine-tuning, as stages of a study: rankings of images, triplets, training, descriptors."""
+"""Fine-tuning on one dataset: rankings of its images, triplets, trained networks, descriptors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from blcf_utils.config.finetuning import ProjectionConfig
-from blcf_utils.config.profile import BackboneConfig, Profile
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.features.forward import resolve_device
-from blcf_utils.features.networks.backbones import Backbone
-from blcf_utils.features.stored import Features
 from blcf_utils.finetuning.descriptors import Descriptors, describe_dataset
 from blcf_utils.finetuning.image_rankings import ImageRankings, rank_images
 from blcf_utils.finetuning.inputs import Maps, Photographs, PixelMaps, StoredMaps
@@ -40,16 +36,15 @@ from blcf_utils.finetuning.triplets import (
 )
 from blcf_utils.finetuning.validation import Validation
 from blcf_utils.finetuning.variants import TRAINED_A, VARIANTS, Variant
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path, write_text
+from blcf_utils.ground.artefacts import Artefact, atomic_path, write_text
 from blcf_utils.ground.errors import known
+from blcf_utils.ground.remembered import remembered
 from blcf_utils.results.evaluation import Evaluation, evaluate
 from blcf_utils.search.boxes import Mode
 from blcf_utils.search.query import Ranking, dense_rankings
 from blcf_utils.search.recipes import Searcher
 from blcf_utils.search.sift.words import search_sift
-
-if TYPE_CHECKING:
-    from blcf_utils.study.study import Study
+from blcf_utils.study.pipeline import Pipeline
 
 TRAINING_VERSION = 1
 DESCRIBING_VERSION = 1
@@ -83,53 +78,47 @@ class Finetuned:
         return pd.read_csv(self.artefact / CURVE).set_index("step")
 
 
-class StudyFinetuning:
-    """The part of a study that fine-tunes networks."""
+class Finetuning:
+    """The networks that are trained on a dataset, and what networks find in it.
 
-    profile: Profile
-    store: ArtefactStore
-    dataset: Callable[[str], Dataset]
-    backbone: Backbone
-    features: Callable[[str], Features]
-    searcher: Callable[[str], Searcher]
-    with_backbone: Callable[[BackboneConfig], Study]
-    pooled: Callable[..., tuple[np.ndarray, np.ndarray]]
+    Args:
+        bench: the dataset's pipeline.
+    """
 
-    def stands_for(self, which: str) -> str:
-        """Return the dataset that stands for ``oxford`` or ``instre`` in this profile; "" if none.
+    def __init__(self, bench: Pipeline):
+        self.bench, self.name, self.profile = bench, bench.name, bench.profile
+        self.dataset, self.store = bench.dataset, bench.store
+        self.config = bench.profile.finetuning
 
-        Raises:
-            StudyError: the profile names a dataset that it does not have.
-        """
-        name = getattr(self.profile.finetuning, which)
-        if name and name not in self.profile.datasets:
-            raise known(f"dataset of finetuning.{which}", name, self.profile.datasets)
-        return name
+    @cached_property
+    def splits(self) -> tuple[Split, ...]:
+        """The tested folds."""
+        return make_splits(self.dataset, self.config, self._left_out)
 
-    def splits(self, name: str) -> tuple[Split, ...]:
-        """Return the tested folds of a dataset."""
-        return make_splits(self.dataset(name), self.profile.finetuning, self._left_out(name))
-
-    def _left_out(self, name: str) -> np.ndarray | None:
-        """Return the numbers of a dataset's images that do not decode, if that is allowed."""
+    @cached_property
+    def _left_out(self) -> np.ndarray | None:
+        """The numbers of the images that do not decode, if that is allowed."""
         if self.profile.features.on_corrupt == "error":
             return None
-        return np.flatnonzero(self.features(name).shapes.prod(axis=1) == 0)
+        return np.flatnonzero(self.bench.features.shapes.prod(axis=1) == 0)
 
-    def _pixels(self, name: str) -> PixelMaps:
+    @cached_property
+    def _pixels(self) -> PixelMaps:
         side = self.profile.features.longest_side
-        return PixelMaps(self.dataset(name), self.backbone, side, self._left_out(name))
+        return PixelMaps(self.dataset, self.bench.backbone, side, self._left_out)
 
-    def tested_queries(self, name: str) -> list[str]:
-        """Return the ids of the queries that the tested folds answer."""
-        tested = {query for split in self.splits(name) for query in split.test}
-        return [query.id for query in self.dataset(name).queries if query.id in tested]
+    @cached_property
+    def tested_queries(self) -> list[str]:
+        """The ids of the queries that the tested folds answer."""
+        tested = {query for split in self.splits for query in split.test}
+        return [query.id for query in self.dataset.queries if query.id in tested]
 
-    def image_rankings(self, name: str) -> ImageRankings:
-        """Return the fused rankings of all of a dataset's images."""
-        config, sift = self.profile.finetuning.mining, self.profile.sift
-        words, index = self.sift_words(name), self.sift_index(name)
-        base = self.searcher(name).base
+    @cached_property
+    def image_rankings(self) -> ImageRankings:
+        """The fused rankings of all of the dataset's images."""
+        config, sift = self.config.mining, self.profile.sift
+        words, index = self.bench.sift.words, self.bench.sift.index
+        base = self.bench.searcher().base
 
         def search_words(queries: Dataset):
             searcher = Searcher(
@@ -153,7 +142,7 @@ class StudyFinetuning:
             "burstiness": sift.burstiness,
         }
         return rank_images(
-            self.dataset(name),
+            self.dataset,
             search_words,
             sift_search,
             words.features,
@@ -161,39 +150,39 @@ class StudyFinetuning:
             config,
             self.store,
             made_of,
-            self._left_out(name),
+            self._left_out,
         )
 
-    def triplets(self, name: str, fold: int = 0, source: Source = "fused") -> Triplets:
-        """Return the triplets mined on a fold of a dataset."""
-        config = self.profile.finetuning
+    @remembered
+    def triplets(self, fold: int = 0, source: Source = "fused") -> Triplets:
+        """Return the triplets mined on a fold."""
         return mine_triplets(
-            self.dataset(name),
-            self.image_rankings(name),
-            self.splits(name)[fold],
+            self.dataset,
+            self.image_rankings,
+            self.splits[fold],
             source,
-            config.mining,
+            self.config.mining,
             self.store,
-            config.seed + fold,
+            self.config.seed + fold,
         )
 
-    def mining_statistics(self, name: str, fold: int = 0) -> pd.DataFrame:
+    def mining_statistics(self, fold: int = 0) -> pd.DataFrame:
         """Return what there was to mine and how right it is, by where triplets come from."""
         return pd.DataFrame(
             {
-                source: json.loads((self.judged_triplets(name, fold, source) / JUDGED).read_text())
+                source: json.loads((self.judged_triplets(fold, source) / JUDGED).read_text())
                 for source in SOURCES
             }
         )
 
-    def judged_triplets(self, name: str, fold: int = 0, source: Source = "fused") -> Artefact:
+    def judged_triplets(self, fold: int = 0, source: Source = "fused") -> Artefact:
         """Return what a reader needs to judge the triplets of a fold: statistics and pictures.
 
         Its files are ``statistics.json`` and ``triplets.jpg``. It is an artefact of its own beside
         the triplets, because only it knows the ground truth.
         """
-        dataset, split = self.dataset(name), self.splits(name)[fold]
-        found = self.triplets(name, fold, source)
+        dataset, split = self.dataset, self.splits[fold]
+        found = self.triplets(fold, source)
         document = {
             "version": JUDGING_VERSION,
             "triplets": found.key,
@@ -202,38 +191,39 @@ class StudyFinetuning:
         }
 
         def make(folder: Path) -> None:
-            mining, rankings = self.profile.finetuning.mining, self.image_rankings(name)
-            candidates = triplet_candidates(dataset, rankings, split, source, mining)
+            asked = split, source, self.config.mining
+            candidates = triplet_candidates(dataset, self.image_rankings, *asked)
             told = mining_statistics(dataset, found, split, candidates)
             write_text(folder / JUDGED, json.dumps(told, indent=1) + "\n")  # in this order
             with atomic_path(folder / "triplets.jpg") as path:
                 triplet_sheet(dataset, found).save(path, quality=90)
 
-        label = f"{name}-fold{fold}-{source}"
+        label = f"{self.name}-fold{fold}-{source}"
         return self.store.get_or_make("judged-triplets", label, document, make)
 
-    def network_inputs(self, name: str) -> Maps:
-        """Return what the networks read of a dataset: maps of the frozen layers, or pixels."""
-        frozen, features = self.profile.finetuning.training.frozen, self.profile.features
+    @cached_property
+    def inputs(self) -> Maps:
+        """What the networks read of the dataset: maps of the frozen layers, or pixels."""
+        frozen = self.config.training.frozen
         if not frozen:
-            return self._pixels(name)
-        backbone = features.backbone.model_copy(update={"layer": frozen, "relu": "post"})
-        return self.with_backbone(backbone).features(name)
+            return self._pixels
+        layer = {"features.backbone.layer": frozen, "features.backbone.relu": "post"}
+        return self.bench.changed(layer).features
 
-    def finetuned(self, trained_on: str, row: str = TRAINED_A.row, fold: int = 0) -> Finetuned:
-        """Return a network trained on a fold of a dataset; training it is resumable.
+    @remembered
+    def trained(self, row: str = TRAINED_A.row, fold: int = 0) -> Finetuned:
+        """Return a network trained on a fold of the dataset; training it is resumable.
 
         Args:
-            trained_on: the dataset.
             row: a trained row of table t07.
             fold: number of the fold.
         """
-        trained = {label: one for label, one in VARIANTS.items() if one.source}
-        if row not in trained:
-            raise known("fine-tuned row", row, trained)
-        variant, config = trained[row], self.profile.finetuning
-        dataset, split = self.dataset(trained_on), self.splits(trained_on)[fold]
-        triplets = self.triplets(trained_on, fold, variant.source)
+        rows = {label: one for label, one in VARIANTS.items() if one.source}
+        if row not in rows:
+            raise known("fine-tuned row", row, rows)
+        variant, config, backbone = rows[row], self.config, self.bench.backbone
+        dataset, split = self.dataset, self.splits[fold]
+        triplets = self.triplets(fold, variant.source)
         training = config.training.document()
         for speed_only in SPEED_ONLY:
             del training[speed_only]
@@ -241,7 +231,7 @@ class StudyFinetuning:
             "version": TRAINING_VERSION,
             "network": variant.network,
             "projection": config.projection.document() if variant.network == "B" else None,
-            "backbone": self.backbone.document(),
+            "backbone": backbone.document(),
             "longest_side": self.profile.features.longest_side,
             "triplets": triplets.key,
             "split": split.document(),
@@ -251,14 +241,14 @@ class StudyFinetuning:
         }
 
         def train(folder: Path) -> None:
-            maps, frozen = self.network_inputs(trained_on), None
-            asked = variant.network, self.backbone, config.training.frozen, config.projection
+            maps, frozen = self.inputs, None
+            asked = variant.network, backbone, config.training.frozen, config.projection
             network = build_network(*asked)
             if config.training.inputs == "maps":
                 inputs = StoredMaps(maps, config.training)
             else:
-                frozen, _ = split_trunk(self.backbone, config.training.frozen)
-                inputs = Photographs(self._pixels(trained_on), config.training)
+                frozen, _ = split_trunk(backbone, config.training.frozen)
+                inputs = Photographs(self._pixels, config.training)
             validation = Validation.of(
                 dataset, maps, split, config.training.validation_images, config.seed
             )
@@ -273,152 +263,144 @@ class StudyFinetuning:
                 frozen,
             )
             trainer.run(folder)
-            save_network(network, self.backbone, folder)
+            save_network(network, backbone, folder)
             (folder / CHECKPOINT).unlink(missing_ok=True)
 
-        label = f"{trained_on}-fold{fold}-{variant.network}-{variant.source}"
+        label = f"{self.name}-fold{fold}-{variant.network}-{variant.source}"
         made = self.store.get_or_make("finetuned", label, document, train)
-        return Finetuned(variant, trained_on, split, made)
+        return Finetuned(variant, self.name, split, made)
 
-    def network_descriptors(
+    @remembered
+    def descriptors(
         self,
-        name: str,
         row: str,
-        trained_on: str = "",
+        trained_on: Finetuning | None = None,
         fold: int = 0,
         projection: ProjectionConfig | None = None,
     ) -> Descriptors:
-        """Return a dataset's descriptors by a row's network.
+        """Return the dataset's descriptors by a row's network.
 
         Args:
-            name: the dataset described.
             row: a row of table t07; trained rows need the next two.
             trained_on, fold: which training.
             projection: of baseline B; as the profile says when None.
         """
         if row not in VARIANTS:
             raise known("row of fine-tuning", row, VARIANTS)
-        variant, config = VARIANTS[row], self.profile.finetuning
+        variant, config, backbone = VARIANTS[row], self.config, self.bench.backbone
         projection = projection or config.projection
-        frozen, how = config.training.frozen, self.profile.encoding.box
-        tuned = self.finetuned(trained_on, row, fold) if variant.source else None
-        dataset = self.dataset(name)
+        frozen, box = config.training.frozen, self.profile.encoding.box
+        tuned = trained_on.trained(row, fold) if variant.source else None
+        dataset = self.dataset
         document = {
             "version": DESCRIBING_VERSION,
             "network": tuned.artefact.key if tuned else variant.network,
             "projection": projection.document() if variant.network == "B" else None,
-            "backbone": self.backbone.document(),
+            "backbone": backbone.document(),
             "longest_side": self.profile.features.longest_side,
             "frozen": frozen,
             "images": dataset.manifest,
             "n_database": len(dataset.images),
             "queries": dataset.ground_truth_digest,
-            "box": how,
+            "box": box,
         }
 
         def describe(folder: Path) -> None:
-            asked = variant.network, self.backbone, frozen, projection
+            asked = variant.network, backbone, frozen, projection
             if tuned:
                 network = load_network(*asked, tuned.artefact.folder)
             else:
                 network = build_network(*asked).requires_grad_(False)
             device = resolve_device(self.profile.features.device)
-            found = describe_dataset(network, dataset, self.network_inputs(name), how, device)
+            found = describe_dataset(network, dataset, self.inputs, box, device)
             with atomic_path(folder / "descriptors.npz") as path:
                 np.savez(path, database=found.database, **found.queries)
 
-        label = f"{name}-by-{row}-{trained_on or 'untrained'}"
+        label = f"{self.name}-by-{row}-{trained_on.name if tuned else 'untrained'}"
         made = self.store.get_or_make("descriptors", label, document, describe, quiet=True)
         with np.load(made / "descriptors.npz") as stored:
             queries = {mode: stored[mode] for mode in ("gs", "ls")}
             return Descriptors(stored["database"], queries, made.key)
 
-    def network_rankings(
-        self, name: str, row: str, trained_on: str = "", mode: Mode = "gs"
+    def rankings(
+        self, row: str, trained_on: Finetuning | None = None, mode: Mode = "gs"
     ) -> dict[str, Ranking]:
-        """Rank a dataset for its tested queries, each by a network that never saw its instance.
+        """Rank the database for the tested queries, each by a network that never saw its instance.
 
         On the dataset trained on every query is answered by the network of its own fold. On other
         datasets every network answers; the first fold's answers are returned, see
-        :meth:`network_evaluation` for the mean of all.
+        :meth:`evaluation` for the mean of all.
         """
-        return self._network_rankings(name, row, trained_on, mode)[0]
+        return self._rankings(row, trained_on, mode)[0]
 
-    def _network_rankings(
-        self, name: str, row: str, trained_on: str, mode: Mode
+    def _rankings(
+        self, row: str, trained_on: Finetuning | None, mode: Mode
     ) -> list[dict[str, Ranking]]:
         """Return the rankings of the tested queries, once for each independent training."""
-        dataset, tested = self.dataset(name), set(self.tested_queries(name))
-        trained = VARIANTS[row].source is not None
-        folds = range(len(self.splits(trained_on))) if trained else (0,)
+        tested = set(self.tested_queries)
+        is_trained = VARIANTS[row].source is not None
+        folds = range(len(trained_on.splits)) if is_trained else (0,)
         every = []
         for fold in folds:
-            found = self.network_descriptors(name, row, trained_on, fold)
-            every.append(dense_rankings(dataset, found.database, found.queries[mode]))
-        if trained and name == trained_on:
-            splits = self.splits(name)
-            own = {query: split.number for split in splits for query in split.test}
-            return [{query: every[own[query]][query] for query in self.tested_queries(name)}]
+            found = self.descriptors(row, trained_on, fold)
+            every.append(dense_rankings(self.dataset, found.database, found.queries[mode]))
+        if is_trained and trained_on.name == self.name:
+            own = {query: split.number for split in self.splits for query in split.test}
+            return [{query: every[own[query]][query] for query in self.tested_queries}]
         return [{q: found[q] for q in found if q in tested} for found in every]
 
-    def network_evaluation(
-        self, name: str, row: str, trained_on: str = "", mode: Mode = "gs"
+    def evaluation(
+        self, row: str, trained_on: Finetuning | None = None, mode: Mode = "gs"
     ) -> Evaluation:
         """Score a row's networks: AP of each tested query, the mean of the folds' networks."""
-        found = self._network_rankings(name, row, trained_on, mode)
-        return mean_evaluation([self.evaluate_tested(name, rankings) for rankings in found])
+        found = self._rankings(row, trained_on, mode)
+        return mean_evaluation([self.evaluate(rankings) for rankings in found])
 
-    def projected(
-        self, name: str, projection: ProjectionConfig | None, mode: Mode
-    ) -> dict[str, Ranking]:
-        """Rank a dataset with baseline B under some projection; with baseline A when None."""
+    def projected(self, projection: ProjectionConfig | None, mode: Mode) -> dict[str, Ranking]:
+        """Rank the database by baseline B under some projection; by baseline A when None."""
         row = "Baseline B" if projection else "Baseline A"
-        found = self.network_descriptors(name, row, projection=projection)
-        rankings = dense_rankings(self.dataset(name), found.database, found.queries[mode])
-        return {query: rankings[query] for query in self.tested_queries(name)}
+        found = self.descriptors(row, projection=projection)
+        rankings = dense_rankings(self.dataset, found.database, found.queries[mode])
+        return {query: rankings[query] for query in self.tested_queries}
 
-    def evaluate_tested(self, name: str, rankings: dict[str, Ranking]) -> Evaluation:
+    def evaluate(self, rankings: dict[str, Ranking]) -> Evaluation:
         """Score rankings of the tested queries by the dataset's protocol."""
-        dataset = self.dataset(name)
+        dataset = self.dataset
         some = replace(dataset, queries=tuple(q for q in dataset.queries if q.id in rankings))
         return evaluate(some, {query: found.images for query, found in rankings.items()})
 
-    def most_changed(self, name: str, row: str) -> Query:
+    def most_changed(self, row: str) -> Query:
         """Return the tested query whose AP a network trained on the same dataset changes most."""
         baseline = f"Baseline {VARIANTS[row].network}" if row in VARIANTS else row
-        after = self.network_evaluation(name, row, name).per_query
-        before = self.network_evaluation(name, baseline).per_query
+        after = self.evaluation(row, self).per_query
+        before = self.evaluation(baseline).per_query
         changed = max(after, key=lambda query: abs(after[query] - before[query]))
-        return next(query for query in self.dataset(name).queries if query.id == changed)
+        return next(query for query in self.dataset.queries if query.id == changed)
 
-    def on_finetuned(self, trained_on: str, row: str = TRAINED_A.row, fold: int = 0) -> Study:
-        """Return the same study on a trained network's features: words, searches, everything."""
-        tuned = self.finetuned(trained_on, row, fold)
-        backbone = self.profile.features.backbone
-        return self.with_backbone(backbone.model_copy(update={"weights": str(tuned.weights)}))
+    @remembered
+    def tuned(self, row: str = TRAINED_A.row, fold: int = 0) -> Pipeline:
+        """Return the dataset's pipeline on a trained network's features: words, searches, all."""
+        weights = str(self.trained(row, fold).weights)
+        return self.bench.changed({"features.backbone.weights": weights})
 
-    def tested_words(
-        self, name: str, mode: Mode, weighting: str | None = None
-    ) -> dict[str, Ranking]:
+    def words(self, mode: Mode, weighting: str | None = None) -> dict[str, Ranking]:
         """Search with words of the profile's own features, for the tested queries."""
-        tested, searcher = set(self.tested_queries(name)), self.searcher(name, weighting)
-        queries = [query for query in self.dataset(name).queries if query.id in tested]
+        tested, searcher = set(self.tested_queries), self.bench.searcher(weighting)
+        queries = [query for query in self.dataset.queries if query.id in tested]
         return {query.id: searcher.run(mode.upper(), query).ranking for query in queries}
 
-    def finetuned_words(
-        self, name: str, mode: Mode, weighting: str | None = None
-    ) -> dict[str, Ranking]:
+    def tuned_words(self, mode: Mode, weighting: str | None = None) -> dict[str, Ranking]:
         """Search with words of network A's features, trained on the same dataset's other folds.
 
         Returns:
             Rankings of the tested queries, each by the words of its own fold's network.
         """
         found = {}
-        for split in self.splits(name):
-            searcher = self.on_finetuned(name, fold=split.number).searcher(name, weighting)
+        for split in self.splits:
+            searcher = self.tuned(fold=split.number).searcher(weighting)
             found |= {
                 query.id: searcher.run(mode.upper(), query).ranking
-                for query in self.dataset(name).queries
+                for query in self.dataset.queries
                 if query.id in split.test
             }
         return found

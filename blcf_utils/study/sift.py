@@ -1,15 +1,16 @@
-"""SIFT bags of words and their fusion with convolutional words, as stages of a study."""
+"""One dataset's bags of SIFT words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.remembered import remembered
 from blcf_utils.search.boxes import Mode
-from blcf_utils.search.fusion import fuse_all
 from blcf_utils.search.index.inverted_file import InvertedFile
 from blcf_utils.search.query import Ranking
 from blcf_utils.search.sift.keypoints import SiftFeatures, extract_sift
@@ -22,54 +23,66 @@ from blcf_utils.search.sift.words import (
     sift_index,
 )
 
+VERIFICATION_VERSION = 1
 
-class StudySift:
-    """The part of a study that searches with SIFT words."""
 
-    profile: Profile
-    store: ArtefactStore
-    dataset: Callable[[str], Dataset]
-    search: Callable[..., dict[str, Ranking]]
+class SiftPipeline:
+    """The stages of SIFT words.
 
-    def sift_features(self, name: str) -> SiftFeatures:
-        """Return the SIFT keypoints and descriptors of a dataset's images."""
+    Args:
+        profile: the configuration.
+        dataset: images and queries.
+        store: where artefacts live.
+        teacher: gives the SIFT words of the dataset that teaches the codebook; None for itself.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        dataset: Dataset,
+        store: ArtefactStore,
+        teacher: Callable[[], SiftPipeline] | None = None,
+    ):
+        self.profile, self.dataset, self.store = profile, dataset, store
+        self._teacher = teacher or (lambda: self)
+
+    @cached_property
+    def features(self) -> SiftFeatures:
+        """The SIFT keypoints and descriptors of the dataset's images."""
         on_corrupt = self.profile.features.on_corrupt
-        return extract_sift(self.dataset(name), self.profile.sift, self.store, on_corrupt)
+        return extract_sift(self.dataset, self.profile.sift, self.store, on_corrupt)
 
-    def sift_words(self, name: str) -> SiftWords:
-        """Return the SIFT words of a dataset's images; the codebook is its teacher's."""
-        config, teacher = self.profile.sift, self.profile.teacher_of(name)
-        codebook = learn_sift_codebook(
-            self.sift_features(teacher),
-            config,
-            self.store,
-            seed=self.profile.seed,
-        )
-        return assign_sift_words(self.sift_features(name), codebook, self.store)
+    @cached_property
+    def words(self) -> SiftWords:
+        """The SIFT words of the dataset's images; the codebook is the teacher's."""
+        config, seed = self.profile.sift, self.profile.seed
+        codebook = learn_sift_codebook(self._teacher().features, config, self.store, seed=seed)
+        return assign_sift_words(self.features, codebook, self.store)
 
-    def sift_index(self, name: str) -> InvertedFile:
-        """Return the inverted file of a dataset's SIFT words."""
-        return sift_index(self.sift_words(name), self.profile.sift, self.store)
+    @cached_property
+    def index(self) -> InvertedFile:
+        """The inverted file of the dataset's SIFT words."""
+        return sift_index(self.words, self.profile.sift, self.store)
 
-    def sift_search(self, name: str, mode: Mode) -> dict[str, Ranking]:
+    def search(self, mode: Mode) -> dict[str, Ranking]:
         """Return SIFT bag-of-words rankings of the whole database for every query."""
-        config, words = self.profile.sift, self.sift_words(name)
-        index = self.sift_index(name)
-        return search_sift(self.dataset(name), words, index, mode, config.burstiness)
+        config = self.profile.sift
+        return search_sift(self.dataset, self.words, self.index, mode, config.burstiness)
 
-    def sift_verified(self, name: str, mode: Mode) -> dict[str, Ranking]:
+    def verified(self, mode: Mode) -> dict[str, Ranking]:
         """Return SIFT rankings whose first images are ordered by their verified matches."""
-        return self._verification(name, mode)[0]
+        return self._verification(mode)[0]
 
-    def verification_seconds(self, name: str, mode: Mode) -> float:
+    def verification_seconds(self, mode: Mode) -> float:
         """Return how long the verification took, in the run that made it."""
-        return self._verification(name, mode)[1]
+        return self._verification(mode)[1]
 
-    def _verification(self, name: str, mode: Mode) -> tuple[dict[str, Ranking], float]:
-        dataset, words = self.dataset(name), self.sift_words(name)
-        rankings, config = self.sift_search(name, mode), self.profile.sift
+    @remembered
+    def _verification(self, mode: Mode) -> tuple[dict[str, Ranking], float]:
+        dataset, words = self.dataset, self.words
+        rankings, config = self.search(mode), self.profile.sift
         made_of = {
-            "version": 1,
+            "version": VERIFICATION_VERSION,
             "sift_words": words.key,
             "queries": dataset.ground_truth_digest,
             "mode": mode,
@@ -86,12 +99,6 @@ class StudySift:
         artefact = self.store.get_or_make("verification", words.artefact.label, made_of, verified)
         return verified(artefact.folder), artefact.seconds
 
-    def sift_partner(self, name: str) -> dict[str, Ranking]:
+    def partner(self) -> dict[str, Ranking]:
         """Return the SIFT rankings that fusion merges, verified or not, as the profile says."""
-        verified = self.profile.fusion.verified
-        return (self.sift_verified if verified else self.sift_search)(name, "ls")
-
-    def fused(self, name: str) -> dict[str, Ranking]:
-        """Return the late fusion of convolutional and SIFT words for every query."""
-        config = self.profile.fusion
-        return fuse_all(self.search(name, config.recipe), self.sift_partner(name), config)
+        return self.verified("ls") if self.profile.fusion.verified else self.search("ls")

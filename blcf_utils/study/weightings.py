@@ -1,4 +1,4 @@
-"""Spatial weighting and saliency maps, as stages of a study."""
+"""The spatial weightings of one dataset's images, and the saliency maps they come from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.features.forward import resolve_device
-from blcf_utils.features.joined import JoinedSaliency
-from blcf_utils.features.stored import Features
+from blcf_utils.features.maps import FeatureMaps
 from blcf_utils.ground.artefacts import ArtefactStore
 from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.remembered import remembered
 from blcf_utils.saliency.base import SaliencyModel
-from blcf_utils.saliency.maps import saliency_maps
+from blcf_utils.saliency.maps import JoinedSaliency, saliency_maps
 from blcf_utils.saliency.models import (
     EMBEDDED,
     HAND_MADE,
@@ -40,98 +40,126 @@ WITHOUT_SALIENCY = ("Gaussian", "L2-norm", "R-MAC")
 SaliencyOf = Callable[[int], np.ndarray]
 
 
-class StudyWeighting:
-    """The part of a study that weighs the positions of database images."""
+def weighting_names(profile: Profile) -> dict[str, str]:
+    """Return every weighting by its row name, and why it cannot run here ("" if it can).
 
-    profile: Profile
-    store: ArtefactStore
-    dataset: Callable[[str], Dataset]
-    features: Callable[[str], Features]
+    Those of the thesis first, in its order; then the embedded networks, R-MAC's coverage and
+    the profile's own folders of maps.
+    """
+    names = (NONE, *WITHOUT_SALIENCY[:2], *HAND_MADE, *OFFICIAL, *EMBEDDED, "R-MAC")
+    reasons = {name: missing_weights(name, profile.saliency) for name in names}
+    return {**reasons, **dict.fromkeys(profile.weighting.folders, "")}
 
-    def weightings(self) -> dict[str, str]:
-        """Return every weighting by its row name, and why it cannot run here ("" if it can).
 
-        Those of the thesis first, in its order; then the embedded networks, R-MAC's coverage and
-        the profile's own folders of maps.
-        """
-        names = (NONE, *WITHOUT_SALIENCY[:2], *HAND_MADE, *OFFICIAL, *EMBEDDED, "R-MAC")
-        config = self.profile
-        reasons = {name: missing_weights(name, config.saliency) for name in names}
-        return {**reasons, **dict.fromkeys(config.weighting.folders, "")}
+def weighting_name(profile: Profile, name: str | None) -> str:
+    """Return ``name`` if there is such a weighting; the profile's own when None.
 
-    def why_not(self, dataset: str, name: str) -> str:
-        """Return why a weighting cannot be measured on a dataset, or "" when it can."""
+    Raises:
+        StudyError: no such weighting, or one whose weights are not here.
+    """
+    name = profile.weighting.search if name is None else name
+    if name in (NONE, *WITHOUT_SALIENCY, *HAND_MADE, *EMBEDDED):
+        return name
+    every = weighting_names(profile)
+    if name not in every:
+        raise known("weighting", name, every)
+    if every[name]:
+        raise StudyError(f"weighting {name}: {every[name]}")
+    return name
+
+
+class Weightings:
+    """Weighs the positions of a dataset's images.
+
+    Args:
+        profile: the configuration.
+        dataset: the images.
+        store: where artefacts live.
+        features: gives the feature maps of the images, when they are needed.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        dataset: Dataset,
+        store: ArtefactStore,
+        features: Callable[[], FeatureMaps],
+    ):
+        self.profile, self.dataset, self.store = profile, dataset, store
+        self._features = features
+
+    def names(self) -> dict[str, str]:
+        """Return every weighting, and why it cannot run here (see :func:`weighting_names`)."""
+        return weighting_names(self.profile)
+
+    def checked(self, name: str | None) -> str:
+        """Return the name of a weighting that can run (see :func:`weighting_name`)."""
+        return weighting_name(self.profile, name)
+
+    def unavailable_because(self, name: str) -> str:
+        """Return why a weighting cannot be measured on the dataset, or "" when it can."""
         if name not in self.profile.weighting.folders:
             return missing_weights(name, self.profile.saliency)
         try:
-            self._precomputed(dataset, name)
+            self._precomputed(name)
         except StudyError as error:
             return str(error)
         return ""
 
-    def saliency_names(self, dataset: str) -> list[str]:
-        """Return the weightings that can run on a dataset and come from a saliency map."""
-        names = [n for n in self.weightings() if n not in (NONE, *WITHOUT_SALIENCY)]
-        return [name for name in names if not self.why_not(dataset, name)]
+    def saliency_names(self) -> list[str]:
+        """Return the weightings that can run on the dataset and come from a saliency map."""
+        names = [n for n in self.names() if n not in (NONE, *WITHOUT_SALIENCY)]
+        return [name for name in names if not self.unavailable_because(name)]
 
-    def weighting_name(self, name: str | None) -> str:
-        """Return ``name`` if there is such a weighting; the profile's own when None.
-
-        Raises:
-            StudyError: no such weighting, or one whose weights are not here.
-        """
-        name = self.profile.weighting.search if name is None else name
-        if name in (NONE, *WITHOUT_SALIENCY, *HAND_MADE, *EMBEDDED):
-            return name
-        every = self.weightings()
-        if name not in every:
-            raise known("weighting", name, every)
-        if every[name]:
-            raise StudyError(f"weighting {name}: {every[name]}")
-        return name
-
-    def saliency_model(self, name: str) -> SaliencyModel:
+    @remembered
+    def model(self, name: str) -> SaliencyModel:
         """Return a saliency model, ready to run on any image."""
         device = resolve_device(self.profile.features.device).type
         return load_model(name, self.profile.saliency, device)
 
-    def saliency(self, dataset: str, name: str) -> SaliencyOf:
+    def saliency(self, name: str) -> SaliencyOf:
         """Return what gives the saliency map (H, W) uint8 of a database image by its number."""
-        return self._saliency(dataset, name)[0]
+        return self._saliency(name)[0]
 
-    def looks(self, dataset: str, name: str) -> SaliencyOf:
-        """Return where a weighting looks: its saliency maps, or its weights if it has none."""
+    def attention(self, name: str) -> SaliencyOf:
+        """Return where a weighting puts its weight, as a picture of any size.
+
+        Its saliency maps, or its weights if it has none.
+
+        Raises:
+            StudyError: a weighting that weighs every position alike.
+        """
         if name in (*MODELS, *self.profile.weighting.folders):
-            return self.saliency(dataset, name)
-        weights = self.weights(dataset, self.weighting_name(name))
+            return self.saliency(name)
+        weights = self.weights(self.checked(name))
         if weights is None:
-            raise StudyError(f"weighting {name}: looks everywhere; name another one")
+            raise StudyError(f"weighting {name}: weighs every position alike; name another one")
         return weights
 
-    def _saliency(self, dataset: str, name: str) -> tuple[SaliencyOf, dict]:
+    @remembered
+    def _saliency(self, name: str) -> tuple[SaliencyOf, dict]:
         folders = self.profile.weighting.folders
         if name not in folders and name not in MODELS:
             raise known("saliency model", name, (*MODELS, *folders))
         if name in folders:
-            maps = self._precomputed(dataset, name)
+            maps = self._precomputed(name)
             return maps, {"folder": maps.digest()}
-        on_corrupt, model = self.profile.features.on_corrupt, self.saliency_model(name)
-        images = self.dataset(dataset)
+        on_corrupt, model = self.profile.features.on_corrupt, self.model(name)
         # Two benchmarks share the maps of their distractors.
-        parts = images.parts or (images,)
+        parts = self.dataset.parts or (self.dataset,)
         made = [saliency_maps(part, model, self.store, on_corrupt) for part in parts]
         joined = JoinedSaliency(made, [len(part.images) for part in parts])
-        maps = joined if images.parts else made[0]
+        maps = joined if self.dataset.parts else made[0]
         return maps, {"saliency": maps.key}
 
-    def _precomputed(self, dataset: str, name: str) -> PrecomputedMaps:
-        folder = self.profile.weighting.folders[name].replace("{dataset}", dataset)
-        maps = PrecomputedMaps(Path(folder).expanduser(), self.dataset(dataset))
-        maps.require()  # said now, not after half of them
+    def _precomputed(self, name: str) -> PrecomputedMaps:
+        folder = self.profile.weighting.folders[name].replace("{dataset}", self.dataset.name)
+        maps = PrecomputedMaps(Path(folder).expanduser(), self.dataset)
+        maps.require()  # before half of them are read
         return maps
 
-    def weighting(self, dataset: str, name: str) -> Weighting:
-        """Return a weighting of a dataset's images; its saliency maps are made on the way."""
+    def weighting(self, name: str) -> Weighting:
+        """Return a weighting of the dataset's images; its saliency maps are made on the way."""
         config = self.profile.weighting
         if name == "Gaussian":
             return gaussian(config)
@@ -140,19 +168,18 @@ class StudyWeighting:
         if name == "R-MAC":
             return rmac_coverage(config)
         by_content = name not in self.profile.weighting.folders
-        return by_saliency(name, *self._saliency(dataset, name), by_content)
+        return by_saliency(name, *self._saliency(name), by_content)
 
-    def weights(self, dataset: str, name: str, factor: int | None = None) -> StoredWeights | None:
-        """Return the weights of a dataset's database images; None where every position counts 1.
+    @remembered
+    def weights(self, name: str, factor: int | None = None) -> StoredWeights | None:
+        """Return the weights of the database images; None where every position counts 1.
 
         Args:
-            dataset: name of the dataset.
             name: the weighting.
             factor: cells per position of a feature map and side; those of the assignment maps
                 when None.
         """
-        if self.weighting_name(name) == NONE:
+        if self.checked(name) == NONE:
             return None
         factor = factor or self.profile.encoding.interpolate
-        made = self.weighting(dataset, name)
-        return weight_maps(made, self.features(dataset), factor, self.store)
+        return weight_maps(self.weighting(name), self._features(), factor, self.store)

@@ -7,7 +7,7 @@ ICMR 2016). It is the compact form of an image: a histogram of any part of it is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from blcf_utils.config.profile import EncodingConfig
 from blcf_utils.features.forward import resolve_device
+from blcf_utils.features.joined import Joined
 from blcf_utils.features.rows import copies_of, sample_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.features.streamed import StreamedFeatures
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
 from blcf_utils.ground.mapping import mapped
@@ -62,6 +62,23 @@ class AssignmentMaps:
         """Return the assignment map of an image, (h, w) uint16."""
         start, end = self._offsets[image], self._offsets[image + 1]
         return self._flat[start:end].reshape(self.shapes[image])
+
+
+class JoinedMaps(Joined):
+    """Assignment maps of a benchmark and its distractors, read as one.
+
+    Attributes:
+        words: K.
+    """
+
+    def __init__(self, name: str, parts: Sequence[AssignmentMaps]):
+        super().__init__(name, parts)
+        self.words = parts[0].words
+
+    @property
+    def quality(self) -> dict | None:
+        """Recall and distortion of approximate assignment, of the first part."""
+        return self.parts[0].quality
 
 
 def interpolate_map(feature_map: np.ndarray, factor: int) -> np.ndarray:
@@ -159,12 +176,9 @@ def _encode_image(shared: tuple[Features, _Encoder], image: int) -> np.ndarray:
 
 
 def _encoded(
-    features: Features | StreamedFeatures, encoder: _Encoder, images: np.ndarray
+    features: Features, encoder: _Encoder, images: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (numbers of an image and its copies, its assignment map), each image once."""
-    if isinstance(features, StreamedFeatures):
-        yield from features.made_of_each(_encode, encoder, images, encoder.files)
-        return
     copies, files = copies_of(features.distinct), [features.artefact / "features.h5"]
     files += encoder.files
     results = mapped(
@@ -179,7 +193,7 @@ def _encoded(
 
 
 def assignment_maps(
-    features: Features | StreamedFeatures,
+    features: Features,
     whitening: Whitening,
     codebook: Codebook,
     config: EncodingConfig,
@@ -188,9 +202,8 @@ def assignment_maps(
 ) -> AssignmentMaps:
     """Assign every position of every feature map to its visual word; resumable per image.
 
-    Of images with the same bytes the first one's words are those of its copies. Maps that are not
-    stored are computed on the way; the artefact is the same. How words are found is the codebook's
-    (``Codebook.searched``). Where that is approximate, its recall and distortion on this dataset
+    Of images with the same bytes the first one's words are those of its copies. How words are
+    found is the codebook's. Where that is approximate, its recall and distortion on this dataset
     are measured and kept with the maps.
     """
     document = {
@@ -215,12 +228,13 @@ def assignment_maps(
 
     label = f"{features.artefact.label}-K{codebook.words}"
     artefact = store.get_or_make("assignment", label, document, make)
-    return AssignmentMaps(artefact, codebook.words, features, config.interpolate)
+    return store.once(
+        artefact.key,
+        lambda: AssignmentMaps(artefact, codebook.words, features, config.interpolate),
+    )
 
 
-def _write_words(
-    folder: Path, features: Features | StreamedFeatures, offsets: np.ndarray, encoder: _Encoder
-) -> None:
+def _write_words(folder: Path, features: Features, offsets: np.ndarray, encoder: _Encoder) -> None:
     """Write every image's words from ``offsets`` (n + 1,) on; killed, it goes on."""
     path, done_path = folder / "words.npy", folder / "done.npy"
     if not done_path.exists():

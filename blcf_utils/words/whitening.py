@@ -138,7 +138,7 @@ def learn_whitening(
         save_whitening(folder, whitening)
 
     artefact = store.get_or_make("whitening", features.artefact.label, document, make)
-    return read_whitening(artefact)
+    return store.once(artefact.key, lambda: read_whitening(artefact))
 
 
 def save_whitening(folder: Path, whitening: Whitening) -> None:

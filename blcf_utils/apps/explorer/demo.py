@@ -69,10 +69,9 @@ def page_of_dataset(
     Raises:
         StudyError: no such profile or dataset.
     """
-    study = open_study(profile)
-    dataset = study.pick(dataset)
-    StudySubject(study, dataset, layers, words, weightings).prepare()
-    arguments = f"{dataset!r}, {tuple(layers)!r}, {tuple(words)!r}, {tuple(weightings)!r}"
+    bench = open_study(profile).open(dataset)
+    StudySubject(bench, layers, words, weightings).prepare()
+    arguments = f"{tuple(layers)!r}, {tuple(words)!r}, {tuple(weightings)!r}"
     return f"""\
         import contextlib, io
 
@@ -80,7 +79,7 @@ def page_of_dataset(
         from blcf_utils.study.study import open_study
 
         with contextlib.redirect_stdout(io.StringIO()):
-            panel = explore(open_study({profile!r}), {arguments})
+            panel = explore(open_study({profile!r}).open({bench.name!r}), {arguments})
         panel
         """
 

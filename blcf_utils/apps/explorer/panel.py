@@ -19,6 +19,7 @@ from blcf_utils.apps.explorer.widgets import BoxCanvas, PhotoUpload, ResultGrid
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.search.boxes import read_box
+from blcf_utils.study.pipeline import Pipeline
 
 _LONGEST = 460  # pixels of the query image as it is shown
 _MANY = 300  # entries of a list of images to choose from
@@ -272,16 +273,15 @@ class Panel:
         self._explain(self._explained if self._explained in shown else None)
 
 
-def explore(study, dataset: str = "", layers=(), words=(), weightings=(), **knobs) -> Panel:
+def explore(bench: Pipeline, layers=(), words=(), weightings=(), **knobs) -> Panel:
     """Return a panel over a dataset of a study, with everything its knobs could ask for ready.
 
     Args:
-        study: an open study.
-        dataset: its name; the profile's first when empty.
+        bench: the dataset's pipeline.
         layers, words, weightings: further layers, sizes of the codebook and spatial weightings.
         **knobs: where they stand at first (see ``explorer.Knobs``).
     """
-    return Panel(StudySubject(study, dataset, layers, words, weightings).prepare(), **knobs)
+    return Panel(StudySubject(bench, layers, words, weightings).prepare(), **knobs)
 
 
 def explore_folder(folder, **knobs) -> Panel:

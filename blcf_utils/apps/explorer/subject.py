@@ -21,7 +21,7 @@ from blcf_utils.features.networks.backbones import layer_names
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.query import SearchBase
 from blcf_utils.search.recipes import Searcher
-from blcf_utils.study.study import Study
+from blcf_utils.study.pipeline import Pipeline
 
 
 class Subject:
@@ -69,8 +69,7 @@ class StudySubject(Subject):
     """A dataset of a study.
 
     Args:
-        study: its profile gives the default coding.
-        name: the dataset; the profile's first when empty.
+        bench: its pipeline, which gives the default coding.
         layers: further layers of the same backbone; the one beside the profile's when empty.
         words: further sizes of the codebook.
         weightings: by their row names.
@@ -78,23 +77,21 @@ class StudySubject(Subject):
 
     def __init__(
         self,
-        study: Study,
-        name: str = "",
+        bench: Pipeline,
         layers: Sequence[str] = (),
         words: Sequence[int] = (),
         weightings: Sequence[str] = (),
     ):
-        self.name = study.pick(name)
-        self.profile, self.dataset, self.title = study.profile, study.dataset(self.name), self.name
-        main = (study.profile.features.backbone.layer, study.profile.codebook.words)
-        self._studies: dict[str, Study] = {}
-        for layer in dict.fromkeys((main[0], *(layers or [_neighbour(study)]))):
-            backbone = study.profile.features.backbone.model_copy(update={"layer": layer})
-            there = study if layer == main[0] else study.with_backbone(backbone)
-            for k in dict.fromkeys((main[1], *words)):
-                label = f"{layer}, K = {k:,}"
-                self._studies[label] = there if k == main[1] else there.with_words(k)
-        self.codings = tuple(self._studies)
+        self.profile, self.dataset, self.title = bench.profile, bench.dataset, bench.name
+        layer, k = bench.profile.features.backbone.layer, bench.profile.codebook.words
+        self._benches = {
+            f"{other}, K = {size:,}": bench
+            if (other, size) == (layer, k)
+            else bench.changed({"features.backbone.layer": other, "codebook.words": size})
+            for other in dict.fromkeys((layer, *(layers or [_neighbour(bench)])))
+            for size in dict.fromkeys((k, *words))
+        }
+        self.codings = tuple(self._benches)
         self.weightings = tuple(dict.fromkeys((NONE, *weightings)))
 
     def prepare(self) -> StudySubject:
@@ -106,15 +103,15 @@ class StudySubject(Subject):
 
     def base(self, coding: str, weighting: str) -> SearchBase:
         """Return what searches need."""
-        return self._studies[coding].searcher(self.name, weighting).base
+        return self._benches[coding].searcher(weighting).base
 
     def encoder(self, coding: str) -> Encoder:
         """Return what encodes a photograph that is not in the dataset."""
-        study, features = self._studies[coding], self.profile.features
+        bench, features = self._benches[coding], self.profile.features
         return Encoder(
-            study.backbone,
-            study.whitening(self.name),
-            study.codebook(self.name),
+            bench.backbone,
+            bench.whitening,
+            bench.codebook,
             features.longest_side,
             self.profile.encoding.interpolate,
             self.dataset.exif_orientation,
@@ -161,9 +158,9 @@ def jpeg(pixels: np.ndarray, quality: int = 85) -> bytes:
     return stream.getvalue()
 
 
-def _neighbour(study: Study) -> str:
-    """Return the layer after a study's own, or before it where that is the last."""
-    backbone = study.profile.features.backbone
+def _neighbour(bench: Pipeline) -> str:
+    """Return the layer after a pipeline's own, or before it where that is the last."""
+    backbone = bench.profile.features.backbone
     names = layer_names(backbone.name)
     at = names.index(backbone.layer)
     return names[at + 1] if at + 1 < len(names) else names[max(0, at - 1)]

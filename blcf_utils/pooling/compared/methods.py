@@ -1,7 +1,7 @@
 """The compared methods: how each turns a feature map into a vector, or into a set of vectors.
 
 A method is an entry of ``METHODS``. It learns from a teacher dataset, then describes images by a
-``Ready``: pooled descriptors and their post-processing (L2, PCA whitening, L2).
+``FittedMethod``: pooled descriptors and their post-processing (L2, PCA whitening, L2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blcf_utils.features.networks.backbones import read_state
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.pooling.cam import cam_descriptor, cam_pool, predicted_classes
-from blcf_utils.pooling.compared.teaching import Pool, Teaching
+from blcf_utils.pooling.compared.teacher import Pool, TeacherData
 from blcf_utils.pooling.crow import crow_pool
 from blcf_utils.pooling.dense_codebook import learn_dense_codebook
 from blcf_utils.pooling.gem import gem_pool
@@ -40,7 +40,7 @@ _MOP_TEACHERS = 300  # images whose patches teach MOP's words
 
 
 @dataclass(frozen=True)
-class Ready:
+class FittedMethod:
     """A method that has learned what it needs.
 
     Attributes:
@@ -108,49 +108,49 @@ class Method:
 
     title: str
     source: str
-    learn: Callable[[Teaching], Ready]
+    learn: Callable[[TeacherData], FittedMethod]
     needs: Literal["", "linear", "fully_connected"] = ""
     kind: Literal["vector", "set", "online"] = "vector"
     expansion: Literal["average", "aml", "none"] = "average"
     given: bool = False
 
 
-def _whitened(name: str, pool: Pool, teaching: Teaching, regions: bool | None = None, **settings):
+def _whitened(name: str, pool: Pool, teacher: TeacherData, regions: bool | None = None, **settings):
     """Return a method whose pooled vectors are L2-normalised, whitened and normalised again."""
-    by_regions = teaching.config.whiten_with == "regions" if regions is None else regions
-    whitening = teaching.whitening(name, pool, settings, by_regions)
-    return Ready(pool, whitening.apply, {**settings, "whitening": whitening.key})
+    by_regions = teacher.config.whiten_with == "regions" if regions is None else regions
+    whitening = teacher.whitening(name, pool, settings, by_regions)
+    return FittedMethod(pool, whitening.apply, {**settings, "whitening": whitening.key})
 
 
-def _pooled(name: str, function: Callable) -> Callable[[Teaching], Ready]:
-    def learn(teaching: Teaching) -> Ready:
-        return _whitened(name, function, teaching)
+def _pooled(name: str, function: Callable) -> Callable[[TeacherData], FittedMethod]:
+    def learn(teacher: TeacherData) -> FittedMethod:
+        return _whitened(name, function, teacher)
 
     return learn
 
 
-def _plain(function: Callable) -> Callable[[Teaching], Ready]:
-    return lambda teaching: Ready(function, normalise_rows)
+def _plain(function: Callable) -> Callable[[TeacherData], FittedMethod]:
+    return lambda teacher: FittedMethod(function, normalise_rows)
 
 
-def _gem(teaching: Teaching) -> Ready:
-    p = teaching.config.gem_power
-    return _whitened("gem", partial(gem_pool, p=p), teaching, p=p)
+def _gem(teacher: TeacherData) -> FittedMethod:
+    p = teacher.config.gem_power
+    return _whitened("gem", partial(gem_pool, p=p), teacher, p=p)
 
 
-def region_whitening(teaching: Teaching) -> Whitening:
+def region_whitening(teacher: TeacherData) -> Whitening:
     """Learn the whitening of R-MAC's region vectors."""
-    options = {"levels": teaching.config.rmac_levels, "whole": teaching.config.rmac_whole}
+    options = {"levels": teacher.config.rmac_levels, "whole": teacher.config.rmac_whole}
 
     def pool(maps: np.ndarray, weights: np.ndarray | None, box: Window | None) -> np.ndarray:
         return region_maxima(maps, **options, weights=weights, box=box)
 
-    return teaching.whitening("rmac", pool, options, regions=False)
+    return teacher.whitening("rmac", pool, options, regions=False)
 
 
-def _rmac(teaching: Teaching, whiten: bool = True) -> Ready:
-    options = {"levels": teaching.config.rmac_levels, "whole": teaching.config.rmac_whole}
-    whitening = region_whitening(teaching) if whiten else None
+def _rmac(teacher: TeacherData, whiten: bool = True) -> FittedMethod:
+    options = {"levels": teacher.config.rmac_levels, "whole": teacher.config.rmac_whole}
+    whitening = region_whitening(teacher) if whiten else None
     document = {**options, "whitening": whitening.key if whitening else ""}
     finish = whitening.apply if whitening else normalise_rows
 
@@ -158,51 +158,51 @@ def _rmac(teaching: Teaching, whiten: bool = True) -> Ready:
         return region_maxima(maps, **options, weights=weights, box=box)
 
     pool = partial(rmac_pool, **options, whitening=whitening)
-    return Ready(pool, normalise_rows, document, regions=regions, region_finish=finish)
+    return FittedMethod(pool, normalise_rows, document, regions=regions, region_finish=finish)
 
 
-def _vlad(teaching: Teaching) -> Ready:
-    words = teaching.config.vlad_words
-    book = learn_dense_codebook(teaching.features, words, teaching.store, seed=teaching.seed)
+def _vlad(teacher: TeacherData) -> FittedMethod:
+    words = teacher.config.vlad_words
+    book = learn_dense_codebook(teacher.features, words, teacher.store, seed=teacher.seed)
     pool = partial(vlad_pool, centroids=book.centroids)
-    return _whitened("vlad", pool, teaching, codebook=book.key)
+    return _whitened("vlad", pool, teacher, codebook=book.key)
 
 
-def _vlad_plain(teaching: Teaching) -> Ready:
-    words = teaching.config.vlad_words
-    book = learn_dense_codebook(teaching.features, words, teaching.store, seed=teaching.seed)
-    return Ready(
+def _vlad_plain(teacher: TeacherData) -> FittedMethod:
+    words = teacher.config.vlad_words
+    book = learn_dense_codebook(teacher.features, words, teacher.store, seed=teacher.seed)
+    return FittedMethod(
         partial(vlad_pool, centroids=book.centroids), normalise_rows, {"codebook": book.key}
     )
 
 
-def _netvlad(teaching: Teaching) -> Ready:
-    words, features = teaching.config.netvlad_words, teaching.features
-    book = learn_dense_codebook(features, words, teaching.store, seed=teaching.seed)
+def _netvlad(teacher: TeacherData) -> FittedMethod:
+    words, features = teacher.config.netvlad_words, teacher.features
+    book = learn_dense_codebook(features, words, teacher.store, seed=teacher.seed)
     rows = next(features.stream(features.database_rows()))
     alpha = netvlad_alpha(normalise_rows(rows), book.centroids)
     pool = partial(netvlad_pool, centroids=book.centroids, alpha=alpha)
-    return _whitened("netvlad", pool, teaching, codebook=book.key)
+    return _whitened("netvlad", pool, teacher, codebook=book.key)
 
 
-def _neural_codes(teaching: Teaching) -> Ready:
-    return _whitened("neural-codes", partial(neural_codes, head=teaching.head), teaching)
+def _neural_codes(teacher: TeacherData) -> FittedMethod:
+    return _whitened("neural-codes", partial(neural_codes, head=teacher.head), teacher)
 
 
-def _mop(teaching: Teaching) -> Ready:
-    head, code = teaching.head, encode(teaching.head)
-    document = {**teaching.document(), "words": teaching.config.vlad_words}
+def _mop(teacher: TeacherData) -> FittedMethod:
+    head, code = teacher.head, encode(teacher.head)
+    document = {**teacher.document(), "words": teacher.config.vlad_words}
 
     def make(folder: Path) -> None:
-        words, seed = teaching.config.vlad_words, teaching.seed
-        maps = teaching.sample(_MOP_TEACHERS)
+        words, seed = teacher.config.vlad_words, teacher.seed
+        maps = teacher.sample(_MOP_TEACHERS)
         save_books(folder, learn_mop(maps, code, head.grid, words=words, seed=seed))
 
-    label = f"{teaching.features.artefact.label}-mop"
-    made = teaching.store.get_or_make("mop-codebook", label, document, make, quiet=True)
+    label = f"{teacher.features.artefact.label}-mop"
+    made = teacher.store.get_or_make("mop-codebook", label, document, make, quiet=True)
     pool = partial(mop_pool, encode=code, books=read_books(made.folder))
     # Its own windows are regions already.
-    return _whitened("mop", pool, teaching, regions=False, books=made.key)
+    return _whitened("mop", pool, teacher, regions=False, books=made.key)
 
 
 def _cut(maps: np.ndarray, box: Window | None, levels: int) -> np.ndarray:
@@ -212,7 +212,7 @@ def _cut(maps: np.ndarray, box: Window | None, levels: int) -> np.ndarray:
     return windows + np.array([y0, y0, x0, x0])
 
 
-def _patch_set(teaching: Teaching, name: str, describe: Callable) -> Ready:
+def _patch_set(teacher: TeacherData, name: str, describe: Callable) -> FittedMethod:
     def pool(
         maps: np.ndarray, weights: np.ndarray | None, box: Window | None, levels: int
     ) -> np.ndarray:
@@ -222,16 +222,16 @@ def _patch_set(teaching: Teaching, name: str, describe: Callable) -> Ready:
 
     every, few = (partial(pool, levels=levels) for levels in (DATABASE_LEVELS, QUERY_LEVELS))
     levels = [DATABASE_LEVELS, QUERY_LEVELS]
-    ready = _whitened(name, every, teaching, regions=False, levels=levels)
-    return Ready(ready.pool, ready.finish, ready.document, few)
+    ready = _whitened(name, every, teacher, regions=False, levels=levels)
+    return FittedMethod(ready.pool, ready.finish, ready.document, few)
 
 
-def _razavian(teaching: Teaching) -> Ready:
-    return _patch_set(teaching, "razavian", partial(patch_maxima, grid=(2, 2)))
+def _razavian(teacher: TeacherData) -> FittedMethod:
+    return _patch_set(teacher, "razavian", partial(patch_maxima, grid=(2, 2)))
 
 
-def _astounding(teaching: Teaching) -> Ready:
-    head = teaching.head
+def _astounding(teacher: TeacherData) -> FittedMethod:
+    head = teacher.head
     code = encode(head)
 
     def describe(maps: np.ndarray, windows: np.ndarray) -> np.ndarray:
@@ -239,38 +239,38 @@ def _astounding(teaching: Teaching) -> Ready:
         codes = code(pooled.reshape(-1, *pooled.shape[2:]))
         return codes.reshape(*pooled.shape[:2], -1)
 
-    return _patch_set(teaching, "astounding", describe)
+    return _patch_set(teacher, "astounding", describe)
 
 
-def class_whitening(teaching: Teaching) -> Whitening:
+def class_whitening(teacher: TeacherData) -> Whitening:
     """Learn the whitening of CAM's class vectors: one class an image or region, the likeliest."""
 
     def pool(maps: np.ndarray, weights: np.ndarray | None, box: Window | None) -> np.ndarray:
-        first = predicted_classes(maps, teaching.head, 1, box)
-        return cam_pool(maps, weights, box, head=teaching.head, classes=first)[:, 0]
+        first = predicted_classes(maps, teacher.head, 1, box)
+        return cam_pool(maps, weights, box, head=teacher.head, classes=first)[:, 0]
 
-    by_regions = teaching.config.whiten_with == "regions"
-    return teaching.whitening("cam", pool, {}, by_regions)
+    by_regions = teacher.config.whiten_with == "regions"
+    return teacher.whitening("cam", pool, {}, by_regions)
 
 
-def _cam(teaching: Teaching) -> Ready:
-    head, whitening = teaching.head, class_whitening(teaching)
-    count = min(teaching.config.cam_classes, len(head.linear))
+def _cam(teacher: TeacherData) -> FittedMethod:
+    head, whitening = teacher.head, class_whitening(teacher)
+    count = min(teacher.config.cam_classes, len(head.linear))
 
     def pool(maps: np.ndarray, weights: np.ndarray | None, box: Window | None) -> np.ndarray:
         classes = predicted_classes(maps, head, count, box)
         vectors = cam_pool(maps, weights, box, head=head, classes=classes)
         return cam_descriptor(vectors, whitening)
 
-    return Ready(pool, normalise_rows, {"classes": count, "whitening": whitening.key})
+    return FittedMethod(pool, normalise_rows, {"classes": count, "whitening": whitening.key})
 
 
-def _netvlad_trained(teaching: Teaching) -> Ready:
-    state = {k: v.numpy() for k, v in read_state(teaching.layer_weights).items()}
+def _netvlad_trained(teacher: TeacherData) -> FittedMethod:
+    state = {k: v.numpy() for k, v in read_state(teacher.layer_weights).items()}
     centroids, assignment = netvlad_parameters(state)
     pool = partial(netvlad_pool, centroids=centroids, assignment=assignment)
-    digest = hashlib.sha256(teaching.layer_weights.read_bytes()).hexdigest()[:16]
-    return _whitened("netvlad-trained", pool, teaching, weights=digest)
+    digest = hashlib.sha256(teacher.layer_weights.read_bytes()).hexdigest()[:16]
+    return _whitened("netvlad-trained", pool, teacher, weights=digest)
 
 
 METHODS: dict[str, Method] = {

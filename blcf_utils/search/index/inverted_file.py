@@ -296,7 +296,7 @@ def build_index(
         build().save(folder)
 
     artefact = store.get_or_make("index", label, document, make, quiet)
-    return InvertedFile.open(artefact.folder)
+    return store.once(artefact.key, lambda: InvertedFile.open(artefact.folder))
 
 
 def invert(histograms: sparse.csr_array, idf: bool, weights: str = "exact") -> InvertedFile:

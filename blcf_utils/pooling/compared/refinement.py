@@ -8,7 +8,7 @@ from blcf_utils.config.comparison import ComparisonConfig
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.pooling.aml import localise_all
-from blcf_utils.pooling.compared.methods import Ready
+from blcf_utils.pooling.compared.methods import FittedMethod
 from blcf_utils.pooling.maps import Window
 from blcf_utils.search.query import Ranking
 
@@ -36,7 +36,7 @@ def rerank_aml(
     aspect: float,
     ranking: Ranking,
     features: Features,
-    ready: Ready,
+    ready: FittedMethod,
     config: ComparisonConfig,
 ) -> tuple[Ranking, dict[int, Window]]:
     """Re-rank the first images by approximate max-pooling localisation, and expand the query.

@@ -15,7 +15,7 @@ import numpy as np
 from blcf_utils.config.comparison import ComparisonConfig
 from blcf_utils.features.networks.heads import ClassifierHead
 from blcf_utils.features.rows import normalise_rows, sample_rows
-from blcf_utils.features.stored import Features, batches
+from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import ArtefactStore
 from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.rmac import rmac_regions
@@ -32,7 +32,7 @@ _WIDE_VECTORS, _WIDE_DIRECTIONS = 1100, 256
 
 
 @dataclass(frozen=True)
-class Teaching:
+class TeacherData:
     """What a method may learn from.
 
     Attributes:
@@ -67,7 +67,7 @@ class Teaching:
     def sample(self, most: int) -> Iterator[np.ndarray]:
         """Yield the maps (B, C, h, w) of the teacher's database images, or of a seeded sample."""
         everyone = np.arange(self.features.n_database)
-        for _, maps in batches(self.features, sample_rows(everyone, most, self.seed)):
+        for _, maps in self.features.batches(sample_rows(everyone, most, self.seed)):
             yield maps
 
     def whitening(self, name: str, pool: Pool, settings: dict, regions: bool) -> Whitening:
@@ -81,7 +81,7 @@ class Teaching:
         """
 
         def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-            for _, maps in batches(self.features, images):
+            for _, maps in self.features.batches(images):
                 boxes = [None]
                 if regions:
                     boxes = [tuple(box) for box in rmac_regions(maps.shape[2:]).tolist()]
