@@ -85,14 +85,14 @@ def test_the_row_runs_when_weights_are_given(detector, tmp_path, toy_root, store
         "whitening: {dimensions: 64}\ncodebook: {words: 40}\n"
     )
     line = row("faster-rcnn")
-    assert "detector" in open_study(str(profile)).why_not_compared("toy", line)
+    assert "detector" in line.unavailable_because(open_study(str(profile)).comparison("toy"))
     study = open_study(str(profile), {"comparison.weights": {"faster-rcnn": str(path)}})
     found = experiments.compare_methods(study, [line])[0]
     assert set(found.scores) == {("gs", False), ("ls", False), ("ls", True)}
     assert found.bytes == 4 * 256
-    held = study.detected("toy", "faster-rcnn")
-    vector = study.detector_queries("toy", "faster-rcnn", "gs")[0]
-    number = study.dataset("toy").image_index[study.dataset("toy").queries[0].image]
+    search = study.comparison("toy").detector(path)
+    held, vector = search.database, search.queries("gs")[0]
+    number = study.open("toy").dataset.image_index[study.open("toy").dataset.queries[0].image]
     np.testing.assert_allclose(held.vectors[number], vector, rtol=1e-4, atol=1e-5)
     regions = np.split(held.regions, held.ends[:-1])[3]
     expected = max((regions @ vector).max(initial=-1), -1)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import pandas as pd
 import pytest
 
 from blcf_utils import experiments
-from blcf_utils.config.profile import BackboneConfig
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.search.looking import queries_by_gain
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import open_study
 
 PROFILE = """
@@ -67,8 +69,8 @@ def test_a_study_measures_its_tables(profile):
     assert (described["images"], described["queries"], described["K"]) == (18, 5, 60)
     table = experiments.search_table(study)
     for mode in ("gs", "ls"):
-        rankings = study.search("toy", mode)
-        expected = study.evaluate("toy", rankings).mean
+        rankings = study.open("toy").search(mode)
+        expected = study.open("toy").evaluate(rankings).mean
         cell = table[(table["row"] == mode.upper()) & (table["column"] == "toy")]
         assert cell["status"].tolist() == ["measured"]
         assert float(cell["measured"].iloc[0]) == pytest.approx(expected, abs=1e-4)
@@ -86,11 +88,11 @@ def test_a_study_measures_its_tables(profile):
     assert float(toy_rows["instances"]) == 4
     efficiency = experiments.efficiency_table(study)
     values = efficiency[efficiency["column"] == "toy"].set_index("row")["measured"]
-    index = study.index("toy")
+    index = study.open("toy").index()
     assert float(values["memory (MB)"]) == pytest.approx(index.nbytes / 1e6, rel=0.05)
     assert float(values["words/image"]) == pytest.approx(index.entries / 18, rel=0.05)
     assert values["re-ranking (s)"] > values["query/time (s)"] > 0
-    maps = study.maps("toy")
+    maps = study.open("toy").maps
     held = sum(len(np.unique(maps.map(i))) for i in range(18))
     assert index.entries == held
     localised = experiments.localisation_table(study).set_index(["row", "column"])["measured"]
@@ -102,8 +104,10 @@ def test_a_study_measures_its_tables(profile):
     assert (seconds > 0).all()
     assert seconds["merged"] >= seconds["BLCF"] + seconds["SIFT-BoW"] - 1e-3
     merged = fused.set_index(["row", "column"]).loc[("merged", "toy"), "measured"]
-    assert float(merged) == pytest.approx(study.evaluate("toy", study.fused("toy")).mean, abs=1e-4)
-    curve = experiments.fusion_curve(study, "toy", steps=3)
+    assert float(merged) == pytest.approx(
+        study.open("toy").evaluate(study.open("toy").fused()).mean, abs=1e-4
+    )
+    curve = experiments.fusion_curve(study.open("toy"), steps=3)
     assert curve.loc[0.5, "verified matches"] == pytest.approx(float(merged), abs=1e-4)
     networks = experiments.backbones_table(study)
     assert set(networks["row"]) == {
@@ -125,21 +129,25 @@ def test_the_same_seed_gives_the_same_table_and_another_other_words(profile, tmp
         study = open_study(profile)
         experiments.search_table(study)
         experiments.pooling_table(study)
-        runs.append((measured(study.results), study.codebook("toy")))
+        runs.append((measured(study.results.folder), study.open("toy").codebook))
     assert runs[0][0] == runs[1][0]
     np.testing.assert_array_equal(runs[0][1].centroids, runs[1][1].centroids)
-    other = open_study(profile, {"seed": 2}).codebook("toy")
+    other = open_study(profile, {"seed": 2}).open("toy").codebook
     assert other.key != runs[0][1].key
     assert not np.allclose(other.centroids, runs[0][1].centroids)
     sampled = {"whitening.max_descriptors": 300}
-    first, second = (open_study(profile, {**sampled, "seed": s}).whitening("toy") for s in (1, 2))
+    first, second = (
+        open_study(profile, {**sampled, "seed": s}).open("toy").whitening for s in (1, 2)
+    )
     assert not np.allclose(first.mean, second.mean, atol=1e-6)
 
 
 RUN = """
     import sys
     from blcf_utils import experiments
-    from blcf_utils.study.study import open_study
+    from blcf_utils.search.looking import queries_by_gain
+from blcf_utils.study.pipeline import Pipeline
+from blcf_utils.study.study import open_study
     import blcf_utils.datasets, faiss, torch
     from blcf_utils.ground.torchvision_compat import ensure_torchvision
     ensure_torchvision()
@@ -159,7 +167,7 @@ def test_a_study_killed_at_any_time_ends_with_the_same_tables(profile, tmp_path,
     experiments.search_table(study)
     experiments.pooling_table(study)
     whole = time.perf_counter() - started
-    expected = measured(study.results)
+    expected = measured(study.results.folder)
 
     monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "interrupted"))
     monkeypatch.setenv("BLCF_RESULTS", str(tmp_path / "found"))
@@ -180,24 +188,25 @@ def test_a_study_killed_at_any_time_ends_with_the_same_tables(profile, tmp_path,
     study = open_study(profile)
     experiments.search_table(study)
     experiments.pooling_table(study)
-    assert measured(study.results) == expected
+    assert measured(study.results.folder) == expected
     leftovers = [p for p in (tmp_path / "interrupted").rglob("*") if ".partial" in p.name]
     assert leftovers == []
 
 
 def test_results_are_made_once_and_shared(profile, caplog):
     study = open_study(profile)
-    assert study.index("toy") is study.index("toy")
-    other = study.with_backbone(
-        BackboneConfig(name="squeezenet1_1", layer="conv1", weights="random")
-    )
-    assert other.dataset("toy") is study.dataset("toy")
-    assert other.features("toy").channels == 64 != study.features("toy").channels
+    assert study.open("toy").index() is study.open("toy").index()
+    other = study.changed({"features.backbone.layer": "conv1"})
+    assert other.open("toy").dataset is study.open("toy").dataset
+    more = study.open("toy").changed({"codebook.words": 30})
+    assert more.features is study.open("toy").features
+    assert more.maps is not study.open("toy").maps
+    assert other.open("toy").features.channels == 64 != study.open("toy").features.channels
     # conv1 has 64 channels: as many as the profile's whitening keeps; a wider wish is cut down.
     wide = open_study(profile, {"whitening.dimensions": 512})
-    assert wide.whitening("toy").dimensions <= 128
+    assert wide.open("toy").whitening.dimensions <= 128
     with caplog.at_level(logging.INFO, "blcf"):
-        open_study(profile).index("toy")
+        open_study(profile).open("toy").index()
     lines = [r.getMessage() for r in caplog.records if "reused" in r.getMessage()]
     assert {line.split()[0] for line in lines} >= {"features", "whitening", "codebook", "index"}
 
@@ -211,23 +220,27 @@ def test_words_can_be_learned_on_another_set(profile, toy_root, tmp_path, monkey
     monkeypatch.setenv("BLCF_DATA", str(both))
     own = open_study(profile)
     taught = open_study(profile, {"learn_on.toy": "teacher"})
-    assert own.features("toy").key == taught.features("toy").key
-    assert own.codebook("toy").key != taught.codebook("toy").key == taught.codebook("teacher").key
-    assert not np.array_equal(own.index("toy").offsets, taught.index("toy").offsets)
-    assert own.config_digest("toy") != taught.config_digest("toy")
+    assert own.open("toy").features.key == taught.open("toy").features.key
+    assert (
+        own.open("toy").codebook.key
+        != taught.open("toy").codebook.key
+        == taught.open("teacher").codebook.key
+    )
+    assert not np.array_equal(own.open("toy").index().offsets, taught.open("toy").index().offsets)
+    assert own.open("toy").config_digest() != taught.open("toy").config_digest()
 
 
 def test_idf_weighs_words_on_both_sides(profile):
     plain, weighted = open_study(profile), open_study(profile, {"encoding.idf": True})
-    index = weighted.index("toy")
-    assert plain.index("toy").factors is None
-    holders = plain.index("toy").list_lengths
+    index = weighted.open("toy").index()
+    assert plain.open("toy").index().factors is None
+    holders = plain.open("toy").index().list_lengths
     expected = np.where(holders > 0, np.log(18 / np.maximum(holders, 1)), 0)
     np.testing.assert_allclose(index.factors, expected, rtol=1e-5)
-    query = weighted.dataset("toy").queries[0]
-    first = weighted.search("toy", "gs")[query.id]
+    query = weighted.open("toy").dataset.queries[0]
+    first = weighted.open("toy").search("gs")[query.id]
     assert first.scores[0] == pytest.approx(1, abs=1e-5)
-    assert not np.allclose(first.scores, plain.search("toy", "gs")[query.id].scores)
+    assert not np.allclose(first.scores, plain.open("toy").search("gs")[query.id].scores)
 
 
 @pytest.mark.parametrize(
@@ -245,32 +258,33 @@ def test_idf_weighs_words_on_both_sides(profile):
 )
 def test_settings_change_the_digest_and_still_measure(profile, setting):
     base, changed = open_study(profile), open_study(profile, setting)
-    assert changed.config_digest("toy") != base.config_digest("toy")
-    for rank in (changed.search, changed.sum_pooling):
-        assert 0 < changed.evaluate("toy", rank("toy", "ls")).mean <= 1
+    assert changed.open("toy").config_digest() != base.open("toy").config_digest()
+    bench = changed.open("toy")
+    for rank in (bench.search, bench.sum_pooling):
+        assert 0 < bench.evaluate(rank("ls")).mean <= 1
 
 
 def test_queries_are_ordered_by_what_they_gain(profile):
     study = open_study(profile)
-    better, than = (study.evaluate("toy", study.search("toy", m)) for m in ("ls", "gs"))
+    better, than = (study.open("toy").evaluate(study.open("toy").search(m)) for m in ("ls", "gs"))
     gains = [
         better.per_query[q.id] - than.per_query[q.id]
-        for q in study.queries_by_gain("toy", better, than)
+        for q in queries_by_gain(study.open("toy").dataset, better, than)
     ]
     assert gains == sorted(gains, reverse=True)
-    aps = [better.per_query[q.id] for q in study.queries_by_gain("toy", better)]
+    aps = [better.per_query[q.id] for q in queries_by_gain(study.open("toy").dataset, better)]
     assert aps == sorted(aps, reverse=True)
 
 
 def test_names_are_checked(profile):
     study = open_study(profile)
-    assert study.pick() == study.pick("toy") == "toy"
+    assert study.open() is study.open("toy")
     with pytest.raises(StudyError, match="dataset of profile toy 'tom': expected one of toy"):
-        study.pick("tom")
+        study.open("tom")
     with pytest.raises(
         StudyError, match="recipe 'global': unknown step 'global': expected one of GQE"
     ):
-        study.search("toy", "global")
+        study.open("toy").search("global")
 
 
 def test_a_wrong_recipe_of_the_fusion_is_said_at_once(profile):
@@ -280,14 +294,15 @@ def test_a_wrong_recipe_of_the_fusion_is_said_at_once(profile):
 
 def test_encoding_augmented_queries_is_not_timed(profile, monkeypatch):
     study = open_study(profile)
-    encode, slow = study.augmented_maps, []
+    encode, slow = Pipeline.augmented_maps.func, []
 
-    def slowly(name):
-        if not slow:
-            slow.append(time.sleep(0.5))
-        return encode(name)
+    def slowly(bench):
+        slow.append(time.sleep(0.5))
+        return encode(bench)
 
-    monkeypatch.setattr(study, "augmented_maps", slowly)
+    late = cached_property(slowly)
+    late.__set_name__(Pipeline, "augmented_maps")
+    monkeypatch.setattr(Pipeline, "augmented_maps", late)
     table = experiments.search_table(study, ("GS",))
     assert slow
     assert float(table.loc[table["column"] == "toy+qaug", "seconds"].iloc[0]) < 0.5
@@ -304,21 +319,21 @@ def damaged(toy_root, tmp_path, monkeypatch, profile):
 
 def test_a_damaged_set_is_refused_before_computing(damaged, store):
     with pytest.raises(StudyError, match=r"images/other_13\.jpg"):
-        open_study(damaged).features("toy")
+        open_study(damaged).open("toy").index()
     assert not list(store.root.glob("features/*"))
 
 
 def test_a_damaged_set_can_be_searched_without_its_broken_image(damaged):
     study = open_study(damaged, {"features.on_corrupt": "skip"})
-    assert study.features("toy").skipped == ("other_13.jpg",)
+    assert study.open("toy").features.skipped == ("other_13.jpg",)
     table = experiments.search_table(study)
     assert (table.loc[table["column"] == "toy", "status"] == "measured").sum() == 10
     fused = experiments.fusion_table(study)
     assert (fused.loc[fused["column"] == "toy", "status"] == "measured").all()
-    for query, ranking in study.search("toy", "gs").items():
+    for query, ranking in study.open("toy").search("gs").items():
         assert sorted(ranking.images) == list(range(18)), query
         assert ranking.scores[ranking.images == 13] == 0
-    assert 0 < study.evaluate("toy", study.sum_pooling("toy", "gs")).mean <= 1
+    assert 0 < study.open("toy").evaluate(study.open("toy").sum_pooling("gs")).mean <= 1
 
 
 @pytest.mark.photos
@@ -339,7 +354,7 @@ def test_sum_pooling_of_real_photographs(
     )
     study = open_study(str(path))
     for mode, value in zip(("gs", "ls"), expected, strict=True):
-        found = study.evaluate(name, study.sum_pooling(name, mode)).mean
+        found = study.open(name).evaluate(study.open(name).sum_pooling(mode)).mean
         assert found == pytest.approx(value, abs=0.03), mode
 
 
@@ -352,9 +367,13 @@ def test_weights_of_one_byte_make_a_smaller_index_and_almost_the_same_rankings(p
         np.testing.assert_allclose(found[f"uint8: {recipe}"], found[f"exact: {recipe}"], atol=0.05)
     # The exact one is the study's own.
     for recipe in ("GS", "LS"):
-        rankings = study.search("toy", recipe, weighting="Gaussian")
-        whole = study.evaluate("toy", rankings).mean
+        rankings = study.open("toy").search(recipe, weighting="Gaussian")
+        whole = study.open("toy").evaluate(rankings).mean
         assert found.loc[("toy", "Gaussian"), f"exact: {recipe}"] == whole
-    coarse = study.with_index_weights("uint8").search("toy", "GS", weighting="Gaussian")
-    exact = study.search("toy", "GS", weighting="Gaussian")
+    coarse = (
+        study.changed({"encoding.index_weights": "uint8"})
+        .open("toy")
+        .search("GS", weighting="Gaussian")
+    )
+    exact = study.open("toy").search("GS", weighting="Gaussian")
     assert any((coarse[q].scores != exact[q].scores).any() for q in exact)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import textwrap
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,14 +15,23 @@ from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.compared.methods import METHODS
-from blcf_utils.pooling.compared.refine import expand_average, ranked
-from blcf_utils.pooling.compared.rows import ROWS, T10, T11, T13, row, rows_of
-from blcf_utils.pooling.compared.teaching import fit_wide_whitening
+from blcf_utils.pooling.compared.online_cam import class_vectors
+from blcf_utils.pooling.compared.refinement import expand_average, ranked
+from blcf_utils.pooling.compared.row_kinds import (
+    T10,
+    T11,
+    T13,
+    DenseRow,
+    OnlineCamRow,
+    PatchSetRow,
+)
+from blcf_utils.pooling.compared.rows import ROWS, row, rows_of
+from blcf_utils.pooling.compared.teacher import fit_wide_whitening
+from blcf_utils.pooling.compared.vectors import cells_window
 from blcf_utils.pooling.mac import mac_pool
 from blcf_utils.pooling.rmac import region_maxima
 from blcf_utils.results.published import load_published
-from blcf_utils.results.tables import read_per_query, read_table
-from blcf_utils.study.comparison import cells_window
+from blcf_utils.study.comparison import teacher_of, teachers
 from blcf_utils.study.study import open_study
 from blcf_utils.words.whitening import fit_whitening
 
@@ -72,30 +82,31 @@ def test_every_row_of_the_thesis_is_declared_once():
         assert set(load_published(table_id)["row"]) <= set(labels)
     ids = [each.id for each in ROWS]
     assert len(ids) == len(set(ids))
-    assert len({each.label for each in ROWS if not each.never and not each.network}) > 15
-    assert all(each.method in {*METHODS, "words", "sift", "detector"} for each in ROWS)
+    assert all(each.method in METHODS for each in ROWS if isinstance(each, DenseRow))
     with pytest.raises(StudyError, match=r"unknown row of the comparison 'rmca'.*rmac"):
         row("rmca")
 
 
 def test_nobody_learns_on_his_own_test_images(open_toy):
     study = open_toy()
-    assert study.comparison_teachers().to_dict() == {"toy": "other", "other": "toy"}
+    assert teachers(study.profile).to_dict() == {"toy": "other", "other": "toy"}
     with pytest.raises(StudyError, match=r"comparison.*toy would be its own teacher"):
         open_toy(**{"comparison.learn_on": {"toy": "toy"}})
     alone = open_toy(datasets=["toy"])
-    assert "comparison.same_dataset: true" in alone.why_not_compared("toy", row("rmac"))
+    assert "comparison.same_dataset: true" in row("rmac").unavailable_because(
+        alone.comparison("toy")
+    )
     with pytest.raises(StudyError, match="no other dataset to learn whitening on"):
-        alone.compared("toy", "rmac")
+        alone.comparison("toy").vectors("rmac")
     allowed = open_toy(datasets=["toy"], **{"comparison.same_dataset": True})
-    assert allowed.comparison_teacher("toy") == "toy"
+    assert teacher_of(allowed.profile, "toy") == "toy"
     outside = open_toy(datasets=["toy"], **{"comparison.learn_on": {"toy": "other"}})
-    assert outside.comparison_teacher("toy") == "other"
+    assert teacher_of(outside.profile, "toy") == "other"
 
 
 def test_rmac_of_the_study_step_by_step(open_toy):
     study = open_toy()
-    teacher, features = study.features("other"), study.features("toy")
+    teacher, features = study.open("other").features, study.open("toy").features
     regions = [region_maxima(teacher.map(i)) for i in range(teacher.n_database)]
     whitening = fit_whitening([np.concatenate(regions)], 200)
 
@@ -103,52 +114,59 @@ def test_rmac_of_the_study_step_by_step(open_toy):
         return normalise_rows(whitening.apply(found).sum(axis=0)[None])[0]
 
     database = np.stack([describe(region_maxima(features.map(i))) for i in range(18)])
-    np.testing.assert_allclose(study.described("toy", "rmac"), database, atol=2e-3)
-    query = study.dataset("toy").queries[1]
-    i = study.dataset("toy").image_index[query.image]
-    _, _, box = study._query_region(features, query, "toy", "ls")
+    np.testing.assert_allclose(
+        study.comparison("toy").vectors("rmac").database(), database, atol=2e-3
+    )
+    query = study.open("toy").dataset.queries[1]
+    i = study.open("toy").dataset.image_index[query.image]
+    _, _, box = study.comparison("toy").vectors("rmac").region(query, "ls")
     vector = describe(region_maxima(features.map(i), box=box))
-    found = study.compared("toy", "rmac")[query.id]
+    found = study.comparison("toy").vectors("rmac").rank()[query.id]
     np.testing.assert_allclose(found.scores, (database @ vector)[found.images], atol=5e-3)
 
 
 def test_fewer_dimensions_are_the_first_ones(open_toy):
     study = open_toy()
-    full, few = (study.compared_method("toy", "sum", d) for d in (None, 5))
+    full, few = (study.comparison("toy").vectors("sum", d).fitted for d in (None, 5))
     vectors = normalise_rows(np.random.default_rng(0).random((4, 256), np.float32))
     np.testing.assert_allclose(
         few.finish(vectors), normalise_rows(full.finish(vectors)[:, :5]), atol=1e-5
     )
-    assert study.described("toy", "sum", 5).shape == (18, 5)
+    assert study.comparison("toy").vectors("sum", 5).database().shape == (18, 5)
 
 
 def test_every_method_runs_and_finds_something(open_toy):
     study, means = open_toy(), []
+    comparison = study.comparison("toy")
+    kinds = {"razavian": PatchSetRow, "astounding": PatchSetRow, "cam-online": OnlineCamRow}
     for name, method in METHODS.items():
         if method.given:
             continue
-        found = study.compared("toy", name)
+        rank = partial(kinds.get(name, DenseRow)(name, method=name).rank, comparison, "ls")
+        found = rank(expanded=False)
         assert all(sorted(r.images) == list(range(18)) for r in found.values()), name
-        means.append(study.evaluate("toy", found).mean)
-        wide = study.compared("toy", name, expansion=True)
+        means.append(study.open("toy").evaluate(found).mean)
+        wide = rank(expanded=True)
         assert all(sorted(r.images) == list(range(18)) for r in wide.values()), name
         for ranking in (*found.values(), *wide.values()):
             assert (np.diff(ranking.scores) <= 1e-6).all(), name
     assert np.mean(means) > 0.3  # any order of 18 images has about 0.2
     with pytest.raises(StudyError, match="unknown compared method 'rmca'"):
-        study.compared("toy", "rmca")
+        comparison.vectors("rmca")
 
 
 def test_online_cam_describes_images_by_the_classes_of_the_query(open_toy):
     study = open_toy(**{"comparison.cam_classes": 7})
-    vectors = study.class_vectors("toy")
-    assert vectors.shape[:2] == (18, len(study.head().linear))
-    online, offline = (study.compared("toy", m) for m in ("cam-online", "cam"))
+    comparison = study.comparison("toy")
+    vectors = class_vectors(comparison.vectors("cam-online"))
+    assert vectors.shape[:2] == (18, len(comparison.head.linear))
+    online = row("cam-online").rank(comparison, "ls", False)
+    offline = comparison.vectors("cam").rank()
     assert any((online[q].images != offline[q].images).any() for q in online)
     # A query that is a database image has that image's classes: it finds itself exactly.
-    query = study.dataset("toy").queries[0]
-    i = study.dataset("toy").image_index[query.image]
-    whole = study.compared("toy", "cam-online", "gs")[query.id]
+    query = study.open("toy").dataset.queries[0]
+    i = study.open("toy").dataset.image_index[query.image]
+    whole = row("cam-online").rank(comparison, "gs", False)[query.id]
     assert whole.images[0] == i
     assert whole.scores[0] == pytest.approx(1, abs=2e-3)
 
@@ -161,13 +179,13 @@ def test_refinements(open_toy):
     np.testing.assert_allclose(
         expand_average(vectors[2], vectors, ranking, 3), expected / np.linalg.norm(expected)
     )
-    plain = study.compared("toy", "rmac")
-    again = study.compared("toy", "rmac", expansion=True)
+    rmac = study.comparison("toy").vectors("rmac")
+    plain, again = rmac.rank(), rmac.rank(expanded=True)
     for query in plain:  # the first six are ordered again, the rest keeps its place
         assert set(again[query].images[:6]) == set(plain[query].images[:6])
         np.testing.assert_array_equal(again[query].images[6:], plain[query].images[6:])
     assert any((again[q].images != plain[q].images).any() for q in plain)
-    assert not study.expands(row("razavian"))
+    assert not row("razavian").expands
 
 
 def test_a_window_holds_all_cells():
@@ -180,27 +198,29 @@ def test_a_window_holds_all_cells():
 
 def test_a_drawn_mask_leaves_positions_out(open_toy, monkeypatch):
     study = open_toy()
-    features, query = study.features("toy"), study.dataset("toy").queries[0]
-    cells = np.zeros(features.shapes[study.dataset("toy").image_index[query.image]], bool)
+    features, query = study.open("toy").features, study.open("toy").dataset.queries[0]
+    cells = np.zeros(features.shapes[study.open("toy").dataset.image_index[query.image]], bool)
     cells[0, 0] = cells[2, 2] = True
-    monkeypatch.setattr("blcf_utils.study.comparison.query_cells", lambda *_: cells)
-    maps, weights, box = study._query_region(features, query, "toy", "ls")
+    monkeypatch.setattr("blcf_utils.pooling.compared.vectors.query_cells", lambda *_: cells)
+    maps, weights, box = study.comparison("toy").vectors("mac").region(query, "ls")
     np.testing.assert_allclose(mac_pool(maps, weights, box), maps[:, cells].max(axis=1))
 
 
 def test_rows_that_need_weights_say_which_and_how(open_toy, tmp_path):
     study = open_toy()
-    why = study.why_not_compared("toy", row("rmac-siamac"))
+    why = row("rmac-siamac").unavailable_because(study.comparison("toy"))
     assert "vgg16 trained for retrieval" in why
     assert "--set comparison.weights.rmac-siamac=FILE" in why
-    assert "one million" in study.why_not_compared("toy", row("bow-1m"))
-    assert "blcf weights fetch salgan" in study.why_not_compared("toy", row("blcf-salgan"))
-    assert "own network" in study.why_not_compared("toy", row("rmac-vgg-mini"))
-    assert "BLCF_WEIGHTS" in study.why_not_compared("toy", row("rmac-resnet18"))
+    assert "one million" in row("bow-1m").unavailable_because(study.comparison("toy"))
+    assert "blcf weights fetch salgan" in row("blcf-salgan").unavailable_because(
+        study.comparison("toy")
+    )
+    assert "own network" in row("rmac-vgg-mini").unavailable_because(study.comparison("toy"))
+    assert "BLCF_WEIGHTS" in row("rmac-resnet18").unavailable_because(study.comparison("toy"))
     random = {"name": "squeezenet1_1", "layer": "fire3", "weights": "random"}
     other = open_toy(**{"features.backbone": random})
-    assert "random weights have none" in other.why_not_compared("toy", row("cam"))
-    assert other.why_not_compared("toy", row("cam-vgg-mini")) == ""
+    assert "random weights have none" in row("cam").unavailable_because(other.comparison("toy"))
+    assert row("cam-vgg-mini").unavailable_because(other.comparison("toy")) == ""
 
 
 def test_a_row_with_given_weights_runs(open_toy, tmp_path):
@@ -208,7 +228,7 @@ def test_a_row_with_given_weights_runs(open_toy, tmp_path):
     path = tmp_path / "trained.pth"
     torch.save(load_backbone(random).module.state_dict(), path)
     study = open_toy(**{"comparison.weights": {"rmac-siamac": str(path)}})
-    assert study.why_not_compared("toy", row("rmac-siamac")) == ""
+    assert row("rmac-siamac").unavailable_because(study.comparison("toy")) == ""
     found = experiments.compare_methods(study, [row("rmac-siamac")])[0]
     assert found.scores["ls", False][0].mean > 0
     t10 = experiments.comparison_table(study, [found]).set_index(["row", "column"])
@@ -225,7 +245,7 @@ def test_the_tables(open_toy):
     t13 = experiments.state_of_the_art_table(study, found).set_index(["row", "column"])
     rmac = "Off-the-shelf Convolutional / R-MAC [19]"
     assert t13.loc[(rmac, "toy"), "measured"] == pytest.approx(
-        study.evaluate("toy", study.compared("toy", "rmac")).mean
+        study.open("toy").evaluate(study.comparison("toy").vectors("rmac").rank()).mean
     )
     assert t13.loc[(rmac, "dim"), "measured"] == 200
     assert t13.loc[(rmac, "toy+expansion"), "status"] == "measured"
@@ -236,29 +256,29 @@ def test_the_tables(open_toy):
     assert "one million" in t13.loc[(million, "other"), "status"]
     t11 = experiments.expansion_table(study, found).set_index(["row", "column"])
     assert t11.loc[("CroW [22]", "toy"), "measured"] == pytest.approx(
-        study.evaluate("toy", study.compared("toy", "crow", expansion=True)).mean
+        study.open("toy").evaluate(study.comparison("toy").vectors("crow").rank("ls", True)).mean
     )
     x04 = experiments.compactness_table(study, found).set_index(["row", "column"])
     assert x04.loc[("R-MAC [19]", "toy/bytes per image"), "measured"] == 4 * 200
     assert x04.loc[("R-MAC [19]", "toy/images per s"), "measured"] > 0
-    index = study.index("toy")
+    index = study.open("toy").index()
     words = x04.loc[("BLCF LS", "toy/bytes per image"), "measured"]
     assert words == pytest.approx(index.nbytes / index.n_images)
-    maps = study.maps("toy").shapes[:18].prod(axis=1).sum() * 2 / 18
+    maps = study.open("toy").maps.shapes[:18].prod(axis=1).sum() * 2 / 18
     assert x04.loc[("BLCF LS + R", "toy/bytes per image"), "measured"] == pytest.approx(
         words + maps
     )
-    reranked = study.evaluate("toy", study.search("toy", "LS + R")).mean
+    reranked = study.open("toy").evaluate(study.open("toy").search("LS + R")).mean
     assert x04.loc[("BLCF LS + R", "toy/ls"), "measured"] == pytest.approx(reranked)
-    assert set(read_per_query("x04_compactness", study.results)[("R-MAC [19]", "toy/ls")]) == {
-        query.id for query in study.dataset("toy").queries
+    assert set(study.results.per_query("x04_compactness")[("R-MAC [19]", "toy/ls")]) == {
+        query.id for query in study.open("toy").dataset.queries
     }
     gains = experiments.method_gains(study)
     ours = x04.loc[("R-MAC [19]", "toy/ls"), "measured"]
     assert gains.loc[("toy", "R-MAC [19]"), "gain"] == pytest.approx(
         ours - x04.loc[("BLCF LS", "toy/ls"), "measured"]
     )
-    assert len(read_table(T13, study.results)) > 100
+    assert len(study.results.read(T13)) > 100
 
 
 def test_dimensions_and_codes(open_toy):
@@ -272,7 +292,7 @@ def test_dimensions_and_codes(open_toy):
 
 
 def test_a_decomposition_in_numbers(open_toy):
-    table = open_toy().rmac_decomposition("toy", (1, 2))
+    table = open_toy().comparison("toy").rmac_decomposition((1, 2))
     assert table.index.tolist() == [1, 2]
     assert table["regions"].tolist()[0] in (1, 2)
     assert (table.iloc[:, 1:].to_numpy() <= 1 + 1e-6).all()
@@ -292,15 +312,15 @@ def test_wide_vectors_are_whitened_through_their_products():
 
 def test_maps_at_full_resolution(open_toy):
     study = open_toy(**{"comparison.maps": "full", "sum_pooling.full_longest_side": 160})
-    shapes = study.comparison_maps("sum").features("toy").shapes
-    assert (shapes[:18] > study.features("toy").shapes[:18]).any()
-    assert study.compared("toy", "sum")["q0"].images.shape == (18,)
+    shapes = study.comparison("toy").vectors("sum").features.shapes
+    assert (shapes[:18] > study.open("toy").features.shapes[:18]).any()
+    assert study.comparison("toy").vectors("sum").rank()["q0"].images.shape == (18,)
 
 
 @pytest.mark.parametrize("method", ["rmac", "rmac-plain"])
 def test_windows_are_described_as_boxes_are(open_toy, method):
     study = open_toy()
-    ready, features = study.compared_method("toy", method), study.features("toy")
+    ready, features = study.comparison("toy").vectors(method).fitted, study.open("toy").features
     windows = {4: (0, 4, 1, 3), 9: (1, 3, 0, 4), 2: (0, 1, 0, 1)}
     expected = [ready.describe(features.map(i)[None], box=box)[0] for i, box in windows.items()]
     np.testing.assert_allclose(ready.describe_windows(features, windows), expected, atol=1e-5)

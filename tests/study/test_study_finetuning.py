@@ -86,13 +86,13 @@ def measured(table):
 
 def test_no_tested_instance_trains_and_every_query_is_tested(open_toy):
     study = open_toy()
-    dataset, splits = study.dataset("toy"), study.splits("toy")
+    dataset, splits = study.open("toy").dataset, study.finetuning("toy").splits
     tested = [query for split in splits for query in split.test]
     assert sorted(tested) == sorted(query.id for query in dataset.queries)
     for split in splits:
         queries = [query for query in dataset.queries if query.id in split.test]
         assert not set(images_of(dataset, queries)) & set(
-            study.triplets("toy", split.number).images.ravel()
+            study.finetuning("toy").triplets(split.number).images.ravel()
         )
 
 
@@ -109,17 +109,23 @@ def test_the_tables_hold_what_the_networks_answer(open_toy):
     # Baselines do not depend on what is trained; A is the sum pooling of the features notebook.
     for row in ("Baseline A", "Baseline B"):
         assert t06[row].equals(t07[row])
-    plain = study.evaluate("toy", study.sum_pooling("toy", "gs", whiten=False)).mean
+    plain = study.open("toy").evaluate(study.open("toy").sum_pooling("gs", whiten=False)).mean
     assert t06["Baseline A", "toy"] == pytest.approx(plain, abs=0.02)
     # A query of the dataset trained on is answered by its own fold's network.
-    queries = read_per_query("t06_finetune_oxford", study.results)["(F)Network A", "toy"]
-    assert set(queries) == {query.id for query in study.dataset("toy").queries}
-    for split in study.splits("toy"):
-        found = study.network_descriptors("toy", "(F)Network A", "toy", split.number)
-        ids = [query.id for query in study.dataset("toy").queries]
+    queries = read_per_query("t06_finetune_oxford", study.results.folder)["(F)Network A", "toy"]
+    assert set(queries) == {query.id for query in study.open("toy").dataset.queries}
+    for split in study.finetuning("toy").splits:
+        found = study.finetuning("toy").descriptors(
+            "(F)Network A", study.finetuning("toy"), split.number
+        )
+        ids = [query.id for query in study.open("toy").dataset.queries]
         scores = found.queries["gs"] @ found.database.T
         for query in split.test:
-            ranking = study.network_rankings("toy", "(F)Network A", "toy")[query].images
+            ranking = (
+                study.finetuning("toy")
+                .rankings("(F)Network A", study.finetuning("toy"))[query]
+                .images
+            )
             expected = np.argsort(-scores[ids.index(query)], kind="stable")
             assert ranking.tolist() == expected.tolist()
     gains = experiments.finetuning_gains(study, "t06_finetune_oxford")
@@ -134,10 +140,10 @@ def test_words_of_tuned_features(open_toy):
     assert {column for _, column in t12.index} == {
         f"toy/{weighting}/{mode}" for weighting in ("none", "gaussian") for mode in ("gs", "ls")
     }
-    plain = study.evaluate("toy", study.search("toy", "LS")).mean
+    plain = study.open("toy").evaluate(study.open("toy").search("LS")).mean
     assert t12["off-the-shelf", "toy/none/ls"] == pytest.approx(plain)
-    tuned = study.on_finetuned("toy", fold=1)
-    weights = study.finetuned("toy", fold=1).weights
+    tuned = study.finetuning("toy").tuned(fold=1)
+    weights = study.finetuning("toy").trained(fold=1).weights
     assert tuned.profile.features.backbone.weights == str(weights)
     assert tuned.backbone.weights_digest != study.backbone.weights_digest
 
@@ -164,16 +170,20 @@ def test_seen_instances_are_answered_by_a_network_of_all_images(open_toy):
     study = open_toy()
     x08 = measured(experiments.seen_instances_table(study))
     t06 = measured(experiments.finetuned_oxford_table(study))
-    everything = study.with_finetuning(folds=1)
-    assert everything.splits("toy")[0].images.tolist() == list(range(18))
-    assert everything.dataset("toy") is study.dataset("toy")
+    everything = study.changed({"finetuning.folds": 1})
+    assert everything.finetuning("toy").splits[0].images.tolist() == list(range(18))
+    assert everything.open("toy").dataset is study.open("toy").dataset
     for mode, column in (("gs", "toy"), ("ls", "toy/ls")):
         assert x08["Baseline A", f"toy/{mode}"] == t06["Baseline A", column]
         unseen = x08["(F)Network A, unseen instances", f"toy/{mode}"]
         assert unseen == t06["(F)Network A", column]
-        found = everything.network_evaluation("toy", "(F)Network A", "toy", mode).mean
+        found = (
+            everything.finetuning("toy")
+            .evaluation("(F)Network A", everything.finetuning("toy"), mode)
+            .mean
+        )
         assert x08["(F)Network A, seen instances", f"toy/{mode}"] == pytest.approx(found)
-    keys = [one.finetuned("toy").artefact.key for one in (study, everything)]
+    keys = [one.finetuning("toy").trained().artefact.key for one in (study, everything)]
     assert keys[0] != keys[1]
 
 
@@ -189,15 +199,15 @@ def test_images_that_do_not_decode_neither_train_nor_ask(open_toy, inputs):
     settings |= {"finetuning.mining.negatives": "random", "finetuning.mining.triplets": 200}
     settings |= {f"finetuning.training.{key}": value for key, value in inputs.items()}
     study = open_toy(**settings)
-    assert len(study.dataset("damaged").images) == 20
-    rankings = study.image_rankings("damaged")
+    assert len(study.open("damaged").dataset.images) == 20
+    rankings = study.finetuning("damaged").image_rankings
     assert (rankings.images[18:] == -1).all()
     assert (rankings.images[:18] >= 0).any(axis=1).all()
-    drawn = np.concatenate([study.triplets("damaged", fold).images for fold in (0, 1)])
+    drawn = np.concatenate([study.finetuning("damaged").triplets(fold).images for fold in (0, 1)])
     assert set(drawn.ravel().tolist()) <= set(range(18))
     t06 = measured(experiments.finetuned_oxford_table(study))
     assert t06.between(0, 1).all()
-    assert not study.network_descriptors("damaged", "Baseline A").database[18:].any()
+    assert not study.finetuning("damaged").descriptors("Baseline A").database[18:].any()
 
 
 def test_what_there_is_to_mine_on_both_datasets(open_toy):
@@ -211,14 +221,16 @@ def test_what_there_is_to_mine_on_both_datasets(open_toy):
 def test_mined_triplets_come_with_statistics_and_pictures(open_toy):
     study = open_toy()
     for source in ("fused", "labels"):
-        judged = study.judged_triplets("toy", 1, source)
+        judged = study.finetuning("toy").judged_triplets(1, source)
         told = json.loads((judged / "statistics.json").read_text())
-        assert list(told.items()) == list(study.mining_statistics("toy", 1)[source].items())
-        triplets = study.triplets("toy", 1, source)
-        labels = class_labels(study.dataset("toy"))
+        assert list(told.items()) == list(
+            study.finetuning("toy").mining_statistics(1)[source].items()
+        )
+        triplets = study.finetuning("toy").triplets(1, source)
+        labels = class_labels(study.open("toy").dataset)
         shown = [
             {name for name, images in labels.items() if image in images}
-            for image in range(len(study.dataset("toy").images))
+            for image in range(len(study.open("toy").dataset.images))
         ]
         known = [row for row in triplets.images.tolist() if shown[row[0]]]
         assert told["anchors of known instance"] == pytest.approx(len(known) / 12)
@@ -247,14 +259,14 @@ def slowly(self, loaded):
     time.sleep(0.2)
 
 Trainer.advance = slowly
-open_study(sys.argv[1], json.loads(sys.argv[2])).finetuned("toy", "(F)Network B")
+open_study(sys.argv[1], json.loads(sys.argv[2])).finetuning("toy").trained("(F)Network B")
 """
 
 
 def test_a_training_that_is_killed_ends_with_the_same_files(open_toy, tmp_path, monkeypatch):
     settings = {"finetuning.training.steps": 30, "finetuning.training.checkpoint_every": 3}
     settings |= {"finetuning.validation": 0.5, "finetuning.training.validate_every": 4}
-    whole = open_toy(**settings).finetuned("toy", "(F)Network B").artefact
+    whole = open_toy(**settings).finetuning("toy").trained("(F)Network B").artefact
     monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "cache"))
     asked = [str(open_toy.profile), json.dumps(settings)]
     child = subprocess.Popen([sys.executable, "-c", SLOWLY, *asked])
@@ -269,7 +281,7 @@ def test_a_training_that_is_killed_ends_with_the_same_files(open_toy, tmp_path, 
         child.kill()
     assert child.wait() == -9
     assert found[0].is_file()
-    again = open_toy(**settings).finetuned("toy", "(F)Network B").artefact
+    again = open_toy(**settings).finetuning("toy").trained("(F)Network B").artefact
     assert again.key == whole.key
     assert Path(again.folder).is_relative_to(tmp_path)
     names = ["curve.csv", "projection.safetensors", "trunk.safetensors"]
@@ -279,14 +291,14 @@ def test_a_training_that_is_killed_ends_with_the_same_files(open_toy, tmp_path, 
 
 
 def test_trainings_of_other_settings_are_other_artefacts(open_toy):
-    first = open_toy().finetuned("toy").artefact
-    assert open_toy().finetuned("toy").artefact.key == first.key
+    first = open_toy().finetuning("toy").trained().artefact
+    assert open_toy().finetuning("toy").trained().artefact.key == first.key
     assert (
-        open_toy(**{"finetuning.training.device": "auto"}).finetuned("toy").artefact.key
+        open_toy(**{"finetuning.training.device": "auto"}).finetuning("toy").trained().artefact.key
         == first.key
     )
     for key, value in {"training.margin": 0.2, "mining.triplets": 13, "seed": 4}.items():
-        other = open_toy(**{f"finetuning.{key}": value}).finetuned("toy").artefact
+        other = open_toy(**{f"finetuning.{key}": value}).finetuning("toy").trained().artefact
         assert other.key != first.key, key
 
 

@@ -47,7 +47,7 @@ def open_toy(tmp_path, toy_root, store, monkeypatch):
 
 
 def test_every_row_of_the_thesis_is_a_weighting(open_toy):
-    names = open_toy().weightings()
+    names = open_toy().open().weightings.names()
     for table_id in ("t08_saliency_sum_pooling", "t09_saliency_blcf"):
         assert set(load_published(table_id)["row"]) <= set(names)
     assert set(EMBEDDED) <= set(names)
@@ -58,24 +58,24 @@ def test_every_row_of_the_thesis_is_a_weighting(open_toy):
 def test_without_official_weights_their_rows_say_so_and_nothing_takes_their_place(open_toy):
     study = open_toy()
     with pytest.raises(StudyError, match="SalGAN: the official weights are not here; run blcf"):
-        study.search("toy", "gs", weighting="SalGAN")
+        study.open("toy").search("gs", weighting="SalGAN")
     with pytest.raises(StudyError, match=r"unknown weighting 'Salgan'.*salgan-mini"):
-        study.index("toy", "Salgan")
+        study.open("toy").index("Salgan")
     with pytest.raises(StudyError, match="unknown saliency model 'x'"):
         load_model("x", SaliencyConfig())
-    with pytest.raises(StudyError, match="looks everywhere"):
-        study.looks("toy", "None")
+    with pytest.raises(StudyError, match="weighs every position alike"):
+        study.open("toy").weightings.attention("None")
 
 
 def test_none_is_the_unweighted_search_and_a_weighting_changes_it(open_toy):
     study = open_toy()
-    assert study.weights("toy", "None") is None
-    plain, none = study.search("toy", "gs"), study.search("toy", "gs", weighting="None")
-    weighted = study.search("toy", "gs", weighting="Gaussian")
+    assert study.open("toy").weightings.weights("None") is None
+    plain, none = study.open("toy").search("gs"), study.open("toy").search("gs", weighting="None")
+    weighted = study.open("toy").search("gs", weighting="Gaussian")
     for query in plain:
         np.testing.assert_array_equal(plain[query].scores, none[query].scores)
     assert any(not np.array_equal(plain[q].scores, weighted[q].scores) for q in plain)
-    as_setting = open_toy(**{"weighting.search": "Gaussian"}).search("toy", "gs")
+    as_setting = open_toy(**{"weighting.search": "Gaussian"}).open("toy").search("gs")
     for query in plain:
         np.testing.assert_array_equal(as_setting[query].scores, weighted[query].scores)
 
@@ -83,18 +83,22 @@ def test_none_is_the_unweighted_search_and_a_weighting_changes_it(open_toy):
 def test_weights_reach_reranking_and_expansion(open_toy):
     study = open_toy()
     for recipe in ("LS + R", "GS + GQE", "LS + R + LQE"):
-        plain = study.search("toy", recipe)
-        weighted = study.search("toy", recipe, weighting="L2-norm")
+        plain = study.open("toy").search(recipe)
+        weighted = study.open("toy").search(recipe, weighting="L2-norm")
         assert any(not np.allclose(plain[q].scores, weighted[q].scores) for q in plain)
-    base = study.searcher("toy", "L2-norm").base
-    np.testing.assert_array_equal(base.weights(3), study.weights("toy", "L2-norm")(3))
+    base = study.open("toy").searcher("L2-norm").base
+    np.testing.assert_array_equal(
+        base.weights(3), study.open("toy").weightings.weights("L2-norm")(3)
+    )
 
 
 def test_weighted_histogram_by_hand(open_toy):
     study = open_toy()
-    image, (words, values) = 5, study.searcher("toy", "BMS").base.histogram(5)
-    cells = study.maps("toy").map(image)
-    weights = saliency_weights(study.saliency("toy", "BMS")(image), cells.shape).astype(float)
+    image, (words, values) = 5, study.open("toy").searcher("BMS").base.histogram(5)
+    cells = study.open("toy").maps.map(image)
+    weights = saliency_weights(
+        study.open("toy").weightings.saliency("BMS")(image), cells.shape
+    ).astype(float)
     weights /= weights.max()
     by_word = {w: weights[cells == w].sum() for w in np.unique(cells)}
     expected = np.array([by_word[w] for w in words])
@@ -106,23 +110,23 @@ def test_tables_measure_every_weighting_that_can_run(open_toy):
     words = experiments.weighted_words_table(study)
     sums = experiments.weighted_sum_pooling_table(study)
     for table, search in (
-        (words, lambda mode, row: study.search("toy", mode, weighting=row)),
-        (sums, lambda mode, row: study.sum_pooling("toy", mode, weighting=row)),
+        (words, lambda mode, row: study.open("toy").search(mode, weighting=row)),
+        (sums, lambda mode, row: study.open("toy").sum_pooling(mode, weighting=row)),
     ):
         cells = table[table["column"].str.startswith("toy/")].set_index(["row", "column"])
-        for row, why in study.weightings().items():
+        for row, why in study.open().weightings.names().items():
             for mode in ("gs", "ls"):
                 cell = cells.loc[row, f"toy/{mode}"]
                 if why:
                     assert cell["status"] == f"not run: {why}"
                     continue
-                expected = study.evaluate("toy", search(mode, row)).mean
+                expected = study.open("toy").evaluate(search(mode, row)).mean
                 assert float(cell["measured"]) == pytest.approx(expected, abs=1e-6)
         # Another weighting is another configuration, and says so.
         digests = cells.loc[cells["status"] == "measured", "config_digest"]
         assert digests.groupby(level="row").first().nunique() == len(CHEAP) + 1 + len(EMBEDDED)
     gains = experiments.weighting_gains(study, "t09_saliency_blcf")
-    per_query = read_per_query("t09_saliency_blcf", study.results)
+    per_query = read_per_query("t09_saliency_blcf", study.results.folder)
     none, bms = (per_query[row, "toy/gs"] for row in ("None", "BMS"))
     of_query = experiments.query_gains(study, "t09_saliency_blcf", "BMS")["toy"]
     assert of_query == {q: bms[q] - none[q] for q in none}
@@ -134,7 +138,7 @@ def test_tables_measure_every_weighting_that_can_run(open_toy):
 
 def test_saliency_is_judged_where_boxes_are_known(open_toy):
     study = open_toy()
-    dataset = study.dataset("toy")
+    dataset = study.open("toy").dataset
     dataset.boxes.update({0: (10, 5, 40, 50), 3: (0, 0, 20, 30)})
     try:
         experiments.weighted_words_table(study, CHEAP)
@@ -143,7 +147,7 @@ def test_saliency_is_judged_where_boxes_are_known(open_toy):
         cells = table.set_index(["row", "column"])
         assert float(cells.loc[("BMS", "toy/seconds per image"), "measured"]) > 0
         assert cells.loc[("SalGAN", "toy/CC"), "status"].startswith("not run: the official")
-        judged = read_per_query("x03_saliency_quality", study.results)["Gaussian", "toy/CC"]
+        judged = read_per_query("x03_saliency_quality", study.results.folder)["Gaussian", "toy/CC"]
         # Of the two images with boxes of their own, and of the queries'.
         queries = {"p0_0.jpg", "p1_0.jpg", "p2_0.jpg", "p3_0.jpg"}
         assert set(judged) == {dataset.images[0].name, dataset.images[3].name} | queries
@@ -152,7 +156,7 @@ def test_saliency_is_judged_where_boxes_are_known(open_toy):
         quality = experiments.quality_against_map(study)
         assert list(quality.columns) == ["CC", "sum pooling", "words"]
         row = quality.loc[("toy", "BMS")]
-        expected = study.evaluate("toy", study.search("toy", "gs", weighting="BMS")).mean
+        expected = study.open("toy").evaluate(study.open("toy").search("gs", weighting="BMS")).mean
         assert row["words"] == pytest.approx(expected, abs=1e-6)
     finally:
         dataset.boxes.clear()
@@ -187,48 +191,48 @@ def maps_folder(folder, dataset, level):
 
 
 def test_a_folder_of_precomputed_maps_is_a_row_of_its_own(open_toy, tmp_path):
-    dataset = open_toy().dataset("toy")
+    dataset = open_toy().open("toy").dataset
     maps_folder(tmp_path / "maps" / "toy", dataset, 200)
     given = {"weighting.folders": {"mine": str(tmp_path / "maps" / "{dataset}")}}
     study = open_toy(**given)
-    assert "mine" in study.weightings()
+    assert "mine" in study.open().weightings.names()
     seen = cv2.imread(str(tmp_path / "maps" / "toy" / f"{dataset.images[4].stem}.png"), 0)
-    words = study.maps("toy").map(4)
-    shown = study.saliency("toy", "mine")(4)
+    words = study.open("toy").maps.map(4)
+    shown = study.open("toy").weightings.saliency("mine")(4)
     size = cv2.imread(str(dataset.images[4])).shape[:2]
     assert shown.shape == size
     expected = saliency_weights(shown, words.shape)
     np.testing.assert_allclose(
-        study.weights("toy", "mine")(4), expected / expected.max(), rtol=1e-6
+        study.open("toy").weightings.weights("mine")(4), expected / expected.max(), rtol=1e-6
     )
     assert abs(int(shown.max()) - int(seen.max())) <= 20
     assert not np.array_equal(
-        study.search("toy", "gs", weighting="mine")["q0"].scores,
-        study.search("toy", "gs")["q0"].scores,
+        study.open("toy").search("gs", weighting="mine")["q0"].scores,
+        study.open("toy").search("gs")["q0"].scores,
     )
-    key = study.weights("toy", "mine").key
+    key = study.open("toy").weightings.weights("mine").key
     changed = tmp_path / "maps" / "toy" / f"{dataset.images[0].stem}.png"
     cv2.imwrite(str(changed), np.full((60, 90), 7))
-    assert open_toy(**given).weights("toy", "mine").key != key
+    assert open_toy(**given).open("toy").weightings.weights("mine").key != key
 
 
 def test_the_authors_maps_stand_in_their_models_row(open_toy, tmp_path):
-    maps_folder(tmp_path / "theirs", open_toy().dataset("toy"), 90)
+    maps_folder(tmp_path / "theirs", open_toy().open("toy").dataset, 90)
     study = open_toy(**{"weighting.folders": {"SalGAN": str(tmp_path / "theirs")}})
-    assert study.weightings()["SalGAN"] == ""
-    assert study.weights("toy", "SalGAN")(0).max() == 1
+    assert study.open().weightings.names()["SalGAN"] == ""
+    assert study.open("toy").weightings.weights("SalGAN")(0).max() == 1
 
 
 def test_missing_precomputed_maps_are_named(open_toy, tmp_path):
-    folder = maps_folder(tmp_path / "maps", open_toy().dataset("toy"), 50)
+    folder = maps_folder(tmp_path / "maps", open_toy().open("toy").dataset, 50)
     missing = sorted(folder.glob("*.png"))[3]
     missing.unlink()
     study = open_toy(**{"weighting.folders": {"mine": str(folder)}})
     with pytest.raises(StudyError, match=rf"{missing.stem}"):
-        study.search("toy", "gs", weighting="mine")
+        study.open("toy").search("gs", weighting="mine")
     gone = open_toy(**{"weighting.folders": {"mine": str(tmp_path / "nowhere")}})
     with pytest.raises(StudyError, match="nowhere"):
-        gone.search("toy", "gs", weighting="mine")
+        gone.open("toy").search("gs", weighting="mine")
 
 
 def test_maps_are_made_once_and_go_on_where_they_stopped(toy, store):
@@ -279,24 +283,24 @@ def test_a_damaged_map_says_what_to_do(toy, store):
 
 def test_crow_is_weighted_like_sums(open_toy):
     study = open_toy()
-    plain = study.pooled("toy", "gs", pooling="crow")[0]
-    weighted = study.pooled("toy", "gs", weighting="Gaussian", pooling="crow")[0]
+    plain = study.open("toy").pooled("gs", pooling="crow")[0]
+    weighted = study.open("toy").pooled("gs", weighting="Gaussian", pooling="crow")[0]
     assert not np.allclose(plain, weighted)
-    assert not np.allclose(plain, study.pooled("toy", "gs")[0])
+    assert not np.allclose(plain, study.open("toy").pooled("gs")[0])
     with pytest.raises(StudyError, match="unknown pooling 'max'"):
-        study.pooled("toy", "gs", pooling="max")
+        study.open("toy").pooled("gs", pooling="max")
 
 
 def test_one_bad_weight_file_stops_its_own_row_only(open_toy, tmp_path):
     (tmp_path / "gen_modelWeights0090.npz").write_bytes(b"cut short")
     study = open_toy()
-    assert "gen_modelWeights0090.npz" in study.weightings()["SalGAN"]
-    assert study.search("toy", "gs", weighting="BMS")
+    assert "gen_modelWeights0090.npz" in study.open().weightings.names()["SalGAN"]
+    assert study.open("toy").search("gs", weighting="BMS")
     with pytest.raises(StudyError, match="gen_modelWeights0090"):
-        study.search("toy", "gs", weighting="SalGAN")
+        study.open("toy").search("gs", weighting="SalGAN")
     wrong = open_toy(**{"saliency.weights": {"SalNet": str(tmp_path / "nowhere.caffemodel")}})
-    assert "nowhere" in wrong.weightings()["SalNet"]
-    assert wrong.search("toy", "gs")
+    assert "nowhere" in wrong.open().weightings.names()["SalNet"]
+    assert wrong.open("toy").search("gs")
 
 
 @pytest.mark.parametrize(
@@ -317,11 +321,11 @@ def test_settings_that_cannot_work_are_refused_when_the_study_opens(open_toy, se
 
 def test_masks_that_say_nothing_are_left_out(open_toy, tmp_path):
     study = open_toy()
-    dataset = study.dataset("toy")
+    dataset = study.open("toy").dataset
     dataset.boxes.update({0: (40, 30, 41, 31), 5: (0, 0, 0, 0)})
     try:
         table = experiments.saliency_table(study)
-        judged = read_per_query("x03_saliency_quality", study.results)["Gaussian", "toy/CC"]
+        judged = read_per_query("x03_saliency_quality", study.results.folder)["Gaussian", "toy/CC"]
         assert dataset.images[0].name in judged  # one pixel is still somewhere
         assert dataset.images[5].name not in judged
         assert (table["status"] == "measured").any()
@@ -335,5 +339,5 @@ def test_maps_missing_for_a_dataset_leave_its_cells_not_run(open_toy, tmp_path):
     cell = table[(table["row"] == "mine") & (table["column"] == "toy/gs")].iloc[0]
     assert cell["status"].startswith("not run: ")
     assert "nowhere" in cell["status"]
-    assert "mine" not in study.saliency_names("toy")
-    assert "BMS" in study.saliency_names("toy")
+    assert "mine" not in study.open("toy").weightings.saliency_names()
+    assert "BMS" in study.open("toy").weightings.saliency_names()

@@ -100,8 +100,6 @@ class Method:
         source: the paper.
         learn: from a teacher to a method that is ready.
         needs: the part of the classifier behind the backbone that it reads; empty for none.
-        kind: one vector an image, a set of vectors that are compared pairwise, or one vector for
-            each class, of which the query chooses.
         expansion: how its papers refine a ranking.
         given: it reads layers of its own from the weights of its row.
     """
@@ -110,7 +108,6 @@ class Method:
     source: str
     learn: Callable[[TeacherData], FittedMethod]
     needs: Literal["", "linear", "fully_connected"] = ""
-    kind: Literal["vector", "set", "online"] = "vector"
     expansion: Literal["average", "aml", "none"] = "average"
     given: bool = False
 
@@ -299,7 +296,6 @@ METHODS: dict[str, Method] = {
         "patches, convolutional",
         "Razavian et al., 2016",
         _razavian,
-        kind="set",
         expansion="none",
     ),
     "astounding": Method(
@@ -307,7 +303,6 @@ METHODS: dict[str, Method] = {
         "Razavian et al., CVPR workshops 2014",
         _astounding,
         needs="fully_connected",
-        kind="set",
         expansion="none",
     ),
     "neural-codes": Method(
@@ -323,6 +318,5 @@ METHODS: dict[str, Method] = {
         "the same, every image described by the classes of the query",
         _cam,
         needs="linear",
-        kind="online",
     ),
 }
