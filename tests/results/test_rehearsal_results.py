@@ -24,7 +24,6 @@ from blcf_utils.results.rehearsal import RESULTS_MARKER, STAMP, STATUS, rehearse
 from blcf_utils.results.tables import Measurement, read_table, wide, write_table
 from blcf_utils.results.verdicts import verdicts
 from blcf_utils.run.record import output_files
-from blcf_utils.run.report.site import write_report
 from blcf_utils.run.runner import run_study
 from blcf_utils.run.stages import write_stages
 from blcf_utils.study.study import open_study
@@ -232,15 +231,6 @@ def test_measuring_comes_back_with_the_datasets_own_pictures(study, toy, tmp_pat
     table = real.write_table("x98_mine", [cell])
     assert table["measured"].tolist() == [0.5]
     assert not (study.results / RESULTS_MARKER).exists()
-
-
-def test_the_report_warns_on_every_page(study):
-    experiments.search_table(study)
-    site = write_report("rehearsed").parent
-    pages = list(site.glob("*.html"))
-    assert len(pages) > 2
-    for page in pages:
-        assert STAMP in page.read_text(encoding="utf-8")
 
 
 def test_the_stage_log_knows_stand_ins_and_what_was_computed(study):

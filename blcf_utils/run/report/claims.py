@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
 import pandas as pd
 
-from blcf_utils.run.report.pages import Cell, html_table, verdict_cell
-
-INTRO = (
-    "Every claim of the slides, tested twice by one rule: on the numbers the slides print and on "
-    "the numbers this run measured. The interval is a paired bootstrap over queries (95 %): one "
-    "that holds 0 leaves the claim open."
-)
-
-
-def claims_to_html(path: Path) -> str:
-    """Return the claims of ``tables/claims.csv`` in three groups, tested ones first."""
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    verdict = frame["measured"].str.partition(":")[0].str.strip()
-    tested = frame[~verdict.isin(["not run", "not testable by a table"])]
-    waiting, beyond = frame[verdict == "not run"], frame[verdict == "not testable by a table"]
-    parts = [f"<p>{INTRO}</p>", "<h2>Tested by this run</h2>"]
-    columns = ["slides", "this run", "difference and interval", "numbers of this run"]
-    names = ["published_holds", "measured", "interval", "measured_evidence"]
-    parts.append(_table(tested, ["claim", *columns], names))
-    parts += ["<h2>Not run yet</h2>", _table(waiting, ["claim", "slides", "this run"], names[:2])]
-    if len(beyond):
-        parts += ["<h2>No table can test</h2>", _table(beyond, ["claim", "why"], names[1:2])]
-    return "\n".join(parts)
+UNTESTABLE = "not testable by a table"
+COLUMNS = {
+    "claim": "claim",
+    "published_holds": "slides",
+    "measured": "this run",
+    "interval": "difference and interval",
+    "measured_evidence": "numbers of this run",
+}
 
 
-def _table(frame: pd.DataFrame, header: list[str], names: list[str]) -> str:
-    if not len(frame):
-        return "<p>None.</p>"
-    rows = []
-    for line in frame.to_dict("records"):
-        what = html.escape(line.get("claim", ""))
-        where = ", ".join(filter(None, (line.get("table"), line.get("slide"))))
-        told = f'{what}<br><small class="soft">{html.escape(where)}</small>' if where else what
-        rows.append([Cell(told, key=what), *(verdict_cell(line.get(name, "")) for name in names)])
-    return html_table(header, rows)
+def claim_groups(path: Path) -> tuple[dict[str, pd.DataFrame], str]:
+    """Return the claims of ``tables/claims.csv`` by heading, and how many got which verdict."""
+    claims = pd.read_csv(path, dtype=str, keep_default_na=False)
+    verdict = claims["measured"].str.partition(":")[0].str.strip()
+    waiting, beyond = verdict == "not run", verdict == UNTESTABLE
+    claims = claims.reindex(columns=[*COLUMNS, "table", "slide"], fill_value="")
+    claims["claim"] = [
+        f"{claim} ({', '.join(filter(None, where))})" if any(where) else claim
+        for claim, *where in claims[["claim", "table", "slide"]].itertuples(index=False)
+    ]
+    shown = claims[list(COLUMNS)].rename(columns=COLUMNS)
+    groups = {
+        "Tested by this run": shown[~waiting & ~beyond],
+        "Not run yet": shown.loc[waiting, ["claim", "slides", "this run"]],
+        "No table can test": shown.loc[beyond, ["claim", "this run"]],
+    }
+    summary = ", ".join(f"{count} {name}" for name, count in verdict.value_counts().items())
+    return groups, summary

@@ -2,61 +2,49 @@
 
 from __future__ import annotations
 
-import html
-import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from pygments.formatters import HtmlFormatter
 
 from blcf_utils.config.profile import BackboneConfig
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.results.published import table_info
-from blcf_utils.results.rehearsal import banner, rehearsed_datasets
+from blcf_utils.results.published import number
 from blcf_utils.results.tables import LONG
 from blcf_utils.run.record import read_run, results_folder
-from blcf_utils.run.report.claims import claims_to_html
+from blcf_utils.run.report.claims import claim_groups
 from blcf_utils.run.report.notebooks import notebook_to_html
-from blcf_utils.run.report.pages import (
-    Cell,
-    claims_summary,
-    definition_list,
-    html_table,
-    number_cell,
-    per_query_to_html,
-    plain_table_to_html,
-    table_summary,
-    table_to_html,
-    verdict_cell,
-)
-from blcf_utils.run.report.queries import QueriesPage, query_pages
-from blcf_utils.run.report.script import SCRIPT
-from blcf_utils.run.report.style import style_sheet
+from blcf_utils.run.report.tables import result_table
 
-CLAIMS = "claims"
-DATA = "data"
-PER_QUERY = "per_query"
-PLAIN_INTRODUCTIONS = {
-    "intervals": "<p>Every mean over queries with its 95 % bootstrap interval (low to high), and "
-    "its gain over the first row of its table in the same column, with the interval of the paired "
-    "difference: one that holds 0 cannot tell the two rows apart.</p>",
-}
+# Longer texts than this get a column that is wide enough to be read on a phone.
+LONG_TEXT = 40
+COLOURS = {
+    "reproduced": "good", "holds": "good", "done": "good", "close": "mid", "differs": "bad",
+    "fails": "bad", "does not hold": "bad", "failed": "bad", "interrupted": "bad",
+    "not run": "soft", "–": "n",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its file, its title, its body, the group it is listed in, and its summary."""
+    """A page of the report.
 
-    file: str
+    Attributes:
+        name: its file name without ``.html``.
+        title: its heading.
+        group: the part of the report it is listed in; its template is ``<group>.html``.
+        content: what its template shows.
+    """
+
+    name: str
     title: str
-    body: str
     group: str
-    summary: tuple[str, ...] = ()
-
-    @property
-    def stem(self) -> str:
-        """The file name without its suffix."""
-        return self.file.removesuffix(".html")
+    content: dict
 
 
 def write_report(profile: str, results: Path | None = None) -> Path:
@@ -73,208 +61,118 @@ def write_report(profile: str, results: Path | None = None) -> Path:
     """
     folder = results_folder(profile, results)
     record = read_run(folder)
-    notebooks = sorted(
-        path
-        for path in (folder / "notebooks").glob("*.ipynb")
-        if not path.name.startswith(".") and not path.name.endswith(".failed.ipynb")
-    )
+    executed = sorted((folder / "notebooks").glob("[!.]*.ipynb"))
+    notebooks = [path for path in executed if not path.name.endswith(".failed.ipynb")]
     tables = sorted((folder / "tables").glob("*.csv"))
     if not notebooks and not tables:
         raise StudyError(
             f"{folder}: no executed notebook and no table to report; run blcf run "
             f"--profile {profile} first"
         )
-    site = folder / "report"
-    shutil.rmtree(site, ignore_errors=True)
     names = {path.stem for path in notebooks}
-    queries = query_pages(record, folder, site)
     pages = [_notebook_page(path, names) for path in notebooks]
-    pages += [_table_page(path, folder, record, queries) for path in tables]
-    pages += [Page(q.file, f"Queries of {q.dataset}", q.body, "queries") for q in queries]
-    pages.sort(key=lambda page: ("notebook", "table", "queries", "claims").index(page.group))
-    pages.append(_provenance_page(record))
-    pages.insert(0, _index_page(profile, record, pages, queries))
+    pages += [_table_page(path, folder, record) for path in tables if path.stem != "claims"]
+    pages += [_claims_page(path) for path in tables if path.stem == "claims"]
+    pages.append(Page("provenance", "Where these results come from", "provenance", _origin(record)))
+    pages.insert(0, Page("index", f"Profile {profile}", "index", _overview(record, pages)))
+
+    site, templates = folder / "report", page_templates()
+    shutil.rmtree(site, ignore_errors=True)
     for path in tables:
-        write_text(site / DATA / path.name, path.read_text(encoding="utf-8"))
-        of_queries = folder / PER_QUERY / path.name
-        if of_queries.is_file():
-            write_text(site / DATA / PER_QUERY / path.name, of_queries.read_text(encoding="utf-8"))
-    write_text(site / "report.css", style_sheet())
-    notice = _rehearsal_notice(folder)
-    for number, page in enumerate(pages):
-        before = pages[number - 1] if number else None
-        after = pages[number + 1] if number + 1 < len(pages) else None
-        write_text(site / page.file, _layout(profile, page, pages, before, after, notice))
+        write_text(site / "data" / path.name, path.read_text(encoding="utf-8"))
+    for path in (folder / "per_query").glob("*.csv"):
+        write_text(site / "data" / "per_query" / path.name, path.read_text(encoding="utf-8"))
+    for name in ("report.css", "report.js"):
+        write_text(site / name, templates.get_template(name).render())
+    for before, page, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
+        text = templates.get_template(f"{page.group}.html").render(
+            page.content, page=page, pages=pages, before=before, after=after,
+            profile=profile, record=record,
+        )  # fmt: skip
+        write_text(site / f"{page.name}.html", text)
     return site / "index.html"
 
 
-def _rehearsal_notice(folder: Path) -> str:
-    """Return what stands above every page of a rehearsal's report, nothing above others."""
-    stand_ins = rehearsed_datasets(folder)
-    return f'<p class="rehearsal">{html.escape(banner(stand_ins))}</p>\n' if stand_ins else ""
+def page_templates() -> Environment:
+    """Return the report's templates with what they use."""
+    templates = Environment(
+        loader=PackageLoader("blcf_utils.run.report"),
+        autoescape=lambda name: name.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["cell_class"] = _cell_class
+    templates.globals["code_colours"] = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    return templates
+
+
+def _cell_class(value: object) -> str:
+    """Return the style of a table's cell: a verdict's colour, ``n`` of a number, or ``long``."""
+    text = str(value)
+    colour = COLOURS.get(text.partition(":")[0].strip(), "")
+    size = "n" if number(text) is not None else "long" if len(text) > LONG_TEXT else ""
+    return f"{colour} {size}".strip()
 
 
 def _notebook_page(path: Path, others: set[str]) -> Page:
     title, body = notebook_to_html(path, others)
-    return Page(f"{path.stem}.html", title, body, "notebook")
+    return Page(path.stem, title, "notebook", {"body": body})
 
 
-def _table_page(path: Path, folder: Path, record: dict, queries: list[QueriesPage]) -> Page:
-    header = path.read_text(encoding="utf-8").partition("\n")[0].strip()
+def _claims_page(path: Path) -> Page:
+    groups, summary = claim_groups(path)
+    return Page("claims", "Claims of the slides", "claims", {"groups": groups, "summary": summary})
+
+
+def _table_page(path: Path, folder: Path, record: dict) -> Page:
     name = path.stem
-    title, summary = name.replace("_", " "), ("", "", "")
-    if header == ",".join(LONG):
-        title, context = table_info(name).title, _context(record)
-        anchors = {
-            page.dataset: {query: f"{page.file}#{place}" for query, place in page.anchors.items()}
-            for page in queries
-        }
-        body, summary = table_to_html(name, folder, context), table_summary(name, folder, context)
-        body += per_query_to_html(name, folder, anchors)
-    elif name == CLAIMS:
-        title, summary, body = "Claims of the slides", claims_summary(path), claims_to_html(path)
-    else:
-        body = PLAIN_INTRODUCTIONS.get(name, "") + plain_table_to_html(path)
-    link = f'<p>The same as data: <a href="{DATA}/{path.name}" download>{path.name}</a></p>'
-    heading = f"<h1>{html.escape(title)}</h1>"
-    group = "claims" if name == CLAIMS else "table"
-    return Page(f"{name}.html", title, f"{heading}\n{body}\n{link}", group, summary)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if tuple(frame.columns) != LONG:
+        frame.columns = frame.columns.str.replace("_", " ")
+        return Page(
+            name,
+            name.replace("_", " ").capitalize(),
+            "table",
+            {"plain": frame, "summary": [""] * 3},
+        )
+    # The verdicts compare only what was made with the same network.
+    backbone = record.get("profile", {}).get("document", {}).get("features", {}).get("backbone")
+    context = {"backbone": BackboneConfig(**backbone).label} if backbone else {}
+    content = result_table(name, folder, context)
+    return Page(name, content["info"].title, "table", content)
 
 
-def _link(page: Page, text: str) -> Cell:
-    return Cell(f'<a href="{page.file}">{html.escape(text)}</a>', key=text)
+def _overview(record: dict, pages: list[Page]) -> dict:
+    titles = {page.name: page.title for page in pages}
+    ran = [
+        {"notebook": name, "about": titles.get(name), **entry}
+        for name, entry in record["notebooks"].items()
+    ]
+    names = ("notebook", "about", "status", "seconds", "peak_rss_mb")
+    listed = [
+        (page.name, page.title, *page.content["summary"]) for page in pages if page.group == "table"
+    ]
+    header = ("table", "about", "measured cells", "not run", "like with like")
+    return {
+        "notebooks": _frame(ran, names),
+        "tables": pd.DataFrame(listed, columns=header),
+        "claims": next((page for page in pages if page.group == "claims"), None),
+    }
 
 
-def _context(record: dict) -> dict[str, str]:
-    """Say which network made the tables, for the verdicts: only like is compared with like."""
-    features = record.get("profile", {}).get("document", {}).get("features", {})
-    backbone = features.get("backbone")
-    return {"backbone": BackboneConfig(**backbone).label} if backbone else {}
-
-
-def _provenance_page(record: dict) -> Page:
-    parts = ["<h1>Where these results come from</h1>"]
-    if "provenance" in record:
-        parts.append("<h2>Code, packages and machine</h2>" + definition_list(record["provenance"]))
-        parts.append("<h2>Profile</h2>" + definition_list(record["profile"]))
-    seen = {}
-    stages = []
+def _origin(record: dict) -> dict:
+    datasets, stages = {}, []
     for name, entry in record["notebooks"].items():
-        seen |= {data["dataset"]: data for data in entry.get("datasets", [])}
-        for stage in entry.get("stages", []):
-            how = "reused" if stage.get("reused") else "made"
-            stages.append(
-                [name, stage["stage"], stage.get("label", ""), stage.get("key", ""), how,
-                 Cell(f"{stage.get('seconds', 0):.1f}", css="n"),
-                 stage.get("peak_rss_so_far_mb", "")]
-            )  # fmt: skip
-    if seen:
-        columns = ("dataset", "images", "queries", "manifest", "ground_truth")
-        rows = [[data.get(column, "") for column in columns] for data in seen.values()]
-        parts.append("<h2>Datasets</h2>" + html_table([c.replace("_", " ") for c in columns], rows))
-    if stages:
-        header = ["notebook", "stage", "of", "key", "", "seconds", "peak MB so far"]
-        parts.append("<h2>Stages</h2>" + html_table(header, stages))
-    if len(parts) == 1:
-        parts.append("<p>These results have no run.json: they were not written by blcf run.</p>")
-    return Page("provenance.html", "Provenance", "\n".join(parts), "provenance")
+        datasets |= {data["dataset"]: data for data in entry.get("datasets", [])}
+        stages += [{"notebook": name, "of": s.get("label"), **s} for s in entry.get("stages", [])]
+    facts = ("dataset", "images", "queries", "manifest", "ground_truth")
+    columns = ("notebook", "stage", "of", "key", "reused", "seconds", "peak_rss_so_far_mb")
+    return {"datasets": _frame(datasets.values(), facts), "stages": _frame(stages, columns)}
 
 
-def _index_page(profile: str, record: dict, pages: list[Page], queries: list[QueriesPage]) -> Page:
-    document = record.get("profile", {}).get("document", {})
-    about = document.get("description", "")
-    parts = [f"<h1>Instance search with visual words: profile {html.escape(profile)}</h1>"]
-    if about:
-        parts.append(f"<p>{html.escape(about[:1].upper() + about[1:])}.</p>")
-    if record["notebooks"]:
-        titles = {page.file: page.title for page in pages}
-        rows = []
-        for name, entry in record["notebooks"].items():
-            page = f"{name}.html"
-            shown = html.escape(titles.get(page, ""))
-            link = f'<a href="{page}">{html.escape(name)}</a>' if shown else html.escape(name)
-            memory = f"{entry['peak_rss_mb']}" if entry.get("peak_rss_mb") else "–"
-            rows.append(
-                [Cell(link, key=name), Cell(shown), verdict_cell(entry["status"]),
-                 Cell(f"{entry['seconds']:.1f}", css="n"), Cell(memory, css="n")]
-            )  # fmt: skip
-        header = ["notebook", "about", "status", "seconds", "peak MB"]
-        parts.append("<h2>Notebooks</h2>" + html_table(header, rows))
-        failed = [
-            f"<p class='notice'>{html.escape(name)} {html.escape(entry['status'])}: "
-            f"{html.escape(entry['message'])}</p>"
-            for name, entry in record["notebooks"].items()
-            if entry.get("message")
-        ]
-        parts += failed
-    tables = [page for page in pages if page.group == "table"]
-    if tables:
-        header = ["table", "about", "measured cells", "not run", "like with like"]
-        rows = [[_link(page, page.stem), Cell(html.escape(page.title)), *page.summary]
-                for page in tables]  # fmt: skip
-        parts.append("<h2>Tables</h2>" + html_table(header, rows))
-    if queries:
-        rows = dict.fromkeys(row for page in queries for row in page.means)
-        lines = [
-            [Cell(f'<a href="{page.file}">{html.escape(page.dataset)}</a>', key=page.dataset),
-             len(page.anchors),
-             *(number_cell(page.means.get(row, math.nan), 3) for row in rows)]
-            for page in queries
-        ]  # fmt: skip
-        header = ["queries of", "queries", *(f"mAP {row}" for row in rows)]
-        parts.append("<h2>Queries and what they find</h2>" + html_table(header, lines))
-    claims = next((page for page in pages if page.group == "claims"), None)
-    if claims:
-        told = f": {', '.join(claims.summary)}" if claims.summary else ""
-        parts.append(f'<h2>Claims</h2><p><a href="{claims.file}">{html.escape(claims.title)}</a>'
-                     f"{html.escape(told)}.</p>")  # fmt: skip
-    parts.append(
-        '<p>Revision, versions, machine and stages: <a href="provenance.html">provenance</a>. '
-        f"Run it again with <code>blcf run --profile {html.escape(profile)}</code>.</p>"
+def _frame(rows: Iterable[dict], names: tuple[str, ...]) -> pd.DataFrame:
+    """Return those entries of records as columns, named for reading."""
+    frame = pd.DataFrame(list(rows), dtype=object).reindex(columns=names)
+    return frame.rename(
+        columns=lambda name: name.replace("rss_", "").replace("_mb", "_MB").replace("_", " ")
     )
-    return Page("index.html", f"Profile {profile}", "\n".join(parts), "index")
-
-
-def _layout(
-    profile: str,
-    page: Page,
-    pages: list[Page],
-    before: Page | None,
-    after: Page | None,
-    notice: str = "",
-) -> str:
-    groups = [("index", "Overview"), ("notebook", "Notebooks"), ("table", "Tables"),
-              ("queries", "Queries"), ("claims", "Claims"),
-              ("provenance", "Provenance")]  # fmt: skip
-    links = []
-    for group, label in groups:
-        first = next((p for p in pages if p.group == group), None)
-        if first:
-            current = ' aria-current="page"' if page.group == group else ""
-            links.append(f'<li><a href="{first.file}"{current}>{label}</a></li>')
-    steps = []
-    for other, rel, arrow in ((before, "prev", "← {}"), (after, "next", "{} →")):
-        text = arrow.format(html.escape(other.title)) if other else ""
-        steps.append(f'<a rel="{rel}" href="{other.file}">{text}</a>' if other else "<span></span>")
-    title = html.escape(f"{page.title} · BLCF Study, {profile}")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="stylesheet" href="report.css">
-<link rel="icon" href="data:,">
-</head>
-<body>
-<a class="skip" href="#content">Skip to the content</a>
-<header class="site"><nav aria-label="Report"><ul>{"".join(links)}</ul></nav></header>
-<main id="content">
-{notice}{page.body}
-<nav class="steps" aria-label="Next and previous page">{"".join(steps)}</nav>
-</main>
-<footer class="site">BLCF Study · profile {html.escape(profile)}</footer>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
