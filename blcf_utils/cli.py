@@ -219,14 +219,13 @@ def doctor(
     profile: ProfileOption = "mini",
     settings: SettingsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
-    time: Annotated[bool, typer.Option(help="Estimate how long the run takes.")] = True,
 ) -> None:
     """Check what a run needs, before hours are spent: machine, data, weights, disk and memory."""
     from blcf_utils.run.doctor.examine import examine
     from blcf_utils.run.doctor.findings import as_json as json_of
     from blcf_utils.run.doctor.findings import as_text, exit_code
 
-    findings = examine(profile, _pairs(settings, "--set"), measure=time)
+    findings = examine(profile, _pairs(settings, "--set"))
     typer.echo(json_of(findings) if as_json else as_text(findings, profile))
     raise typer.Exit(exit_code(findings))
 

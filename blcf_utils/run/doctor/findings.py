@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-State = Literal["ok", "warning", "problem"]
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -23,22 +21,21 @@ class Finding:
     """
 
     topic: str
-    state: State
+    state: Literal["ok", "warning", "problem"]
     says: str
     mend: str = ""
 
 
-def of_error(topic: str, error: Exception, mend: str = "", state: State = "problem") -> Finding:
-    """Return an error as a finding: the study's errors say behind a semicolon what mends them.
+def of_error(topic: str, error: Exception, mend: str = "") -> Finding:
+    """Return an error as a problem; how to mend it stands behind the error's semicolon.
 
     Args:
         topic: of the finding.
         error: what was raised.
         mend: what to do, instead of what the error says.
-        state: how bad it is.
     """
     says, _, tail = " ".join(str(error).split()).partition("; ")
-    return Finding(topic, state, says[:300], mend or tail)
+    return Finding(topic, "problem", says[:300], mend or tail)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -59,18 +56,15 @@ def as_text(findings: Sequence[Finding], profile: str) -> str:
         lines.append(f"{finding.state:7}  {finding.topic:{width}}  {finding.says}")
         if finding.mend:
             lines.append(f"{'':7}  {'':{width}}  -> {finding.mend}")
-    return "\n".join([*lines, "", _summary(findings, profile)])
-
-
-def _summary(findings: Sequence[Finding], profile: str) -> str:
-    problems, warnings = (
-        sum(finding.state == state for finding in findings) for state in ("problem", "warning")
-    )
+    states = [finding.state for finding in findings]
+    problems, warnings = states.count("problem"), states.count("warning")
     noted = f"{warnings} warning{'s' * (warnings != 1)}" if warnings else "no warnings"
     if problems:
         found = "1 problem stops" if problems == 1 else f"{problems} problems stop"
-        return f"{found} blcf run --profile {profile}; {noted}"
-    return f"blcf run --profile {profile} can start; {noted}"
+        last = f"{found} blcf run --profile {profile}; {noted}"
+    else:
+        last = f"blcf run --profile {profile} can start; {noted}"
+    return "\n".join([*lines, "", last])
 
 
 def bytes_text(count: float) -> str:
@@ -79,12 +73,3 @@ def bytes_text(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count / 1e3:.0f} kB"
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration as people read it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"

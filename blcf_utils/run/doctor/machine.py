@@ -1,14 +1,20 @@
-"""The machine: Python, packages, torch and torchvision, GPU, cores and threads."""
+"""The machine: Python, packages, GPU, cores, memory, and folders that can be written."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import re
+import shutil
 import sys
+import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from blcf_utils.ground.paths import project_root
 from blcf_utils.run.doctor.findings import Finding, bytes_text
@@ -27,81 +33,58 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Find
     return Finding("python", "problem", f"{said}, and the study needs {wanted} or later", mend)
 
 
-def check_packages(installed: Mapping[str, str] | None = None) -> Finding:
+def installed_versions() -> dict[str, str]:
+    """Return the version of every installed package; names in lower case with hyphens."""
+    found = importlib.metadata.distributions()
+    return {one.name.lower().replace("_", "-"): one.version for one in found if one.name}
+
+
+def check_packages(installed: Mapping[str, str]) -> Finding:
     """Return whether every dependency is installed in a version that was tested.
 
     Args:
-        installed: name to version, in place of what is installed here.
+        installed: name to version, as :func:`installed_versions` gives them.
     """
     path = project_root() / "pyproject.toml"
     if not path.is_file():
         return Finding("packages", "ok", "declared in the installed package")
     lines = tomllib.loads(path.read_text(encoding="utf-8"))["project"]["dependencies"]
-    missing, untested = [], []
-    for line in lines:
-        name, limits = re.match(r"([\w.-]+)(.*)", line).groups()
-        version = _installed(name) if installed is None else installed.get(name)
-        if version is None:
-            missing.append(name)
-        elif not _within(version, limits):
-            untested.append(f"{name} {version} (expected {limits})")
+    wanted = [Requirement(line) for line in lines]
+    missing = [one.name for one in wanted if one.name not in installed]
+    untested = [
+        f"{one.name} {installed[one.name]} (expected {one.specifier})"
+        for one in wanted
+        if one.name in installed
+        and not one.specifier.contains(installed[one.name], prereleases=True)
+    ]
+    mend = "pip install -e . in the checkout"
     if missing:
-        said = f"not installed: {', '.join(missing)}"
-        return Finding("packages", "problem", said, "pip install -e . in the checkout")
+        return Finding("packages", "problem", f"not installed: {', '.join(missing)}", mend)
     if untested:
         said = f"outside the tested versions: {', '.join(untested)}"
-        return Finding("packages", "warning", said, "pip install -e . in the checkout")
+        return Finding("packages", "warning", said, mend)
     return Finding("packages", "ok", f"all {len(lines)} dependencies in tested versions")
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _within(version: str, limits: str) -> bool:
-    """Return whether a version meets limits such as ``>=2.11,<2.14``."""
-    found = _numbers(version)
-    for sign, limit in re.findall(r"(>=|<=|<|>|==)\s*([\w.]+)", limits):
-        size = max(len(found), len(_numbers(limit)))
-        a, b = (part + (0,) * (size - len(part)) for part in (found, _numbers(limit)))
-        if not {">=": a >= b, "<=": a <= b, "<": a < b, ">": a > b, "==": a == b}[sign]:
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    leading = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in leading.group().split(".")) if leading else ()
-
-
 def check_torch() -> Finding:
-    """Return whether torch and torchvision belong together and which operators they have."""
+    """Return whether torch and torchvision can be imported and belong together."""
     try:
         import torch
 
         from blcf_utils.ground import torchvision_compat
 
-        operators = torchvision_compat.ensure_torchvision()
+        torchvision_compat.ensure_torchvision()
         import torchvision
     except Exception as error:  # whatever an import that does not work raises
         said = f"torch and torchvision cannot be imported: {' '.join(str(error).split())[:200]}"
         mend = "install a pair that belongs together: torchvision 0.N with torch 2.(N-15)"
         return Finding("torch", "problem", said, mend)
     said = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
-    vision, own = _numbers(torchvision.__version__), _numbers(torch.__version__)
-    if vision[0] == 0 and own[0] == 2 and vision[1] - 15 != own[1]:
-        mend = f"install torchvision 0.{own[1] + 15}"
+    own, vision = Version(torch.__version__), Version(torchvision.__version__)
+    if (own.major, vision.major) == (2, 0) and vision.minor - 15 != own.minor:
+        mend = f"install torchvision 0.{own.minor + 15}"
         return Finding("torch", "warning", f"{said}, which do not belong together", mend)
-    if operators == "native":
-        return Finding("torch", "ok", f"{said}, native operators")
-    if torch.version.cuda or torch.version.hip:
-        mend = "install both from the same index of pytorch.org, for the same version of CUDA"
-        said += ", whose native operators do not load beside this torch"
-        return Finding("torch", "warning", said, mend)
-    return Finding("torch", "ok", f"{said} (without its native operators, which are not needed)")
+    return Finding("torch", "ok", said)
 
 
 def gpu_memory() -> list[tuple[str, int]]:
@@ -120,17 +103,18 @@ def check_device(device: str, gpus: list[tuple[str, int]], slow: bool) -> Findin
     Args:
         device: ``features.device``.
         gpus: as :func:`gpu_memory` gives them.
-        slow: the profile takes days without a GPU.
+        slow: the profile has so many images that a run without a GPU is slow.
     """
-    told = ", ".join(f"{name} ({bytes_text(size)})" for name, size in gpus)
     if device.startswith("cuda") and not gpus:
         mend = "set features.device: auto, or install a torch built for this machine's GPU"
-        return Finding("gpu", "problem", f"features.device: {device} and no GPU in sight", mend)
+        said = f"features.device is {device}, and torch finds no GPU"
+        return Finding("gpu", "problem", said, mend)
     if gpus:
+        told = ", ".join(f"{name} ({bytes_text(size)})" for name, size in gpus)
         used = "used" if device != "cpu" else "not used (features.device: cpu)"
         return Finding("gpu", "ok", f"{told}, {used}")
     if slow:
-        mend = "see the times below; a machine with a GPU does the networks' part in a fraction"
+        mend = "take a machine with a GPU for a profile of so many images"
         return Finding("gpu", "warning", "none; the networks run on the processor", mend)
     return Finding("gpu", "ok", "none, and this profile needs none")
 
@@ -142,13 +126,11 @@ def check_processor(
     said = f"{usable} cores"
     if usable < installed:
         said += f" of {installed} (the others are not for this process)"
-    limits = {name: environment[name] for name in THREAD_VARIABLES if environment.get(name)}
-    too_few = {k: v for k, v in limits.items() if v.isdigit() and int(v) < usable}
-    if too_few:
-        told = ", ".join(f"{name}={value}" for name, value in too_few.items())
-        return Finding(
-            "cores", "warning", f"{said}, limited by {told}", f"unset {' '.join(too_few)}"
-        )
+    limits = {name: environment.get(name, "") for name in THREAD_VARIABLES}
+    few = {name: n for name, n in limits.items() if n.isdigit() and int(n) < usable}
+    if few:
+        said += f", limited by {', '.join(f'{name}={value}' for name, value in few.items())}"
+        return Finding("cores", "warning", said, f"unset {' '.join(few)}")
     return Finding("cores", "ok", said)
 
 
@@ -160,9 +142,48 @@ def memory() -> tuple[int, int]:
     if told.is_file():
         found = re.search(r"^MemAvailable:\s+(\d+) kB", told.read_text(encoding="ascii"), re.M)
         free = int(found.group(1)) * 1024 if found else total
+    # A container's own limit.
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and limit.read_text().strip().isdigit():
         total = min(total, int(limit.read_text()))
         if used.is_file():
             free = min(free, total - int(used.read_text()))
     return total, max(free, 0)
+
+
+def check_writable(folder: Path, topic: str, variable: str) -> Finding:
+    """Return whether files can be made in a folder, or in what of it exists.
+
+    Args:
+        folder: which may not exist yet.
+        topic: of the finding.
+        variable: the environment variable that names another folder.
+    """
+    here = _existing(folder)
+    try:
+        tempfile.TemporaryFile(dir=here).close()
+    except OSError:
+        mend = f"set {variable} to another folder"
+        return Finding(topic, "problem", f"{here} cannot be written", mend)
+    return Finding(topic, "ok", f"{folder} can be written")
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes can be written to the disk of a folder that may not exist yet."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def bytes_there(cache: Path, datasets: Sequence[str]) -> int:
+    """Return the bytes of finished and begun artefacts of some datasets in the cache."""
+    found = (path for name in datasets for path in cache.glob(f"*/{name}-*/**/*"))
+    total = 0
+    for path in found:
+        with contextlib.suppress(OSError):  # a run that is under way has moved it
+            total += path.stat().st_size * path.is_file()
+    return total
