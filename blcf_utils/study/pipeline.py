@@ -182,7 +182,7 @@ class Pipeline:
     @cached_property
     def weightings(self) -> Weightings:
         """The spatial weightings of the dataset's images, and their saliency maps."""
-        return Weightings(self.profile, self.dataset, self.store, lambda: self.features)
+        return Weightings(self)
 
     @cached_property
     def sift(self) -> SiftPipeline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -68,25 +69,24 @@ def weighting_name(profile: Profile, name: str | None) -> str:
     return name
 
 
+class Bench(Protocol):
+    """What weightings need of a pipeline."""
+
+    profile: Profile
+    store: ArtefactStore
+    dataset: Dataset
+    features: FeatureMaps
+
+
 class Weightings:
     """Weighs the positions of a dataset's images.
 
     Args:
-        profile: the configuration.
-        dataset: the images.
-        store: where artefacts live.
-        features: gives the feature maps of the images, when they are needed.
+        bench: the dataset's pipeline; its dataset and features are asked for when they are needed.
     """
 
-    def __init__(
-        self,
-        profile: Profile,
-        dataset: Dataset,
-        store: ArtefactStore,
-        features: Callable[[], FeatureMaps],
-    ):
-        self.profile, self.dataset, self.store = profile, dataset, store
-        self._features = features
+    def __init__(self, bench: Bench):
+        self.bench, self.profile, self.store = bench, bench.profile, bench.store
 
     def names(self) -> dict[str, str]:
         """Return every weighting, and why it cannot run here (see :func:`weighting_names`)."""
@@ -146,15 +146,15 @@ class Weightings:
             return maps, {"folder": maps.digest()}
         on_corrupt, model = self.profile.features.on_corrupt, self.model(name)
         # Two benchmarks share the maps of their distractors.
-        parts = self.dataset.parts or (self.dataset,)
+        parts = self.bench.dataset.parts or (self.bench.dataset,)
         made = [saliency_maps(part, model, self.store, on_corrupt) for part in parts]
         joined = JoinedSaliency(made, [len(part.images) for part in parts])
-        maps = joined if self.dataset.parts else made[0]
+        maps = joined if self.bench.dataset.parts else made[0]
         return maps, {"saliency": maps.key}
 
     def _precomputed(self, name: str) -> PrecomputedMaps:
-        folder = self.profile.weighting.folders[name].replace("{dataset}", self.dataset.name)
-        maps = PrecomputedMaps(Path(folder).expanduser(), self.dataset)
+        folder = self.profile.weighting.folders[name].replace("{dataset}", self.bench.dataset.name)
+        maps = PrecomputedMaps(Path(folder).expanduser(), self.bench.dataset)
         maps.require()  # before half of them are read
         return maps
 
@@ -182,4 +182,4 @@ class Weightings:
         if self.checked(name) == NONE:
             return None
         factor = factor or self.profile.encoding.interpolate
-        return weight_maps(self.weighting(name), self._features(), factor, self.store)
+        return weight_maps(self.weighting(name), self.bench.features, factor, self.store)

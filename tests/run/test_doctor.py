@@ -21,6 +21,7 @@ from blcf_utils.run.doctor.datasets import RENDERED, USUAL, Counts, look_at_data
 from blcf_utils.run.doctor.examine import examine
 from blcf_utils.run.doctor.findings import Finding, as_json, as_text, bytes_text, exit_code
 from blcf_utils.study.study import Study
+from blcf_utils.study.weightings import weighting_names
 
 GB = 10**9
 
@@ -217,8 +218,12 @@ def test_saliency_models_without_weights_are_told_with_what_goes_empty(
 
     def check(name, **settings):
         study = Study(load_profile(name, settings), store)
-        reasons = study.weightings()
-        return by_topic(weights.check_weightings(study.profile, reasons, study.why_not))
+
+        def why_not(name, row):
+            return study.open(name).weightings.unavailable_because(row)
+
+        reasons = weighting_names(study.profile)
+        return by_topic(weights.check_weightings(study.profile, reasons, why_not))
 
     found = check("paper")
     assert found["weighting"].state == "warning"
@@ -384,9 +389,9 @@ def test_numbers_of_bytes_are_told_in_three_digits():
 def test_another_network_pools_its_own_layer_at_full_resolution(store):
     settings = {"features.backbone.weights": "random"}
     study = Study(load_profile("paper", settings), store)
-    assert study.at_full_resolution().profile.features.backbone.layer == "pool5"
-    mini = study.with_backbone(BackboneConfig(name="vgg-mini", weights="embedded"))
-    assert mini.at_full_resolution().profile.features.backbone.layer == "conv5_1"
+    assert study.profile.at_full_resolution().features.backbone.layer == "pool5"
+    mini = {"features.backbone": BackboneConfig(name="vgg-mini", weights="embedded")}
+    assert study.profile.changed(mini).at_full_resolution().features.backbone.layer == "conv5_1"
 
 
 def test_an_artefact_is_found_only_when_it_is_finished(store):

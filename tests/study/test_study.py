@@ -145,9 +145,7 @@ def test_the_same_seed_gives_the_same_table_and_another_other_words(profile, tmp
 RUN = """
     import sys
     from blcf_utils import experiments
-    from blcf_utils.search.looking import queries_by_gain
-from blcf_utils.study.pipeline import Pipeline
-from blcf_utils.study.study import open_study
+    from blcf_utils.study.study import open_study
     import blcf_utils.datasets, faiss, torch
     from blcf_utils.ground.torchvision_compat import ensure_torchvision
     ensure_torchvision()
@@ -224,7 +222,7 @@ def test_words_can_be_learned_on_another_set(profile, toy_root, tmp_path, monkey
     assert (
         own.open("toy").codebook.key
         != taught.open("toy").codebook.key
-        == taught.open("teacher").codebook.key
+        == taught.open("toy").teacher.codebook.key
     )
     assert not np.array_equal(own.open("toy").index().offsets, taught.open("toy").index().offsets)
     assert own.open("toy").config_digest() != taught.open("toy").config_digest()

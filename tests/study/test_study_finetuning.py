@@ -145,7 +145,7 @@ def test_words_of_tuned_features(open_toy):
     tuned = study.finetuning("toy").tuned(fold=1)
     weights = study.finetuning("toy").trained(fold=1).weights
     assert tuned.profile.features.backbone.weights == str(weights)
-    assert tuned.backbone.weights_digest != study.backbone.weights_digest
+    assert tuned.backbone.weights_digest != study.open("toy").backbone.weights_digest
 
 
 def test_a_saliency_model_without_weights_leaves_its_columns_empty(open_toy, tmp_path, monkeypatch):

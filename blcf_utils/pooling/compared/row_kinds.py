@@ -17,6 +17,7 @@ from blcf_utils.config.profile import BackboneConfig
 from blcf_utils.features.networks.heads import ClassifierHead, missing_head
 from blcf_utils.features.networks.weight_files import candidate_files
 from blcf_utils.pooling.compared.detector import DetectorSearch
+from blcf_utils.pooling.compared.methods import DATABASE_LEVELS
 from blcf_utils.pooling.compared.online_cam import rank_online
 from blcf_utils.pooling.compared.refinement import ranked
 from blcf_utils.pooling.compared.timing import TIMED_IMAGES, TIMED_QUERIES, TOP, best_of, median_ms
@@ -238,6 +239,8 @@ class DenseRow(NetworkRow):
     method: str = ""
     dimensions: int = 512
 
+    bytes_per_value = 4  # kept of an image, for each value of its vector
+
     @property
     def expands(self) -> bool:
         """Whether its paper refines the ranking."""
@@ -287,6 +290,8 @@ class DenseRow(NetworkRow):
 class PatchSetRow(DenseRow):
     """A set of vectors an image, compared pairwise (Razavian et al.)."""
 
+    bytes_per_value = 4 * sum(level * level for level in range(1, DATABASE_LEVELS + 1))
+
     def rank(self, at: Compared, mode: Mode, expanded: bool) -> Rankings:
         vectors = self.vectors(at)
         scores = patch_set_scores(vectors.queries(mode), vectors.database())
@@ -300,6 +305,8 @@ class PatchSetRow(DenseRow):
 @dataclass(frozen=True)
 class OnlineCamRow(DenseRow):
     """One vector for each class an image, of which the query chooses."""
+
+    bytes_per_value = 2 * 1000  # float16, for the classes of ImageNet
 
     def rank(self, at: Compared, mode: Mode, expanded: bool) -> Rankings:
         return rank_online(self.vectors(at), mode, expanded)

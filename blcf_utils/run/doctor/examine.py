@@ -17,6 +17,7 @@ from blcf_utils.run.doctor.datasets import Counts, look_at_dataset
 from blcf_utils.run.doctor.findings import Finding, of_error
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.study.study import Study
+from blcf_utils.study.weightings import weighting_names
 
 SLOW_IMAGES = 5000  # from so many images on, a run without a GPU is slow
 
@@ -74,9 +75,14 @@ def _examine(profile: Profile, connects: Callable[[str], bool]) -> list[Finding]
     except StudyError as error:
         findings.append(of_error("settings", error))
     else:
-        reasons = study.weightings()
-        compared = [(row, study.why_not_compared(profile.datasets[0], row)) for row in ROWS]
-        findings += weights.check_weightings(profile, reasons, study.why_not)
+        reasons = weighting_names(profile)
+        comparison = study.comparison(profile.datasets[0])
+        compared = [(row, row.unavailable_because(comparison)) for row in ROWS]
+        findings += weights.check_weightings(
+            profile,
+            reasons,
+            lambda name, row: study.open(name).weightings.unavailable_because(row),
+        )
         findings += weights.check_compared(compared)
         rows = [row for row, why in compared if not why]
         weightings = [name for name, why in reasons.items() if name != NONE and not why]

@@ -33,8 +33,8 @@ from pathlib import Path
 from blcf_utils.config.profile import BackboneConfig, Profile
 from blcf_utils.datasets.images import resized_size
 from blcf_utils.features.networks.backbones import layer_names, map_sizes
-from blcf_utils.pooling.compared.methods import DATABASE_LEVELS, METHODS
-from blcf_utils.pooling.compared.rows import Row
+from blcf_utils.pooling.compared.methods import METHODS
+from blcf_utils.pooling.compared.row_kinds import DenseRow, PatchSetRow, Row, WordsRow
 from blcf_utils.run.doctor.datasets import Counts
 from blcf_utils.run.doctor.findings import Finding, bytes_text
 from blcf_utils.saliency.models import MODELS
@@ -43,8 +43,6 @@ from blcf_utils.words.kmeans import CHUNK
 # A pixel of a saliency map: 0.23 (BMS) to 0.37 (Itti-Koch) measured on photographs 400 pixels wide.
 PNG_BYTES = 0.3
 KEYPOINT_BYTES = 128 + 16 + 2
-CLASSES = 1000  # of ImageNet
-PATCHES = sum(level * level for level in range(1, DATABASE_LEVELS + 1))
 LIBRARIES = 700e6  # what a notebook's kernel holds before it computes: 600 to 700 MB measured
 SHOWN = 4  # the largest parts, in words
 MARGIN = 1.2  # less room than this many times the need is a warning
@@ -83,7 +81,7 @@ def memory_needs(profile: Profile, counts: Sequence[Counts], rows: Sequence[Row]
     size = (2 * CHUNK + 3 * words) * profile.whitening.dimensions * 4
     needs = Counter({f"k-means of {words:,} words (codebook.words)": size + LIBRARIES})
     for row in rows:
-        if row.method in METHODS and METHODS[row.method].kind == "set":
+        if isinstance(row, PatchSetRow):
             size = max(one.images for one in counts) * _vector_bytes(profile, row)
             needs[f"search of {row.label} (comparison.dimensions)"] = size + LIBRARIES
     return needs
@@ -154,10 +152,10 @@ def _image_bytes(
     It belongs to one of the profile's own datasets, or is in the comparison only.
     """
     if not own:
-        rows = [row for row in rows if not row.bulky]
-        read = {row.weighting for row in rows if row.method == "words"}
+        rows = [row for row in rows if not row.too_large_because]
+        read = {row.weighting for row in rows if isinstance(row, WordsRow)}
         weightings = [name for name in weightings if name in read]
-    rows = [row for row in rows if row.method in METHODS]
+    rows = [row for row in rows if isinstance(row, DenseRow)]
     needs = Counter()
     for network in _networks(profile, rows, own):
         channels, positions, _ = _map(network, size)
@@ -173,7 +171,7 @@ def _image_bytes(
     return needs
 
 
-def _networks(profile: Profile, rows: Sequence[Row], own: bool) -> set[Network]:
+def _networks(profile: Profile, rows: Sequence[DenseRow], own: bool) -> set[Network]:
     """Return the networks whose feature maps of such an image are stored."""
     (main, side), full = _main(profile), _full(profile)
     found = {(main, side)}
@@ -214,10 +212,10 @@ def _map(network: Network, size: tuple[int, int]) -> tuple[int, int, int]:
     return channels, rows * columns, largest
 
 
-def _vector_bytes(profile: Profile, row: Row) -> int:
+def _vector_bytes(profile: Profile, row: DenseRow) -> int:
     """Return the bytes that a compared method keeps of an image."""
-    config, kind = profile.comparison, METHODS[row.method].kind
+    config = profile.comparison
     wide = min(config.dimensions, row.dimensions)
     if row.method == "vlad-plain":  # not compressed
         wide = config.vlad_words * _map(_main(profile), (400, 300))[0]
-    return wide * {"vector": 4, "set": 4 * PATCHES, "online": 2 * CLASSES}[kind]
+    return wide * row.bytes_per_value

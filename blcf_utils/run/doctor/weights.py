@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from blcf_utils.config.profile import BackboneConfig, Profile
 from blcf_utils.features.networks.backbones import load_backbone, torchvision_source
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.pooling.compared.rows import Row
+from blcf_utils.pooling.compared.row_kinds import NetworkRow, Row
 from blcf_utils.run.doctor.findings import Finding, of_error
 from blcf_utils.saliency.models import OFFICIAL
 
@@ -116,8 +116,8 @@ def check_compared(reasons: Sequence[tuple[Row, str]]) -> list[Finding]:
     lacking: dict[str, list[str]] = {}
     for row, why in reasons:
         # A row that no run can measure, or that another row measures, lacks nothing.
-        if why and not row.never and not why.endswith("see the other rows"):
-            trained = row.network and not row.weights
+        if why and not row.impossible_because and not why.endswith("see the other rows"):
+            trained = isinstance(row, NetworkRow) and row.network and not row.weights
             lacking.setdefault(TRAINED if trained else why, []).append(row.id)
     ready = sum(not why for _, why in reasons)
     said = f"{ready} of {len(reasons)} methods of t10, t11 and t13 can run"
