@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import textwrap
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,23 +12,15 @@ import pytest
 from PIL import Image
 
 from blcf_utils import experiments
-from blcf_utils.config.profile import CodebookConfig, EncodingConfig, WhiteningConfig, load_profile
-from blcf_utils.datasets import load_dataset
+from blcf_utils.config.profile import load_profile
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage
-from blcf_utils.features import extraction as features_module
 from blcf_utils.features.extraction import extract_features
-from blcf_utils.features.stored import batches
-from blcf_utils.features.streamed import StreamedFeatures
-from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.features.stored import Features
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.compared.rows import row
-from blcf_utils.results.tables import read_table
+from blcf_utils.pooling.compared.vectors import describe_together
 from blcf_utils.study.study import open_study
-from blcf_utils.words import assignment_maps as bow
-from blcf_utils.words.assignment_maps import assignment_maps
-from blcf_utils.words.codebook import learn_codebook
-from blcf_utils.words.whitening import learn_whitening
 
 PROFILE = """
     name: tiny
@@ -106,200 +96,129 @@ def distractors(cities) -> Dataset:
 
 
 @pytest.fixture
-def both(distractors, tiny_network, store):
-    """The distractors' features, stored and streamed."""
-    config = tiny_network.model_copy(update={"batch_size": 3})
-    return (
-        extract_features(distractors, config, store),
-        StreamedFeatures(distractors, config, store),
+def small_shards(monkeypatch):
+    """Shards of at most nine distractors: two of them."""
+    monkeypatch.setattr("blcf_utils.datasets.distractors.SHARD", 9)
+
+
+PARTS = ["oxford5k", "oxc1_100k.0", "oxc1_100k.1"]
+
+
+@pytest.mark.filterwarnings("ignore:.*found .* expected the published")
+@pytest.mark.usefixtures("small_shards")
+def test_a_benchmark_shares_its_features_with_itself_among_distractors(open_tiny):
+    study = open_tiny()
+    bench, alone = study.open("oxford105k"), study.open("oxford5k")
+    assert [part.name for part in bench.dataset.parts] == PARTS
+    assert [len(part.images) for part in bench.dataset.parts] == [6, 9, 8]
+    maps, own = bench.maps, alone.maps
+    assert (len(maps), maps.n_database) == (23, 23)
+    assert maps.parts[0] is own
+    assert maps.words == own.words
+    for image in range(len(own)):
+        np.testing.assert_array_equal(maps.map(image), own.map(image))
+    other = study.open("paris106k").features
+    assert [part.key for part in other.parts[1:]] == [p.key for p in bench.features.parts[1:]]
+    assert not (study.shelf.store.root / "index").exists()
+    names = [path.name for path in (study.shelf.store.root / "features").iterdir()]
+    assert len([n for n in names if n.startswith("oxford5k-")]) == 1
+    assert not [n for n in names if n.startswith("oxford105k-")]
+    with pytest.raises(StudyError, match=r"oxford105k: words and whitenings .* learn_on: "):
+        _ = open_tiny(**{"learn_on.oxford105k": "oxford105k"}).open("oxford105k").whitening
+
+
+@pytest.mark.filterwarnings("ignore:.*found .* expected the published")
+@pytest.mark.usefixtures("small_shards")
+def test_maps_of_several_shards_are_read_as_one(open_tiny):
+    bench = open_tiny().open("oxford105k")
+    features, dataset = bench.features, bench.dataset
+    assert len(features) == len(dataset.all_images)
+    whole = extract_features(
+        replace(dataset, parts=()), bench.profile.features, bench.store, bench.backbone
     )
+    np.testing.assert_array_equal(features.shapes, whole.shapes)
+    np.testing.assert_array_equal(features.sizes, whole.sizes)
+    for image in (0, 5, 6, 14, 15, 22):
+        np.testing.assert_allclose(features.map(image), whole.map(image), atol=0.02, rtol=0.01)
+        np.testing.assert_array_equal(
+            features.descriptors(image).reshape(*features.shapes[image], -1).transpose(2, 0, 1),
+            features.map(image),
+        )
+    wanted, read = np.array([3, 21, 8, 15, 0, 17]), {}
+    for numbers, maps in features.batches(wanted):
+        read |= dict(zip(numbers.tolist(), maps, strict=True))
+    assert sorted(read) == sorted(wanted.tolist())
+    for image, feature_map in read.items():
+        np.testing.assert_array_equal(feature_map, features.map(image))
+    # The copy lies in another shard than the first one, so it is computed there.
+    assert [i for i in range(23) if features.distinct[i] != i] == [5]
+    assert features.distinct[5] == 4
 
 
-def test_streamed_maps_are_the_stored_ones_to_the_last_bit(both):
-    stored, streamed = both
-    assert streamed.key == stored.key
-    assert (len(streamed), streamed.channels) == (len(stored), stored.channels)
-    np.testing.assert_array_equal(streamed.shapes, stored.shapes)
-    np.testing.assert_array_equal(streamed.sizes, stored.sizes)
-    for image in np.random.default_rng(0).permutation(len(stored)):
-        np.testing.assert_array_equal(streamed.map(image), stored.map(image))
-    seen = {}
-    for copies, feature_map in streamed.passing(np.arange(len(stored))):
-        seen.update(dict.fromkeys(copies.tolist(), feature_map))
-    assert sorted(seen) == list(range(len(stored)))
-    for image, feature_map in seen.items():
-        np.testing.assert_array_equal(feature_map, stored.map(image))
+@pytest.mark.filterwarnings("ignore:.*found .* expected the published")
+def test_each_map_is_read_once_for_all_methods(open_tiny, monkeypatch):
+    study, reads = open_tiny(), []
+    read = Features.batches
 
+    def counting(self, images):
+        reads.append(len(images))
+        return read(self, images)
 
-@pytest.mark.parametrize("images", [np.arange(17), np.array([16, 3, 5, 2, 11]), np.array([], int)])
-@pytest.mark.parametrize("at_once", [2, 32])
-def test_streamed_batches_are_those_of_stored_maps(both, monkeypatch, images, at_once):
-    stored, streamed = both
-    monkeypatch.setattr("blcf_utils.features.extraction._AT_ONCE", at_once)
-    pairs = zip(batches(stored, images), batches(streamed, images), strict=True)
-    for (numbers, maps), (others, again) in pairs:
-        np.testing.assert_array_equal(others, numbers)
-        np.testing.assert_array_equal(again, maps)
-
-
-def test_one_pass_forwards_every_image_once(both, monkeypatch):
-    _, streamed = both
-    counts = []
-    original = features_module.forward_images
-    monkeypatch.setattr(
-        features_module, "forward_images", lambda *a: counts.append(len(a[1])) or original(*a)
-    )
-    list(batches(streamed, np.arange(17)))
-    # Grouped by map shape, a batch of one size is forwarded for its own shape only.
-    assert sum(counts) == 16
-    counts.clear()
-    for image in (0, 3, 0, 16):  # 3 and 16 are one picture
-        streamed.map(image)
-    assert len(counts) <= 2
-
-
-def words_of(features, distractors, tiny_network, store, teacher):
-    whitening = learn_whitening(teacher, WhiteningConfig(dimensions=16), store)
-    codebook = learn_codebook(teacher, whitening, CodebookConfig(words=20, iterations=3), store)
-    return assignment_maps(features, whitening, codebook, EncodingConfig(), store)
-
-
-@pytest.fixture
-def teacher(cities, tiny_network, store):
-    dataset = load_dataset("oxford5k", root=cities / "oxford5k", partial=True)
-    return extract_features(dataset, tiny_network.model_copy(update={"batch_size": 3}), store)
-
-
-def files_of(maps):
-    names = ("words.npy", "done.npy")
-    return [(maps.artefact / name).read_bytes() for name in names]
-
-
-def test_encoding_without_storing_gives_the_artefact_of_the_two_stages(
-    both, distractors, tiny_network, store, teacher, tmp_path, monkeypatch
-):
-    stored, streamed = both
-    one = words_of(streamed, distractors, tiny_network, store, teacher)
-    elsewhere = ArtefactStore(tmp_path / "elsewhere")
-    two = words_of(stored, distractors, tiny_network, elsewhere, teacher)
-    assert one.key == two.key
-    assert files_of(one) == files_of(two)
-    assert words_of(stored, distractors, tiny_network, store, teacher).artefact.reused
-
-
-def test_encoding_goes_on_where_it_was_killed(
-    both, distractors, tiny_network, store, teacher, tmp_path, monkeypatch
-):
-    stored, streamed = both
-    expected = words_of(stored, distractors, tiny_network, ArtefactStore(tmp_path / "e"), teacher)
-    assign, left = bow.assign_map, [7]
-
-    def killed(*arguments):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return assign(*arguments)
-
-    monkeypatch.setattr(bow, "assign_map", killed)
-    with pytest.raises(KeyboardInterrupt):
-        words_of(streamed, distractors, tiny_network, store, teacher)
-    assert threading.active_count() < 20
-    counted = []
-    monkeypatch.setattr(bow, "assign_map", lambda *a: counted.append(1) or assign(*a))
-    again = words_of(streamed, distractors, tiny_network, store, teacher)
-    assert len(counted) == 16 - 7
-    assert files_of(again) == files_of(expected)
+    rows = [row(i) for i in ("rmac", "crow", "spoc", "gem")]
+    comparison = study.comparison("oxford5k")
+    for each in rows:  # what they learn on the other city
+        each.vectors(comparison).fitted  # noqa: B018
+    monkeypatch.setattr(Features, "batches", counting)
+    describe_together([each.vectors(comparison) for each in rows])
+    assert reads == [len(np.unique(comparison.bench.features.distinct))]
+    together = [each.vectors(comparison).database() for each in rows]
+    apart = open_tiny()
+    apart.shelf.store.root = study.shelf.store.root.with_name("another")
+    for each, vectors in zip(rows, together, strict=True):
+        alone = each.vectors(apart.comparison("oxford5k")).database()
+        np.testing.assert_allclose(alone, vectors, atol=1e-4)
 
 
 def test_a_broken_distractor_is_named_or_left_out(distractors, tiny_network, store, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(distractors.images[2].read_bytes()[:-300])
     dataset = replace(distractors, images=(*distractors.images[:5], broken))
-    streamed = StreamedFeatures(dataset, tiny_network, store)
     with pytest.raises(UnreadableImage, match=r"broken.jpg"):
-        list(streamed.passing(np.arange(6)))
+        extract_features(dataset, tiny_network, store)
     skipping = tiny_network.model_copy(update={"on_corrupt": "skip"})
-    streamed = StreamedFeatures(dataset, skipping, store)
-    stored = extract_features(dataset, skipping, store)
-    assert streamed.skipped == stored.skipped == ("broken.jpg",)
-    assert streamed.key == stored.key
-    np.testing.assert_array_equal(streamed.shapes, stored.shapes)
-    for image in range(6):
-        np.testing.assert_array_equal(streamed.descriptors(image), stored.descriptors(image))
-
-
-def test_held_maps_are_read_without_the_network(both, monkeypatch):
-    stored, streamed = both
-    images = np.array([1, 4, 16, 9])
-    with streamed.holding(images):
-        monkeypatch.setattr(features_module, "forward_images", None)
-        for image in images:
-            np.testing.assert_array_equal(streamed.map(image), stored.map(image))
-    assert not streamed._held
+    assert extract_features(dataset, skipping, store).skipped == ("broken.jpg",)
 
 
 @pytest.mark.filterwarnings("ignore:.*found .* expected the published")
-def test_a_benchmark_shares_its_features_with_itself_among_distractors(open_tiny, monkeypatch):
-    study = open_tiny()
-    log = study.store.root / "log"
-    monkeypatch.setenv("BLCF_STAGE_LOG", str(log))
-    dataset = study.dataset("oxford105k")
-    (told,) = (e for e in map(json.loads, log.read_text().splitlines()) if "dataset" in e)
-    parts = {part["dataset"]: (part["images"], part["distinct"]) for part in told["parts"]}
-    assert parts == {"oxford5k": (6, 5), "oxc1_100k": (17, 16)}
-    monkeypatch.delenv("BLCF_STAGE_LOG")
-    assert [part.name for part in dataset.parts] == ["oxford5k", "oxc1_100k"]
-    maps = study.maps("oxford105k")
-    assert (len(maps), maps.n_database) == (23, 23)
-    own = study.maps("oxford5k")
-    assert maps.parts[0].key == own.key
-    assert maps.words == own.words
-    for image in range(len(own)):
-        np.testing.assert_array_equal(maps.map(image), own.map(image))
-    features = study.features("paris106k")
-    assert features.parts[1].key == study.features("oxford105k").parts[1].key
-    stored = open_tiny(**{"distractors.features": "stored"})
-    assert stored.maps("oxford105k").key == maps.key
-    assert not (study.store.root / "index").exists()
-    names = [path.name for path in (study.store.root / "features").iterdir()]
-    assert len([n for n in names if n.startswith("oxford5k-")]) == 1
-    assert not [n for n in names if n.startswith("oxford105k-")]
-    with pytest.raises(StudyError, match=r"oxford105k: words and whitenings .* learn_on: "):
-        open_tiny(**{"learn_on.oxford105k": "oxford105k"}).whitening("oxford105k")
-
-
-@pytest.mark.filterwarnings("ignore:.*found .* expected the published")
+@pytest.mark.usefixtures("small_shards")
 def test_benchmarks_share_the_saliency_maps_of_their_distractors(open_tiny):
     study = open_tiny()
-    own = {name: study.saliency(name, "BMS") for name in ("oxford5k", "paris6k")}
-    joined = {name: study.saliency(name, "BMS") for name in ("oxford105k", "paris106k")}
-    made = sorted(path.name.split("-")[0] for path in (study.store.root / "saliency").glob("[!.]*"))
-    assert made == ["oxc1_100k", "oxford5k", "paris6k"]
-    distractors = joined["oxford105k"].parts[1]
+    own = {n: study.open(n).weightings.saliency("BMS") for n in ("oxford5k", "paris6k")}
+    joined = {n: study.open(n).weightings.saliency("BMS") for n in ("oxford105k", "paris106k")}
+    root = study.shelf.store.root
+    made = sorted(path.name.split("-")[0] for path in (root / "saliency").glob("[!.]*"))
+    assert made == [*PARTS[1:], "oxford5k", "paris6k"]
+    shards = joined["oxford105k"].parts[1:]
     for (small, maps), (large, among) in zip(own.items(), joined.items(), strict=True):
-        dataset, count = study.dataset(large), len(study.dataset(small).images)
-        assert among.key not in (maps.key, distractors.key)
+        dataset, count = study.open(large).dataset, len(study.open(small).dataset.images)
+        assert among.key not in (maps.key, *(shard.key for shard in shards))
         for i, path in enumerate(dataset.images):
-            expected = maps(i) if i < count else distractors(i - count)
+            of_shard = i - count
+            expected = maps(i) if i < count else shards[of_shard // 9](of_shard % 9)
             np.testing.assert_array_equal(among(i), expected)
             assert among(i).shape == Image.open(path).size[::-1]
-        weights = study.weights(large, "BMS")
-        np.testing.assert_array_equal(weights(count - 1), study.weights(small, "BMS")(count - 1))
+        weights, without = (study.open(n).weightings.weights("BMS") for n in (large, small))
+        np.testing.assert_array_equal(weights(count - 1), without(count - 1))
     assert joined["oxford105k"].key != joined["paris106k"].key
 
 
 @pytest.mark.filterwarnings("ignore:.*found .* expected the published")
 def test_the_columns_of_the_slides_are_measured(open_tiny):
     rows = [row(i) for i in ("blcf", "rmac", "crow", "sift", "cam-online")]
-    tables = {}
-    for kept in ("streamed", "stored"):
-        study = open_tiny(**{"distractors.features": kept})
-        found = experiments.compare_methods(study, rows)
-        table = experiments.state_of_the_art_table(study, found)
-        tables[kept] = table.drop(columns="seconds")
-        assert not study.results.joinpath("tables/t02_blcf_search.csv").exists()
-    assert tables["streamed"].equals(tables["stored"])
-    table = read_table("t13_state_of_the_art", study.results).set_index(["row", "column"])
+    study = open_tiny()
+    experiments.state_of_the_art_table(study, experiments.compare_methods(study, rows))
+    assert not (study.results / "tables/t02_blcf_search.csv").exists()
+    table = study.results.read("t13_state_of_the_art").set_index(["row", "column"])
     rmac = "Off-the-shelf Convolutional / R-MAC [19]"
     for column, published in (("oxford105k", 0.616), ("oxford105k+expansion", 0.732)):
         cell = table.loc[rmac, column]
@@ -329,8 +248,3 @@ def test_paper100k_is_paper_with_distractors():
     assert all(getattr(profile, name) == getattr(paper, name) for name in same)
     with pytest.raises(StudyError, match=r"learn_on names oxford105k"):
         load_profile("paper", {"learn_on.oxford105k": "oxford5k"})
-
-
-def test_a_profile_without_distractors_is_the_document_it_was():
-    assert "distractors" not in load_profile("paper").document()
-    assert "distractors" in load_profile("paper100k").document()

@@ -19,6 +19,7 @@ from blcf_utils.features.extraction import extract_features
 from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.rows import normalise_rows, sample_rows
+from blcf_utils.ground.artefacts import ArtefactStore
 from blcf_utils.ground.errors import StudyError
 
 
@@ -77,7 +78,7 @@ def test_batching_changes_nothing_but_rounding(toy, toy_stages, tiny_network, st
 
 
 def test_a_second_extraction_is_found(toy, toy_stages, tiny_network):
-    again = extract_features(toy, tiny_network, toy_stages.store)
+    again = extract_features(toy, tiny_network, ArtefactStore(toy_stages.store.root))
     assert again.artefact.reused
 
 
@@ -106,7 +107,8 @@ def test_normalised_rows_have_unit_length_and_zero_stays():
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from blcf_utils import artefacts, features
+    from blcf_utils.features import extraction as features
+    from blcf_utils.ground import artefacts
     from blcf_utils.config.profile import BackboneConfig, FeatureConfig
     from blcf_utils.datasets import load_dataset
     root, cache, where, after = sys.argv[1:]
@@ -311,7 +313,8 @@ def test_a_full_disk_is_an_error_that_says_so(toy, tiny_network, store, monkeypa
 MEMORY = """
     import resource, sys
     from pathlib import Path
-    from blcf_utils import artefacts, features
+    from blcf_utils.features import extraction as features
+    from blcf_utils.ground import artefacts
     from blcf_utils.config.profile import BackboneConfig, FeatureConfig
     from blcf_utils.datasets.base import Dataset
     folder, cache = map(Path, sys.argv[1:3])

@@ -22,7 +22,7 @@ assert out["features.2"].shape == (1, 64, 15, 15)
 
 REPORT = """
 import json
-from blcf_utils import torchvision_compat as compat
+from blcf_utils.ground import torchvision_compat as compat
 print(json.dumps([compat.ensure_torchvision(), compat.ensure_torchvision(), compat.REASON]))
 """
 
@@ -77,7 +77,7 @@ def test_native_operators_win_and_are_not_declared_twice(tmp_path):
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 import torch
-from blcf_utils import torchvision_compat as compat
+from blcf_utils.ground import torchvision_compat as compat
 loaded = []
 def load(path):
     loaded.append(path)
@@ -106,7 +106,7 @@ import sys, logging
 sys.path.insert(0, {str(tmp_path)!r})
 import torch
 torch.version.cuda = "12.8"
-from blcf_utils import torchvision_compat as compat
+from blcf_utils.ground import torchvision_compat as compat
 records = []
 log = logging.getLogger("blcf_utils.ground.torchvision_compat")
 log.addFilter(lambda r: records.append(r) or True)

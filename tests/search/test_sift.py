@@ -267,7 +267,8 @@ def test_an_extraction_goes_on_behind_the_last_finished_image(
 
 KILLED = """
     import os, signal, sys
-    from blcf_utils import artefacts, sift
+    from blcf_utils.ground import artefacts
+    from blcf_utils.search.sift import keypoints as sift
     from blcf_utils.config.profile import SiftConfig
     from blcf_utils.datasets import load_dataset
     original, calls = sift.describe, []
