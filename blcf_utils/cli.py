@@ -412,7 +412,7 @@ def data_fetch(
     ] = None,
 ) -> None:
     """Download and unpack datasets; what is there already is kept."""
-    from blcf_utils.datasets.fetching.downloads import fetch_dataset
+    from blcf_utils.datasets.fetching.benchmarks import fetch_dataset
 
     for name in names:
         typer.echo(_shown(fetch_dataset(name, mirrors=mirror or ())))
