@@ -41,7 +41,6 @@ data_app = typer.Typer(help="List, download and check datasets.", no_args_is_hel
 weights_app = typer.Typer(
     help="List and download the official weights of saliency models.", no_args_is_help=True
 )
-train_app = typer.Typer(help="Train the networks that the study ships.", no_args_is_help=True)
 profile_app = typer.Typer(help="Look at profiles.", no_args_is_help=True)
 rehearse_app = typer.Typer(
     help="Rehearse the study at full size, on pictures that stand in for a benchmark's own.",
@@ -50,7 +49,6 @@ rehearse_app = typer.Typer(
 export_app = typer.Typer(help="Take an index elsewhere.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
-app.add_typer(train_app, name="train")
 app.add_typer(profile_app, name="profile")
 app.add_typer(rehearse_app, name="rehearse")
 app.add_typer(export_app, name="export")
@@ -61,18 +59,6 @@ ProfileOption = Annotated[
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change the profile; repeatable."),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Where the weights go: a folder of the cache, if none; data/embedded, to replace "
-        "those the study uses.",
-    ),
-]
-TrainingOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change the training; repeatable."),
 ]
 ResultsOption = Annotated[
     Path | None,
@@ -425,7 +411,7 @@ def data_fetch(
     ] = None,
 ) -> None:
     """Download and unpack datasets; what is there already is kept."""
-    from blcf_utils.datasets.fetching.downloads import fetch_dataset
+    from blcf_utils.datasets.fetching.benchmarks import fetch_dataset
 
     for name in names:
         typer.echo(_shown(fetch_dataset(name, mirrors=mirror or ())))
@@ -474,70 +460,6 @@ def weights_fetch(
 
     for name in names:
         typer.echo(_shown(fetch_weights(name, to, mirrors=mirror or ())))
-
-
-@train_app.command("vgg-mini")
-def train_vgg_mini(out: OutOption = None, settings: TrainingOption = None) -> None:
-    """Train the embedded backbone on rendered images of instances the study does not use."""
-    from blcf_utils.features.training import pretraining
-
-    config = _training(pretraining.PretrainingConfig, settings)
-    folder = _training_folder(out, "vgg-mini", config)
-    _say_trained(Path(pretraining.train_vgg_mini(config, folder)))
-
-
-@train_app.command("saliency")
-def train_saliency(
-    name: Annotated[
-        str, typer.Argument(help="salnet, salgan, sam-vgg or sam-resnet; its mini version.")
-    ],
-    out: OutOption = None,
-    settings: TrainingOption = None,
-) -> None:
-    """Train an embedded saliency network on rendered scenes that the study does not use."""
-    from blcf_utils.saliency.training import training
-
-    config = _training(training.SaliencyTrainingConfig, settings)
-    folder = _training_folder(out, f"{name}-mini", config)
-    _say_trained(Path(training.train_saliency(name, config, folder)))
-
-
-@train_app.command("vgg-mini-heads")
-def train_heads(out: OutOption = None, settings: TrainingOption = None) -> None:
-    """Train the classifier behind the embedded backbone, on instances the study does not use."""
-    from blcf_utils.features.training import head_training
-
-    config = _training(head_training.HeadTrainingConfig, settings)
-    folder = _training_folder(out, "vgg-mini-heads", config)
-    _say_trained(Path(head_training.train_heads(config, folder)))
-
-
-def _training(kind, settings: list[str] | None):
-    """Return the settings of a training."""
-    from pydantic import ValidationError
-
-    try:
-        return kind(**_pairs(settings, "--set"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise StudyError(f"--set {key}: {first['msg'].lower()}") from None
-
-
-def _training_folder(out: Path | None, name: str, config) -> Path:
-    from blcf_utils.ground.paths import cache_dir
-
-    return out or cache_dir() / "training" / f"{name}-{config.digest()}"
-
-
-def _say_trained(weights: Path) -> None:
-    from blcf_utils.ground.paths import embedded_dir
-
-    in_use = embedded_dir()
-    typer.echo(_shown(weights))
-    if weights.parent.resolve() != in_use.resolve():
-        paths = (weights, weights.with_suffix(".json"), in_use)
-        typer.echo(f"to use them in the study: {shlex.join(['cp', *map(_shown, paths)])}")
 
 
 @profile_app.command("show")

@@ -76,7 +76,7 @@ def timed_help() -> float:
 def test_every_command_has_help():
     for words in (
         ["run"], ["status"], ["verify"], ["report"], ["data", "list"], ["data", "fetch"],
-        ["data", "check"], ["train", "vgg-mini"], ["profile", "show"], ["profile", "list"],
+        ["data", "check"], ["profile", "show"], ["profile", "list"],
     ):  # fmt: skip
         answer = blcf(*words, "--help")
         assert answer.exit_code == 0, words
@@ -171,23 +171,3 @@ def test_datasets_are_listed(project):
     listed = blcf("data", "list")
     assert listed.exit_code == 0, listed.output
     assert "| oxford5k |" in listed.stdout
-
-
-def test_a_training_does_not_replace_the_weights_in_use(project, monkeypatch):
-    from blcf_utils.features.training import pretraining
-
-    def train(config, folder):
-        return folder / f"vgg-mini.safetensors-{config.steps}"
-
-    monkeypatch.setattr(pretraining, "train_vgg_mini", train)
-    answer = blcf("train", "vgg-mini", "--set", "steps=3")
-    assert answer.exit_code == 0, answer.output
-    weights, mend = answer.stdout.splitlines()
-    assert weights.startswith("cache/training/vgg-mini-")
-    assert mend.startswith(f"to use them in the study: cp {weights} ")
-    assert mend.endswith(" data/embedded")
-    other = blcf("train", "vgg-mini", "--set", "steps=4").stdout.splitlines()[0]
-    assert Path(other).parent != Path(weights).parent
-    installed = blcf("train", "vgg-mini", "--out", "data/embedded")
-    assert len(installed.stdout.splitlines()) == 1
-    assert installed.stdout.startswith("data/embedded/")

@@ -69,6 +69,7 @@ def test_nothing_is_declared_twice():
         ("blcf_utils", IMPORTED_ON_DEMAND),
         ("benchmarks", [*IMPORTED_ON_DEMAND, "test"]),
         ("tests", [*IMPORTED_ON_DEMAND, "test"]),
+        ("workshop", []),
     ],
 )
 def test_what_is_imported_is_declared(folder, extras):
@@ -85,7 +86,7 @@ def test_what_is_imported_is_declared(folder, extras):
     declared = [*names(PROJECT["dependencies"]), PROJECT["name"]]
     for extra in extras:
         declared += names(EXTRAS[extra])
-    ours = {path.stem for path in (ROOT / folder).iterdir()} | {"blcf_utils"}
+    ours = {path.stem for path in (ROOT / folder).rglob("*.py")} | {"blcf_utils", "workshop"}
     providers = importlib.metadata.packages_distributions()
     for module in set(imported) - ours - set(sys.stdlib_module_names):
         found = {name.lower().replace("_", "-") for name in providers.get(module, [])}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import shutil
-import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blcf_utils.datasets.fetching import archives
-from blcf_utils.datasets.fetching.archives import unpack, unpacked
+from blcf_utils.datasets.fetching.archives import is_damaged, unpack
 from blcf_utils.ground.errors import StudyError
 
 PHOTOS = {"paris/eiffel/a.jpg": b"A" * 500, "paris/louvre/b.jpg": b"B" * 700, "read.me": b""}
@@ -59,34 +57,30 @@ def test_unpacks_every_kind(tmp_path, name):
     mode = {"tar": "w", "tgz": "w:gz", "bz2": "w:bz2", "xz": "w:xz"}.get(name.split(".")[-1])
     path = tmp_path / name
     path = make_tar(path, PHOTOS, mode) if mode else make_zip(path, PHOTOS)
-    done = unpack([path], tmp_path / "out")
+    unpack([path], tmp_path / "out")
     assert contents(tmp_path / "out") == PHOTOS
-    assert (done.files, done.bytes, done.skipped) == (3, 1200, False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", name]
 
 
 def test_flatten_joins_archives_and_refuses_a_name_used_twice(tmp_path):
-    first = make_tar(tmp_path / "1.tgz", {"paris/eiffel/a.jpg": b"a"})
-    second = make_zip(tmp_path / "2.zip", {"paris/louvre/b.jpg": b"b"})
-    unpack([first, second], tmp_path / "jpg", flatten=True, files=2)
+    first = make_tar(tmp_path / "1.tgz", [special("x", tarfile.DIRTYPE), ("x/eiffel/a.jpg", b"a")])
+    second = make_zip(tmp_path / "2.zip", {"paris/": b"", "paris/louvre/b.jpg": b"b"})
+    unpack([first, second], tmp_path / "jpg", flatten=True)
     assert contents(tmp_path / "jpg") == {"a.jpg": b"a", "b.jpg": b"b"}
     twice = make_tar(tmp_path / "3.tgz", {"x/a.jpg": b"1", "y/a.jpg": b"2"})
-    with pytest.raises(StudyError, match=r"'y/a.jpg' exists twice"):
+    with pytest.raises(StudyError, match=r"'y/a.jpg' has the name of an earlier one"):
         unpack([twice], tmp_path / "other", flatten=True)
     assert not (tmp_path / "other").exists()
 
 
-def test_complete_is_skipped_and_incomplete_is_made_again(tmp_path, capsys):
-    path = make_tar(tmp_path / "x.tgz", PHOTOS)
-    out = tmp_path / "out"
+def test_what_is_missing_is_noticed_and_made_again(tmp_path):
+    path, out = make_tar(tmp_path / "x.tgz", PHOTOS), tmp_path / "out"
+    assert not is_damaged(out)
     unpack([path], out)
-    inode = (out / "read.me").stat().st_ino
-    assert unpack([path], out).skipped
-    assert "already unpacked, 3 files; skipped" in capsys.readouterr().out
-    assert (out / "read.me").stat().st_ino == inode
+    assert not is_damaged(out)
     (out / "paris/eiffel/a.jpg").unlink()
-    assert unpacked(out) is None
-    assert not unpack([path], out).skipped
+    assert is_damaged(out)
+    unpack([path], out)
     assert contents(out) == PHOTOS
 
 
@@ -99,25 +93,19 @@ def test_folder_from_elsewhere_is_never_touched(tmp_path):
     assert contents(tmp_path / "out") == {"mine.jpg": b"mine"}
 
 
-UNSAFE_NAMES = {
-    "../evil.txt": "climbs out",
-    "a/../../evil.txt": "climbs out",
-    "/evil.txt": "absolute path",
-    "C:/evil.txt": "absolute path",
-    "\\\\server\\evil.txt": "absolute path",
-    "a\\..\\..\\evil.txt": "climbs out",
-}
+UNSAFE = ["../evil.txt", "a/../../evil.txt", "/evil.txt", r"\\server\evil.txt", r"a\..\..\evil.txt"]
 
 
-@pytest.mark.parametrize("name", UNSAFE_NAMES)
+@pytest.mark.parametrize("name", UNSAFE)
 @pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_names_that_escape_are_refused(tmp_path, name, make):
+@pytest.mark.parametrize("flatten", [False, True])
+def test_names_that_escape_are_refused(tmp_path, name, make, flatten):
     home = tmp_path / "deep" / "home"
     home.mkdir(parents=True)
     suffix = "tgz" if make is make_tar else "zip"
     path = make(home / f"x.{suffix}", {"good.txt": b"good", name: b"evil"})
-    with pytest.raises(StudyError, match=UNSAFE_NAMES[name]) as caught:
-        unpack([path], home / "out")
+    with pytest.raises(StudyError, match="leads out of its folder") as caught:
+        unpack([path], home / "out", flatten=flatten)
     assert str(path) in str(caught.value)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [path.name]
     assert [p.name for p in home.iterdir()] == [path.name]
@@ -125,20 +113,13 @@ def test_names_that_escape_are_refused(tmp_path, name, make):
 
 
 UNSAFE_MEMBERS = {
-    "absolute link": [special("l", tarfile.SYMTYPE, "/etc/passwd")],
-    "climbing link": [special("a/l", tarfile.SYMTYPE, "../../out")],
-    "absolute hard link": [special("l", tarfile.LNKTYPE, "/etc/passwd")],
-    "climbing hard link": [special("l", tarfile.LNKTYPE, "../x.tgz")],
-    "hard link to a link": [
-        special("l", tarfile.SYMTYPE, "missing"),
-        special("h", tarfile.LNKTYPE, "l"),
-    ],
-    "written through a link": [special("l", tarfile.SYMTYPE, "d"), ("l/evil.txt", b"evil")],
-    "written onto a link": [special("l", tarfile.SYMTYPE, "d"), ("l", b"evil")],
+    "link": [special("l", tarfile.SYMTYPE, "/etc/passwd")],
+    "hard link": [("a", b"1"), special("l", tarfile.LNKTYPE, "a")],
     "device": [special("d", tarfile.CHRTYPE)],
-    "block device": [special("d", tarfile.BLKTYPE)],
     "pipe": [special("d", tarfile.FIFOTYPE)],
     "file and folder of one name": [("a", b"1"), ("a/b", b"2")],
+    "file below a file": [("a", b"1"), ("a/b/c", b"2")],
+    "folder and file of one name": [("a/b", b"1"), ("a", b"2")],
 }
 
 
@@ -149,17 +130,6 @@ def test_unsafe_tar_members_are_refused(tmp_path, case):
         unpack([path], tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["x.tgz"]
-
-
-def test_links_that_stay_inside_are_kept(tmp_path):
-    members = [
-        ("d/a.txt", b"a"),
-        special("d/hard.txt", tarfile.LNKTYPE, "d/a.txt"),
-        special("d/soft.txt", tarfile.SYMTYPE, "a.txt"),
-    ]
-    out = unpack([make_tar(tmp_path / "x.tgz", members)], tmp_path / "out").folder
-    assert (out / "d/hard.txt").read_bytes() == (out / "d/soft.txt").read_bytes() == b"a"
-    assert unpacked(out).files == 3
 
 
 def test_zip_links_are_refused(tmp_path):
@@ -175,58 +145,57 @@ def test_zip_links_are_refused(tmp_path):
 def test_bombs_are_refused(tmp_path, make, monkeypatch):
     path = tmp_path / ("x.tgz" if make is make_tar else "x.zip")
     make(path, {"zeros": bytes(3_000_000)})
-    assert path.stat().st_size < 10_000
-    with pytest.raises(StudyError, match="unpacks to more than 1,000,000 bytes"):
-        unpack([path], tmp_path / "out", max_bytes=1_000_000)
+    unpack([path], tmp_path / "small enough")
     monkeypatch.setattr(archives, "EXPANSION_FLOOR", 0)
-    with pytest.raises(StudyError, match="unpacks to more than"):
+    with pytest.raises(StudyError, match="unpacks to far more than expected"):
         unpack([path], tmp_path / "out")
     many = make(tmp_path / f"many{path.suffix}", {f"{i}": b"" for i in range(20)})
-    with pytest.raises(StudyError, match="more than 19 files"):
-        unpack([many], tmp_path / "out", max_files=19)
-    assert unpack([many], tmp_path / "out", max_files=20).files == 20
+    monkeypatch.setattr(archives, "MAX_FILES", 19)
+    with pytest.raises(StudyError, match="unpacks to far more than expected"):
+        unpack([many], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "zip"])
 def test_truncated_archives_are_named_and_leave_nothing(tmp_path, mode):
-    path = make_tar(tmp_path / "x.tar", {f"{i}.bin": os.urandom(20_000) for i in range(20)}, mode)
+    members = {f"{i}.bin": os.urandom(20_000) for i in range(20)}
+    path = tmp_path / ("x.zip" if mode == "zip" else "x.tar")
+    make_zip(path, members) if mode == "zip" else make_tar(path, members, mode)
     path.write_bytes(path.read_bytes()[:200_000])
-    with pytest.raises(StudyError, match=r"x\.tar: not a complete tar or zip archive"):
+    with pytest.raises(StudyError, match=r"x\.\w+: not a complete tar or zip archive"):
         unpack([path], tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.tar"]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_web_page_is_no_archive(tmp_path):
-    for name in ("x.tgz", "x.zip"):
-        (tmp_path / name).write_text("<html>moved</html>")
-        with pytest.raises(StudyError, match="not a complete tar or zip archive"):
-            unpack([tmp_path / name], tmp_path / "out")
-    with pytest.raises(StudyError, match="no such archive"):
-        unpack([tmp_path / "none.tgz"], tmp_path / "out")
+@pytest.mark.parametrize("name", ["x.tgz", "x.zip"])
+def test_a_web_page_is_no_archive(tmp_path, name):
+    (tmp_path / name).write_text("<html>moved</html>")
+    with pytest.raises(StudyError, match="not a complete tar or zip archive"):
+        unpack([tmp_path / name], tmp_path / "out")
 
 
-def test_wrong_number_of_files_leaves_nothing(tmp_path):
-    path = make_tar(tmp_path / "x.tgz", PHOTOS)
-    with pytest.raises(StudyError, match="unpacked to 3 files, expected 5,063"):
-        unpack([path], tmp_path / "out", files=5063)
-    assert [p.name for p in tmp_path.iterdir()] == ["x.tgz"]
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2"])
+def test_damaged_compression_is_said(tmp_path, mode):
+    path = make_tar(tmp_path / "x.tar", {"a.bin": os.urandom(2_000_000)}, mode)
+    content = bytearray(path.read_bytes())
+    content[1_000_000:1_000_100] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(StudyError, match="not a complete tar or zip archive"):
+        unpack([path], tmp_path / "out")
 
 
 def test_interrupted_unpacking_leaves_nothing_half_done(tmp_path, monkeypatch):
     path = make_tar(tmp_path / "x.tgz", PHOTOS)
-    whole = archives._Writer._copy
 
-    def interrupted(self, archive, source, target):
-        if self.files == 2:
-            target.write_bytes(b"half")
-            raise KeyboardInterrupt
-        whole(self, archive, source, target)
+    def interrupted(content, out, length):
+        out.write(b"half")
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(archives._Writer, "_copy", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        unpack([path], tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(archives.shutil, "copyfileobj", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            unpack([path], tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["x.tgz"]
-    monkeypatch.undo()
     leftover = tmp_path / ".out.unpacking"  # what a killed process leaves
     leftover.mkdir()
     (leftover / "stale.jpg").write_bytes(b"stale")
@@ -234,34 +203,13 @@ def test_interrupted_unpacking_leaves_nothing_half_done(tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == PHOTOS
 
 
-def test_full_disk_said_in_one_sentence(tmp_path, monkeypatch):
-    path = make_tar(tmp_path / "x.tgz", PHOTOS)
-
-    def full(self, archive, source, target):
-        self.bytes += 300
+def test_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
+    def full(content, out, length):
+        out.write(bytes(300))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(archives._Writer, "_copy", full)
+    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    path = make_tar(tmp_path / "x.tgz", PHOTOS)
     with pytest.raises(StudyError, match=r"the disk is full after 300 unpacked bytes of x\.tgz"):
         unpack([path], tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["x.tgz"]
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """A real 1 MiB file system; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no right to mount a tmpfs; the simulated full disk is tested")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_really_full_disk(tmp_path, tiny_disk):
-    path = make_tar(tmp_path / "x.tgz", {f"{i}.bin": os.urandom(100_000) for i in range(20)})
-    with pytest.raises(StudyError, match="the disk is full after"):
-        unpack([path], tiny_disk / "out")
-    assert list(tiny_disk.iterdir()) == []

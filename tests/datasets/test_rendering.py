@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from blcf_utils.datasets.embedded import load_embedded
-from blcf_utils.datasets.rendering import (
-    benchmark,
-    photographs,
-    render_benchmark,
-    render_pretraining_set,
-)
+from blcf_utils.datasets.rendering import benchmark, photographs, render_benchmark
 from blcf_utils.datasets.rendering.camera import box_of, warp
 from blcf_utils.datasets.rendering.facades import draw_facade
 from blcf_utils.datasets.rendering.objects import KINDS, Pose, draw_object, render_object
@@ -253,14 +248,3 @@ def test_one_style_gives_different_buildings():
     assert first.alpha.shape != second.alpha.shape
     walls = [np.median(f.albedo[f.alpha == 1], axis=0) for f in (first, second)]
     assert np.abs(walls[0] - walls[1]).max() < 0.15
-
-
-def test_pretraining_set_is_deterministic_and_refuses_another_recipe(tmp_path):
-    keys = {"instances": 5, "views": 2, "size": 32}
-    one = render_pretraining_set(tmp_path / "one", **keys, workers=1)
-    two = render_pretraining_set(tmp_path / "two", **keys, workers=2)
-    assert one.views.shape == (5, 2, 32, 32, 3)
-    assert np.array_equal(one.views, two.views)
-    assert not np.array_equal(one.views[0, 0], one.views[0, 1])
-    with pytest.raises(StudyError, match="another folder"):
-        render_pretraining_set(tmp_path / "one", **keys, seed=1)

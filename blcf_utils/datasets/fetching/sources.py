@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import datasets_dir, project_root
 from blcf_utils.ground.settings import Config
 
-
-def found(folder: Path, pattern: str) -> bool:
-    """Return whether something below ``folder`` matches, not looking at hidden folders."""
-    matches = (path.relative_to(folder).parts for path in folder.glob(pattern))
-    return any(not any(part.startswith(".") for part in parts) for parts in matches)
+PLAIN_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
+Source = TypeVar("Source", bound=Config)
 
 
 class FileSource(Config):
@@ -28,25 +24,19 @@ class FileSource(Config):
         urls: addresses, tried in order (http, https, ftp).
         bytes: the published size; a file of another size is refused.
         about_bytes: a size somebody reported; shown, never enforced.
-        sha256: the published checksum, where there is one.
-        md5: the published checksum, where there is only that.
-        page: where a person reads about the file.
+        checksum: the published one, where there is one, as ``sha256:...`` or ``md5:...``.
     """
 
-    name: str
+    name: str = Field(pattern=PLAIN_NAME)
     urls: tuple[str, ...] = ()
     bytes: int | None = Field(None, ge=0)
     about_bytes: int | None = Field(None, ge=0)
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$")
-    page: str = ""
+    checksum: str = Field("", pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})?$")
 
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
-            raise ValueError("expected a plain file name")
-        return name
+    @property
+    def sizes(self) -> tuple[int, int] | None:
+        """Smallest and largest size in bytes that the file may have, or None."""
+        return None if self.bytes is None else (self.bytes, self.bytes)
 
 
 class Unpacking(Config):
@@ -57,17 +47,12 @@ class Unpacking(Config):
         into: the folder, below the dataset's.
         gives: glob pattern of what comes out; where it matches already nothing is fetched.
         flatten: drop the folders inside the archives.
-        files: how many files come out, where that is known.
-        max_files, max_bytes: limits against archive bombs.
     """
 
     archives: tuple[str, ...] = Field(min_length=1)
-    into: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    into: str = Field(pattern=PLAIN_NAME)
     gives: str
     flatten: bool = False
-    files: int | None = None
-    max_files: int | None = None
-    max_bytes: int | None = None
 
 
 class DatasetSource(Config):
@@ -79,7 +64,9 @@ class DatasetSource(Config):
         page: its home page.
         terms: what its authors allow, in short.
         citation: the paper to cite.
-        files: what is downloaded; files that no rule unpacks go into the dataset's folder.
+        files: what is downloaded; files that no rule unpacks go into the dataset's folder. An
+            entry with ``parts: N`` stands for N files: ``{part:02d}`` in its name and addresses
+            runs from 1 to N.
         unpack: which archives fill which folders.
         uses: other datasets that it needs.
         folder: name of its folder, when not its own name.
@@ -106,6 +93,19 @@ class DatasetSource(Config):
     instructions: str = ""
     after: str = ""
 
+    @field_validator("files", mode="before")
+    @classmethod
+    def _each_part(cls, files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        written = []
+        for file in files:
+            for part in range(1, file.get("parts", 1) + 1):
+                one = {key: value for key, value in file.items() if key != "parts"}
+                if "parts" in file:
+                    one["name"] = file["name"].format(part=part)
+                    one["urls"] = [url.format(part=part) for url in file["urls"]]
+                written.append(one)
+        return written
+
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSource:
         names = [file.name for file in self.files]
@@ -128,75 +128,51 @@ class DatasetSource(Config):
         """Return what a complete folder has and ``folder`` has not, as glob patterns."""
         plain = () if self.after else [file.name for file in self.plain_files]
         patterns = (*self.expects, *(rule.gives for rule in self.unpack), *plain)
-        return [pattern for pattern in patterns if not found(folder, pattern)]
-
-    @property
-    def size(self) -> int | None:
-        """Bytes to download, as far as they are known; None when none is."""
-        sizes = [file.bytes or file.about_bytes for file in self.files]
-        return sum(filter(None, sizes)) if any(sizes) else None
+        return [pattern for pattern in patterns if not exists_below(folder, pattern)]
 
 
-def _expand(entry: Any) -> Any:
-    """Write out files with ``parts: N``: ``{part:02d}`` runs from 1 to N in name and addresses."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("files"), list):
-        return entry
-    files = []
-    for file in entry["files"]:
-        file = {"page": entry.get("page", ""), **file}
-        parts = file.pop("parts", None)
-        if parts is None:
-            files.append(file)
-            continue
-        for part in range(1, parts + 1):
-            urls = [url.format(part=part) for url in file["urls"]]
-            files.append({**file, "name": file["name"].format(part=part), "urls": urls})
-    return {**entry, "files": files}
+def exists_below(folder: Path, pattern: str) -> bool:
+    """Return whether something below ``folder`` matches, not looking at hidden folders."""
+    matches = (path.relative_to(folder).parts for path in folder.glob(pattern))
+    return any(not any(part.startswith(".") for part in parts) for parts in matches)
 
 
-def read_entries(path: Path, what: str) -> dict:
-    """Return the mapping of ``what`` to sources that a YAML file of the project holds.
-
-    Raises:
-        StudyError: the file is missing, not YAML or no mapping.
-    """
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StudyError(f"{path}: {error.strerror}; restore it from the repository") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(entries, dict):
-        raise StudyError(f"{path}: expected a mapping from {what} to their sources")
-    return entries
-
-
-def dataset_sources(path: Path | None = None) -> dict[str, DatasetSource]:
-    """Read ``data/sources.yaml``: dataset name to source, in the file's order.
+def read_sources(path: Path, kind: type[Source]) -> dict[str, Source]:
+    """Read a YAML file of the project that maps names to sources, in the file's order.
 
     Raises:
         StudyError: the file is missing or an entry is not valid.
     """
-    path = path or project_root() / "data" / "sources.yaml"
-    sources = {}
-    for name, entry in read_entries(path, "dataset names").items():
-        try:
-            sources[name] = DatasetSource.model_validate(_expand(entry))
-        except (ValidationError, TypeError, KeyError, AttributeError) as error:
-            first = error.errors()[0] if isinstance(error, ValidationError) else {}
-            key = ".".join(str(part) for part in (name, *first.get("loc", ())))
-            raise StudyError(f"{path}: {key}: {first.get('msg', error)}; mend the entry") from None
-    return sources
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return TypeAdapter(dict[str, kind]).validate_python(entries)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "expected names and their sources"
+        why = f"{key}: {first['msg']}"
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        why = f"not valid YAML ({' '.join(str(error).split())})"
+    except OSError as error:
+        why = error.strerror
+    raise StudyError(f"{path}: {why}; mend it or restore it from the repository")
+
+
+def dataset_sources(path: Path | None = None) -> dict[str, DatasetSource]:
+    """Read ``data/sources.yaml``: dataset name to source.
+
+    Raises:
+        StudyError: the file is missing or an entry is not valid.
+    """
+    return read_sources(path or project_root() / "data" / "sources.yaml", DatasetSource)
 
 
 def describe_sources(root: Path | None = None) -> list[dict[str, str]]:
     """Return one row per dataset for ``blcf data list``.
 
+    Rows have dataset, title, how (download or ask its authors), size, state and terms.
+
     Args:
         root: the folder of all datasets, default BLCF_DATA.
-
-    Returns:
-        Rows with dataset, title, how (download or ask its authors), size, state and terms.
     """
     root = datasets_dir() if root is None else root
     sources = dataset_sources()
@@ -206,13 +182,14 @@ def describe_sources(root: Path | None = None) -> list[dict[str, str]]:
         missing = [*lacks[name], *(needed for needed in source.uses if lacks[needed])]
         files = len(source.files)
         how = f"download, {files} file{'s' * (files != 1)}" if files else "with the ones it needs"
-        size = f"about {source.size / 1e9:.2g} GB" if source.size else "not known"
+        size = sum(file.bytes or file.about_bytes or 0 for file in source.files)
+        known = f"about {size / 1e9:.2g} GB" if size else "not known"
         rows.append(
             {
                 "dataset": name,
                 "title": source.title,
                 "how": how if source.kind == "download" else "ask its authors",
-                "size": size if files else "",
+                "size": known if files else "",
                 "state": f"missing {', '.join(missing)}" if missing else "here",
                 "terms": source.terms,
             }

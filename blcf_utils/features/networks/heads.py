@@ -147,7 +147,7 @@ def _embedded(config: BackboneConfig, layer: str) -> ClassifierHead:
     if known["trunk"] != _digest(trunk):
         raise StudyError(
             f"{path}: trained behind another {trunk.name} than lies beside it; train it again with "
-            "`blcf train vgg-mini-heads --out data/embedded`"
+            "`python -m workshop.head_training --out data/embedded`"
         )
     state = {key: value.float() for key, value in load_file(path).items()}
     layers = vgg_mini_layers(len(state["fc.weight"]))

@@ -24,7 +24,7 @@ NETWORKS: dict[str, type[SaliencyNetwork]] = {
 
 
 def load_embedded(path: Path) -> SaliencyNetwork:
-    """Return a width-reduced network with the weights that ``blcf train saliency`` wrote.
+    """Return a width-reduced network with the weights that ``workshop.saliency_training`` wrote.
 
     Args:
         path: a safetensors file whose metadata ``about`` names ``network`` and ``width``.
@@ -32,7 +32,7 @@ def load_embedded(path: Path) -> SaliencyNetwork:
     Raises:
         StudyError: no such file, not of this kind, or weights that do not fit.
     """
-    expected = "expected weights that blcf train saliency wrote (.safetensors)"
+    expected = "expected weights that workshop.saliency_training wrote (.safetensors)"
     if not path.is_file():
         raise StudyError(f"{path}: {expected}, found no file")
     try:
@@ -50,6 +50,6 @@ def load_embedded(path: Path) -> SaliencyNetwork:
     except RuntimeError:
         raise StudyError(
             f"{path}: the tensors are not those of {about['network']} at width {width}; train it "
-            "again with blcf train saliency"
+            "again with python -m workshop.saliency_training"
         ) from None
     return made.eval()

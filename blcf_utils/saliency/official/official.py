@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from blcf_utils.datasets.fetching.downloads import check_size, fetch_file
-from blcf_utils.datasets.fetching.sources import FileSource, read_entries
+from blcf_utils.datasets.fetching.sources import FileSource, read_sources
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.paths import project_root, weights_path
 from blcf_utils.ground.settings import Config
@@ -34,8 +34,10 @@ class WeightFile(FileSource):
     about_bytes_with_optimiser: int | None = Field(None, gt=0)
 
     @property
-    def plausible(self) -> tuple[int, int]:
-        """Smallest and largest size, in bytes, that the file may have."""
+    def sizes(self) -> tuple[int, int]:
+        """Smallest and largest size in bytes that the file may have."""
+        if self.bytes is not None:
+            return self.bytes, self.bytes
         largest = self.about_bytes_with_optimiser or self.about_bytes
         return round(self.about_bytes * (1 - TOLERANCE)), round(largest * (1 + TOLERANCE))
 
@@ -59,23 +61,12 @@ class WeightSource(Config):
 
 
 def official_weights(path: Path | None = None) -> dict[str, WeightSource]:
-    """Read ``data/weights.yaml``: name of the weights to source, in the file's order.
+    """Read ``data/weights.yaml``: name of the weights to source.
 
     Raises:
         StudyError: the file is missing or an entry is not valid.
     """
-    path = path or project_root() / "data" / "weights.yaml"
-    sources = {}
-    for name, entry in read_entries(path, "names of weights").items():
-        try:
-            source = WeightSource.model_validate(entry)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in (name, *first["loc"]))
-            raise StudyError(f"{path}: {key}: {first['msg']}; mend the entry") from None
-        file = source.file.model_copy(update={"page": source.file.page or source.page})
-        sources[name] = source.model_copy(update={"file": file})
-    return sources
+    return read_sources(path or project_root() / "data" / "weights.yaml", WeightSource)
 
 
 def weights_dir() -> Path:
@@ -84,20 +75,13 @@ def weights_dir() -> Path:
     return _project_weights() if given is None or given.is_file() else given
 
 
-def fetch_weights(
-    name: str,
-    folder: Path | None = None,
-    *,
-    mirrors: Sequence[str] = (),
-    progress: bool = True,
-) -> Path:
+def fetch_weights(name: str, folder: Path | None = None, *, mirrors: Sequence[str] = ()) -> Path:
     """Return the published weights of a network, downloading what is missing of them.
 
     Args:
         name: a name in ``data/weights.yaml``, such as ``salgan``.
         folder: where the file goes; default ``weights_dir()``, or where it lies already.
         mirrors: base addresses tried before the official one.
-        progress: show a progress bar.
 
     Returns:
         The path of the file; its size is plausible, its content not looked at.
@@ -106,18 +90,12 @@ def fetch_weights(
         StudyError: unknown name, every address failed (each with its reason, and where to put the
             file by hand), or a file of an impossible size in its place.
     """
-    file = _source(name).file
+    source = _source(name)
+    file = source.file
     if folder is None:
         here = _lying_about(file)
         folder = here.parent if here else weights_dir()
-    return fetch_file(
-        file,
-        folder,
-        mirrors=mirrors,
-        progress=progress,
-        plausible=file.plausible,
-        variable="BLCF_WEIGHTS",
-    )
+    return fetch_file(file, folder, mirrors=mirrors, page=source.page, variable="BLCF_WEIGHTS")
 
 
 def find_weights(name: str, override: str = "") -> Path | None:
@@ -145,7 +123,7 @@ def find_weights(name: str, override: str = "") -> Path | None:
         return path
     path = _lying_about(file)
     if path is not None:
-        check_size(file, path, file.plausible)
+        check_size(file, path)
     return path
 
 

@@ -17,15 +17,16 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from blcf_utils.config.profile import BackboneConfig
-from blcf_utils.datasets.rendering.pretraining_set import render_pretraining_set
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.networks.heads import EMBEDDED_HEADS, vgg_mini_layers
-from blcf_utils.features.training.pretraining_batches import augment
 from blcf_utils.finetuning.training_run import torch_threads
 from blcf_utils.ground.artefacts import atomic_path, write_json
 from blcf_utils.ground.paths import cache_dir
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import Config, canonical_json, digest_of
+from workshop.command import main
+from workshop.pretraining_batches import augment
+from workshop.pretraining_set import render_pretraining_set
 
 _AT_ONCE = 64
 
@@ -156,3 +157,9 @@ def _inputs(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return global averages (N, C) and what the fully connected layers read (N, C g g)."""
     pooled = [functional.adaptive_max_pool2d(part.float(), 4).half() for part in maps.split(512)]
     return maps.float().mean((2, 3)), torch.cat(pooled).flatten(1)
+
+
+if __name__ == "__main__":
+    main(
+        "Train the classifier behind vgg-mini.", HeadTrainingConfig, {"vgg-mini-heads": train_heads}
+    )

@@ -22,12 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from blcf_utils.datasets.rendering.pretraining_set import (
-    PRETRAINING_VERSION,
-    render_pretraining_set,
-)
 from blcf_utils.features.networks.vgg_mini import BLOCKS, VggMiniTraining, fold_batch_norm
-from blcf_utils.features.training.pretraining_batches import augment, load_step
 from blcf_utils.finetuning.training_run import (
     cosine_rate,
     read_checkpoint,
@@ -40,6 +35,12 @@ from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import Config, canonical_json
+from workshop.command import main
+from workshop.pretraining_batches import augment, load_step
+from workshop.pretraining_set import (
+    PRETRAINING_VERSION,
+    render_pretraining_set,
+)
 
 NAME = "vgg-mini"
 
@@ -268,3 +269,7 @@ def _export(trainer: _Trainer, folder: Path) -> Path:
         save_file(tensors, partial, metadata={"about": canonical_json(about)})
     write_json(folder / f"{NAME}.json", facts)
     return path
+
+
+if __name__ == "__main__":
+    main("Train the backbone vgg-mini.", PretrainingConfig, {NAME: train_vgg_mini})

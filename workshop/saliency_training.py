@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -38,9 +39,11 @@ from blcf_utils.saliency import quality
 from blcf_utils.saliency.base import SaliencyNetwork
 from blcf_utils.saliency.networks import salgan, salnet, sam
 from blcf_utils.saliency.networks.networks import NETWORKS, load_embedded
-from blcf_utils.saliency.training.folding import fold, trainable
-from blcf_utils.saliency.training.losses import cross_entropy, sam_loss, squared_error
-from blcf_utils.saliency.training.scenes import (
+from workshop.command import main
+from workshop.folding import fold, trainable
+from workshop.losses import cross_entropy, sam_loss, squared_error
+from workshop.saliency_batches import Canvas, augment, load_step, upright_step
+from workshop.scenes import (
     SCENES_VERSION,
     Part,
     SaliencyScenes,
@@ -48,7 +51,6 @@ from blcf_utils.saliency.training.scenes import (
     render_scenes,
     targets_of,
 )
-from blcf_utils.saliency.training.training_batches import Canvas, augment, load_step, upright_step
 
 FIXATIONS = 50  # sampled from a held-out target for NSS
 
@@ -414,3 +416,8 @@ def _judged(path: Path, config: SaliencyTrainingConfig) -> dict:
 
     found = held_out_quality(predict, _scenes(config, config.held_out, "held-out"))
     return {"scenes": config.held_out, **found}
+
+
+if __name__ == "__main__":
+    trainings = {f"{name}-mini": partial(train_saliency, name) for name in RECIPES}
+    main("Train a small saliency network.", SaliencyTrainingConfig, trainings)

@@ -30,7 +30,6 @@ import torch
 
 from blcf_utils.datasets.rendering import photographs
 from blcf_utils.datasets.rendering.camera import over
-from blcf_utils.datasets.rendering.fractals import draw_fractal
 from blcf_utils.datasets.rendering.objects import (
     Thing,
     draw_object,
@@ -45,6 +44,7 @@ from blcf_utils.datasets.rendering.streets import street_scene
 from blcf_utils.datasets.rendering.textures import fractal_noise, ground, palette, sky, surface
 from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
+from workshop.fractals import draw_fractal
 
 # Goes up whenever the pixels or the targets of the same seed change.
 SCENES_VERSION = 1

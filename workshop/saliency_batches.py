@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from blcf_utils.features.training.pretraining_batches import instances_of_step
-from blcf_utils.saliency.training.scenes import targets_of
+from workshop.pretraining_batches import instances_of_step
+from workshop.scenes import targets_of
 
 # How a network's own ``prepare`` brings an image of any shape into its input: squashed into it
 # (SalGAN), fitted into a black canvas (SAM), or not at all (SalNet takes any shape).

@@ -17,13 +17,13 @@ import numpy as np
 from blcf_utils.datasets.rendering import photographs
 from blcf_utils.datasets.rendering.camera import over, rotation, warp
 from blcf_utils.datasets.rendering.facades import draw_facade
-from blcf_utils.datasets.rendering.fractals import draw_fractal
 from blcf_utils.datasets.rendering.objects import draw_object, gloss, random_pose, render_object
 from blcf_utils.datasets.rendering.parallel import run_all
 from blcf_utils.datasets.rendering.photography import expose
 from blcf_utils.datasets.rendering.seeds import chance, generator, pick
 from blcf_utils.datasets.rendering.textures import surface
 from blcf_utils.ground.errors import StudyError
+from workshop.fractals import draw_fractal
 
 PRETRAINING_VERSION = 1
 _KINDS = ("photograph",) * 7 + ("object",) * 6 + ("facade",) * 3 + ("fractal",) * 2 + ("material",)
