@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from side_by_side import interleave, machine, median, report, speed_ratio
 
 from blcf_utils.experiments.drawn.bags import first_rows, synthetic_database
-from blcf_utils.experiments.drawn.checks import photographs_law
-from blcf_utils.experiments.drawn.law import BagLaw
+from blcf_utils.experiments.drawn.law import BagLaw, photographs_law
 from blcf_utils.ground.artefacts import peak_memory_mb
 from blcf_utils.search.index.inverted_file import InvertedFile
 
@@ -99,7 +97,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--database", type=int, nargs="+", default=[1_000, 10_000, 100_000], metavar="N"
     )
-    parser.add_argument("--law", type=Path, help="a JSON law; that of photographs by default")
     parser.add_argument(
         "--mean", type=float, help="distinct words of an image, instead of the law's"
     )
@@ -108,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
     start = machine()
-    law = BagLaw.load(options.law) if options.law else photographs_law()
+    law = photographs_law()
     if options.mean:
         law = replace(law, mean=options.mean)
     whole = synthetic_database(law, max(options.database))

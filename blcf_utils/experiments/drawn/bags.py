@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numba import njit
 from scipy import sparse
@@ -14,30 +12,8 @@ from blcf_utils.search.index.building import rows_of
 
 CHUNK = 10_000
 # Draws per distinct word after which the commonest words that are missing fill an image up. A law
-# that is measured never comes near it.
+# that is measured hardly ever comes near it.
 _PATIENCE = 200
-
-
-def synthetic_bags(
-    law: BagLaw, number: int, *, seed: int = 0, order: np.ndarray | None = None
-) -> Iterator[sparse.csr_array]:
-    """Yield L2-normalised histograms of ``number`` drawn images, (<= 10,000, K) float32 a time.
-
-    The images of a seed are a sequence: the first 1,000 of 1,000,000 are those of 1,000.
-
-    Args:
-        law: what they follow.
-        number: how many.
-        seed: of the draws.
-        order: (K,) the word of each rank, most frequent first; the ranks themselves when None.
-    """
-    draw = _Drawing(law, seed, order)
-    for start in range(0, number, CHUNK):
-        count = min(CHUNK, number - start)
-        starts = draw.starts(start // CHUNK, count)
-        indices, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-        draw.fill(start // CHUNK, starts, indices, values)
-        yield sparse.csr_array((values, indices, starts), shape=(count, law.words))
 
 
 def synthetic_database(
@@ -48,34 +24,38 @@ def synthetic_database(
     order: np.ndarray | None = None,
     before: sparse.csr_array | None = None,
 ) -> sparse.csr_array:
-    """Return one matrix (n, K) float32: real histograms, then as many drawn images as are missing.
+    """Return L2-normalised histograms (n, K) float32: real ones, then as many drawn as are missing.
 
-    Every array has its final size before the first image is drawn, so memory is that of the
-    result: eight bytes a pair of an image and a word.
+    The drawn images of a seed are a sequence: the first 1,000 of 1,000,000 are those of 1,000. The
+    arrays have their final size before words are drawn, so memory is that of the result: eight
+    bytes a pair of an image and a word.
 
     Args:
-        law, seed, order: as for :func:`synthetic_bags`.
+        law: what the drawn images follow.
         number: n, how many rows in all.
+        seed: of the draws.
+        order: (K,) the word of each rank, most frequent first; the ranks themselves when None.
         before: real histograms of the same K; its first ``number`` rows are taken.
     """
-    draw = _Drawing(law, seed, order)
-    kept = 0 if before is None else min(number, before.shape[0])
+    if before is None:
+        before = sparse.csr_array((0, law.words), dtype=np.float32)
+    order = np.arange(law.words) if order is None else order
+    order = np.ascontiguousarray(order, np.int32)
+    held = np.log(np.maximum(law.held(), 1e-12))
+    log_repeats = np.empty(law.words)
+    log_repeats[order] = law.repeated + law.repeated_slope * held
+    table = _alias_table(law.probabilities())
+    kept = min(number, before.shape[0])
     chunks = range(-(-(number - kept) // CHUNK))
-    counts = [min(CHUNK, number - kept - k * CHUNK) for k in chunks]
-    parts = [draw.starts(k, count) for k, count in zip(chunks, counts, strict=True)]
-    real = int(before.indptr[kept]) if kept else 0
-    total = real + sum(int(part[-1]) for part in parts)
-    indices, values = np.empty(total, np.int32), np.empty(total, np.float32)
-    starts = np.zeros(number + 1, np.int64)
-    if kept:
-        indices[:real], values[:real] = before.indices[:real], before.data[:real]
-        starts[: kept + 1] = before.indptr[: kept + 1]
-    row, entry = kept, real
-    for k, part in zip(progress(chunks, label="synthetic images"), parts, strict=True):
-        end = entry + int(part[-1])
-        draw.fill(k, part, indices[entry:end], values[entry:end])
-        starts[row + 1 : row + len(part)] = entry + part[1:]
-        row, entry = row + len(part) - 1, end
+    distinct = [np.diff(before.indptr[: kept + 1]), *(_distinct(law, seed, k) for k in chunks)]
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(distinct)[:number])]).astype(np.int64)
+    indices, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    real = starts[kept]
+    indices[:real], values[:real] = before.indices[:real], before.data[:real]
+    for chunk in progress(chunks, label="synthetic images"):
+        state = np.random.SeedSequence((seed, chunk, 1)).generate_state(1)[0]
+        part = starts[kept + chunk * CHUNK : kept + (chunk + 1) * CHUNK + 1]
+        _draw(state, part, *table, order, log_repeats, law.spread, law.positions, indices, values)
     return sparse.csr_array((values, indices, starts), shape=(number, law.words))
 
 
@@ -86,33 +66,13 @@ def first_rows(histograms: sparse.csr_array, number: int) -> sparse.csr_array:
     return rows
 
 
-class _Drawing:
-    """What every chunk of one seed draws from."""
-
-    def __init__(self, law: BagLaw, seed: int, order: np.ndarray | None):
-        self.law, self.seed = law, seed
-        self.keep, self.alias = _alias_table(law.probabilities())
-        self.order = np.arange(law.words, dtype=np.int32) if order is None else order
-        self.order = np.ascontiguousarray(self.order, np.int32)
-        self.log_repeats = np.empty(law.words)
-        self.log_repeats[self.order] = law.log_repeats()
-
-    def starts(self, chunk: int, count: int) -> np.ndarray:
-        """Return where each image's words begin, (count + 1,) int64."""
-        law = self.law
-        rng = np.random.default_rng((self.seed, chunk))
-        drawn = rng.beta(*law.beta(), size=CHUNK)[:count] * law.most
-        distinct = np.clip(np.rint(drawn), 1, law.most).astype(np.int64)
-        return np.concatenate([[0], np.cumsum(distinct)])
-
-    def fill(self, chunk: int, starts: np.ndarray, indices: np.ndarray, values: np.ndarray):
-        """Draw the words and weights of a chunk."""
-        state = np.random.SeedSequence((self.seed, chunk, 1)).generate_state(1)[0]
-        law = self.law
-        _draw(
-            state, starts, self.keep, self.alias, self.order, self.log_repeats, law.spread,
-            law.positions, indices, values,
-        )  # fmt: skip
+def _distinct(law: BagLaw, seed: int, chunk: int) -> np.ndarray:
+    """Return the number of distinct words of each image of a chunk, (CHUNK,) int64."""
+    mean, variance = law.mean / law.most, (law.deviation / law.most) ** 2
+    total = mean * (1 - mean) / variance - 1  # the two parameters of a beta distribution
+    rng = np.random.default_rng((seed, chunk))
+    drawn = rng.beta(mean * total, (1 - mean) * total, size=CHUNK) * law.most
+    return np.clip(np.rint(drawn), 1, law.most).astype(np.int64)
 
 
 def _alias_table(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,31 +98,25 @@ def _draw(state, starts, keep, alias, order, log_repeats, spread, positions, ind
     seen = np.full(k, -1, np.int64)  # the last image that drew each word
     for image in range(len(starts) - 1):
         first, last = starts[image], starts[image + 1]
-        found, left = first, _PATIENCE * (last - first)
-        while found < last and left > 0:
-            left -= 1
-            place = np.random.random() * k
-            rank = int(place)
-            if place - rank >= keep[rank]:
-                rank = alias[rank]
-            word = order[rank]
-            if seen[word] != image:
-                seen[word] = image
-                indices[found] = word
-                found += 1
-        rank = 0
+        found, draws, rank = first, 0, 0
         while found < last:
-            word = order[rank]
+            if draws < _PATIENCE * (last - first):
+                place = np.random.random() * k
+                drawn = int(place)
+                word = order[drawn if place - drawn < keep[drawn] else alias[drawn]]
+                draws += 1
+            else:
+                word = order[rank]
+                rank += 1
             if seen[word] != image:
                 seen[word] = image
                 indices[found] = word
                 found += 1
-            rank += 1
         indices[first:last].sort()
         squares = 0.0
         for entry in range(first, last):
-            drawn = np.exp(log_repeats[indices[entry]] + spread * np.random.standard_normal())
-            count = min(max(np.rint(drawn), 1.0), positions)
+            repeats = np.exp(log_repeats[indices[entry]] + spread * np.random.standard_normal())
+            count = min(max(np.rint(repeats), 1.0), positions)
             values[entry] = count
             squares += count * count
         norm = np.sqrt(squares)

@@ -1,9 +1,8 @@
 """The statistics of bags of visual words, as a law of a few numbers measured on photographs.
 
-Three things decide what a database costs and how it is searched: how unequal words are (the
-lengths of the inverted lists), how many distinct words an image holds, and how often it repeats
-them (burstiness). Each is a small model here. What the law leaves out is that words come
-together: grass with grass. Drawn words are independent of one another.
+Three things decide what a database costs: how unequal words are (the lengths of the inverted
+lists), how many distinct words an image holds, and how often it repeats them (burstiness). Words
+of the law are independent of one another; real words come together, grass with grass.
 
 Sources: Mandelbrot, An informational theory of the statistical structure of language, 1953;
 Martinez-Mekler et al., Universality of rank-ordering distributions, PLoS ONE 2009 (the tail: a
@@ -12,21 +11,19 @@ vocabulary ends); Jegou et al., On the burstiness of visual elements, CVPR 2009.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from scipy.optimize import brentq, least_squares
 
-from blcf_utils.experiments.drawn.files import read_numbers
-from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.paths import project_root
+from blcf_utils.study.study import Study
 from blcf_utils.words.assignment_maps import AssignmentMaps
-
-# Ranks at which the law is fitted: so many evenly spread on a logarithmic and as many on a linear
-# scale, so that neither the few common words nor the thousands of rare ones outvote the others.
-_RANKS = 60
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,7 @@ class BagLaw:
         mean, deviation, most: distinct words of an image.
         repeated, repeated_slope, spread: of the logarithm of a word's count in an image.
         positions: cells of an image, the most that a word can be repeated.
-        images: how many images it was measured on.
-        source: what they were, for people.
+        images, source: how many images it was measured on, and which.
     """
 
     words: int
@@ -64,70 +60,50 @@ class BagLaw:
     source: str = ""
 
     def __post_init__(self):
-        good = (
-            self.words >= 2
-            and self.offset > -1
-            and self.tail >= 0
-            and 0 < self.mean < self.most <= self.words
-            and 0 < self.deviation**2 < self.mean * (self.most - self.mean)
-            and self.spread >= 0
-            and self.positions >= 1
-        )
-        if not good:
+        if not 0 < self.deviation**2 < self.mean * (self.most - self.mean):
             raise StudyError(
-                f"law of {self.source or 'bags'}: its numbers describe no bags (expected offset "
-                "over -1, tail of at least 0, 0 < mean < most <= words, and a deviation that fits "
-                "between them); measure it anew"
+                f"law of {self.source or 'bags'}: expected a mean and a deviation of distinct "
+                f"words that fit between 0 and {self.most}, found {self.mean:g} and "
+                f"{self.deviation:g}; take more words"
             )
 
     def probabilities(self) -> np.ndarray:
         """Return with what probability a draw gives the word of each rank, (K,) float64."""
-        return _probabilities(self.words, self.offset, self.exponent, self.tail)
+        ranks = np.arange(1, self.words + 1)
+        tail, head = np.log(self.words + 1 - ranks), np.log(ranks + self.offset)
+        logs = self.tail * tail - self.exponent * head
+        shares = np.exp(logs - logs.max())
+        return shares / shares.sum()
 
     def held(self) -> np.ndarray:
         """Return in what share of the images the word of each rank is expected, (K,) float64."""
-        return _held(self.probabilities(), self.mean)
+        probabilities = self.probabilities()
 
-    def beta(self) -> tuple[float, float]:
-        """Return the two parameters of the beta distribution of distinct words over ``most``."""
-        mean, variance = self.mean / self.most, (self.deviation / self.most) ** 2
-        total = mean * (1 - mean) / variance - 1
-        return mean * total, (1 - mean) * total
+        def surplus(log_draws: float) -> float:
+            return float(-np.expm1(-np.exp(log_draws) * probabilities).sum() - self.mean)
 
-    def log_repeats(self) -> np.ndarray:
-        """Return the mean logarithm of the count of the word of each rank, (K,) float64."""
-        return self.repeated + self.repeated_slope * np.log(np.maximum(self.held(), 1e-12))
+        draws = np.exp(brentq(surplus, np.log(self.mean) - 1, np.log(self.mean) + 60))
+        return -np.expm1(-draws * probabilities)
 
-    def save(self, path: Path) -> None:
-        """Write the numbers as JSON."""
-        write_json(path, asdict(self))
 
-    @classmethod
-    def load(cls, path: Path) -> BagLaw:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            StudyError: the file is missing or is no such law.
-        """
-        return cls(**read_numbers(path, {field.name: field.type for field in fields(cls)}))
+def photographs_law() -> BagLaw:
+    """Return the law measured on 1,200 real photographs, which comes with the study."""
+    path = project_root() / "data" / "laws" / "photographs.json"
+    return BagLaw(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def bag_counts(maps: AssignmentMaps) -> sparse.csr_array:
     """Return how often every database image holds each word, (n, K) int32 CSR, words sorted."""
-    indices, counts, starts = [], [], [0]
-    for image in range(maps.n_database):
-        words, number = np.unique(maps.map(image), return_counts=True)
-        indices.append(words.astype(np.int32))
-        counts.append(number.astype(np.int32))
-        starts.append(starts[-1] + len(words))
-    joined = np.concatenate(counts), np.concatenate(indices), np.array(starts, np.int64)
-    return sparse.csr_array(joined, shape=(maps.n_database, maps.words))
+    bags = [np.unique(maps.map(image), return_counts=True) for image in range(maps.n_database)]
+    indices = np.concatenate([words for words, _ in bags]).astype(np.int32)
+    counts = np.concatenate([number for _, number in bags]).astype(np.int32)
+    starts = np.cumsum([0, *(len(words) for words, _ in bags)])
+    return sparse.csr_array((counts, indices, starts), shape=(maps.n_database, maps.words))
 
 
-def by_frequency(counts: sparse.csr_array) -> np.ndarray:
-    """Return the words in order of how many images hold them, most first, (K,) int32."""
-    holders = np.bincount(counts.indices, minlength=counts.shape[1])
-    return np.argsort(-holders, kind="stable").astype(np.int32)
+def holders(counts: sparse.csr_array) -> np.ndarray:
+    """Return how many images hold each word, (K,), for bags (n, K)."""
+    return np.bincount(counts.indices, minlength=counts.shape[1])
 
 
 def measure_law(counts: sparse.csr_array, source: str = "") -> BagLaw:
@@ -140,75 +116,80 @@ def measure_law(counts: sparse.csr_array, source: str = "") -> BagLaw:
     Raises:
         StudyError: fewer than 20 images with words.
     """
-    k = counts.shape[1]
-    distinct = np.diff(counts.indptr)
-    distinct = distinct[distinct > 0]
-    if len(distinct) < 20:
+    k, distinct = counts.shape[1], np.diff(counts.indptr)
+    starts, distinct = counts.indptr[:-1][distinct > 0], distinct[distinct > 0]
+    images = len(distinct)
+    if images < 20:
         raise StudyError(
             f"law of {source or 'bags'}: expected at least 20 images with words to measure, found "
-            f"{len(distinct)}; take a larger dataset"
+            f"{images}; take a larger dataset"
         )
-    mean = float(distinct.mean())
-    holders = np.sort(np.bincount(counts.indices, minlength=k))[::-1]
-    offset, exponent, tail = _fit_ranks(holders, len(distinct), mean)
-    of_entry = np.bincount(counts.indices, minlength=k)[counts.indices] / len(distinct)
-    slope, repeated, spread = _fit_repeats(counts.data, of_entry)
-    totals = np.add.reduceat(counts.data, counts.indptr[:-1][np.diff(counts.indptr) > 0])
-    return BagLaw(
+    held = holders(counts)
+    x, y = np.log(held[counts.indices] / images), np.log(counts.data)
+    slope, repeated = np.polyfit(x, y, 1) if np.ptp(x) > 0 else (0.0, y.mean())
+    start = BagLaw(
         words=k,
-        offset=offset,
-        exponent=exponent,
-        tail=tail,
-        mean=mean,
+        offset=max(1.0, k / 50),
+        exponent=1.0,
+        tail=0.5,
+        mean=float(distinct.mean()),
         deviation=max(float(distinct.std()), 0.5),
         most=min(k, int(distinct.max()) + 1),
-        repeated=repeated,
-        repeated_slope=slope,
-        spread=spread,
-        positions=int(totals.max()),
-        images=len(distinct),
+        repeated=float(repeated),
+        repeated_slope=float(slope),
+        spread=float((y - slope * x - repeated).std()),
+        positions=int(np.add.reduceat(counts.data, starts).max()),
+        images=images,
         source=source,
     )
+    return _fit_ranks(start, np.sort(held)[::-1])
 
 
-def _probabilities(words: int, offset: float, exponent: float, tail: float) -> np.ndarray:
-    ranks = np.arange(1, words + 1)
-    logs = tail * np.log(words + 1 - ranks) - exponent * np.log(ranks + offset)
-    shares = np.exp(logs - logs.max())
-    return shares / shares.sum()
-
-
-def _held(probabilities: np.ndarray, mean: float) -> np.ndarray:
-    """Return the share of images with each word where ``mean`` distinct words are drawn."""
-    if mean >= len(probabilities):
-        return np.ones_like(probabilities)
-
-    def surplus(log_draws: float) -> float:
-        return float(-np.expm1(-np.exp(log_draws) * probabilities).sum() - mean)
-
-    draws = np.exp(brentq(surplus, np.log(mean) - 1, np.log(mean) + 60))
-    return -np.expm1(-draws * probabilities)
-
-
-def _fit_ranks(holders: np.ndarray, images: int, mean: float) -> tuple[float, float, float]:
-    """Return offset, exponent and tail for the sorted numbers of images that hold each word."""
-    k = len(holders)
-    places = np.concatenate([np.geomspace(1, k, _RANKS), np.linspace(1, k, _RANKS)])
+def _fit_ranks(law: BagLaw, held: np.ndarray) -> BagLaw:
+    """Return a law with offset, exponent and tail fitted to the sorted numbers of holders, (K,)."""
+    # Ranks on a logarithmic and a linear scale: neither common nor rare words outvote the others.
+    places = np.concatenate([np.geomspace(1, law.words, 60), np.linspace(1, law.words, 60)])
     ranks = np.unique(places.astype(int)) - 1
-    observed = np.log(holders[ranks] + 0.5)
+    observed = np.log(held[ranks] + 0.5)
 
-    def misfit(parameters: np.ndarray) -> np.ndarray:
-        expected = images * _held(_probabilities(k, *np.exp(parameters)), mean)[ranks]
-        return np.log(expected + 0.5) - observed
+    def with_ranks(logs: np.ndarray) -> BagLaw:
+        offset, exponent, tail = (float(value) for value in np.exp(logs))
+        return replace(law, offset=offset, exponent=exponent, tail=tail)
 
-    start = np.log([max(1.0, k / 50), 1.0, 0.5])
-    bounds = np.log([[1e-2, 1e-2, 1e-3], [k, 10.0, 10.0]])
-    found = least_squares(misfit, start, bounds=bounds)
-    return tuple(float(value) for value in np.exp(found.x))
+    def misfit(logs: np.ndarray) -> np.ndarray:
+        return np.log(law.images * with_ranks(logs).held()[ranks] + 0.5) - observed
+
+    bounds = np.log([[1e-2, 1e-2, 1e-3], [law.words, 10.0, 10.0]])
+    start = np.log([law.offset, law.exponent, law.tail])
+    return with_ranks(least_squares(misfit, start, bounds=bounds).x)
 
 
-def _fit_repeats(counts: np.ndarray, held: np.ndarray) -> tuple[float, float, float]:
-    """Return slope, level and spread of the logarithms of counts against those of shares."""
-    x, y = np.log(held), np.log(counts)
-    slope, level = np.polyfit(x, y, 1) if np.ptp(x) > 0 else (0.0, float(y.mean()))
-    return float(slope), float(level), float((y - slope * x - level).std())
+def laws_by_words(
+    study: Study, name: str, sizes: Sequence[int]
+) -> dict[int, tuple[BagLaw, np.ndarray]]:
+    """Return the law of a dataset's images for codebooks of several sizes.
+
+    The profile's own size is among them; the other codebooks are learned on the way.
+
+    Returns:
+        K to (law, measured share of the images that hold each word, most first, (K,)).
+    """
+    laws = {}
+    for words in sorted({*sizes, study.profile.codebook.words}):
+        one = study if words == study.profile.codebook.words else study.with_words(words)
+        counts = bag_counts(one.maps(name))
+        held = np.sort(holders(counts))[::-1] / counts.shape[0]
+        laws[words] = measure_law(counts, name), held
+    return laws
+
+
+def laws_table(measured: dict[int, tuple[BagLaw, np.ndarray]]) -> pd.DataFrame:
+    """Return the numbers of laws, one column a codebook, and last those of real photographs."""
+    laws = {f"{words:,}": law for words, (law, _) in measured.items()}
+    real = photographs_law()
+    laws[f"{real.words:,}, photographs"] = real
+    names = ["offset", "exponent", "tail", "mean", "deviation", "repeated", "spread"]
+    table = pd.DataFrame({k: vars(law) for k, law in laws.items()}).loc[names].astype(float)
+    table.loc["images of the commonest word"] = [law.held()[0] for law in laws.values()]
+    table.loc["images of the median word"] = [float(np.median(law.held())) for law in laws.values()]
+    return table.rename_axis("law").rename_axis("K", axis=1)
