@@ -16,6 +16,7 @@ from blcf_utils.experiments.drawn.curves import (
 )
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.tables import Measurement
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
 
 TABLE = "x09_scaling"
@@ -41,18 +42,18 @@ def measure_scaling(database: SizedDatabase, largest: int) -> dict[str, list[Siz
 
 
 def scaling_table(
-    study: Study, name: str, database: SizedDatabase, found: Mapping[str, Sequence[Sized]]
+    study: Study, bench: Pipeline, database: SizedDatabase, found: Mapping[str, Sequence[Sized]]
 ) -> pd.DataFrame:
     """Write what was measured at every size (table x09); nothing in it is extrapolated.
 
     Rows are sizes, columns the dataset's costs, and its mAP for what stands around the images that
     queries look for.
     """
-    cells = []
+    cells, name = [], bench.name
     measured = [(around, one) for around, sizes in found.items() for one in sizes]
     for around, one in sorted(measured, key=lambda pair: pair[1].images):
         row, only = f"{one.images:,} images", "" if around == MIXED else f", {around} only"
-        digest = digest_of([study.config_digest(name), vars(database.law), around, one.images])
+        digest = digest_of([bench.config_digest(), vars(database.law), around, one.images])
         costs = {
             "photographs": one.real,
             "entries": one.entries,
@@ -77,7 +78,7 @@ def scaling_table(
             )
             for mode in MODES
         ]
-    return study.write_table(TABLE, cells)
+    return study.results.table(TABLE, cells)
 
 
 def among_own(found: Mapping[str, Sequence[Sized]]) -> pd.DataFrame:

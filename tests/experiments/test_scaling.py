@@ -35,7 +35,6 @@ from blcf_utils.experiments.drawn.law import (
 )
 from blcf_utils.experiments.drawn.model import extrapolate, fit_costs
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.results.tables import read_per_query
 from blcf_utils.study.study import open_study
 
 LAW = BagLaw(
@@ -131,7 +130,9 @@ def test_an_image_always_gets_its_words():
     assert all(len(set(row.indices)) == row.nnz for row in (drawn[[i]] for i in range(50)))
 
 
-def test_the_law_of_photographs_comes_with_the_study():
+def test_the_law_of_photographs_comes_with_the_study(
+    bench,
+):
     law = photographs_law()
     assert (law.words, law.images) == (4096, 1200)
     assert law.held()[0] == pytest.approx(0.235, abs=0.01)
@@ -161,20 +162,25 @@ def study(tmp_path, toy_root, store, monkeypatch):
 
 
 @pytest.fixture
-def database(study, monkeypatch):
+def bench(study):
+    return study.open("toy")
+
+
+@pytest.fixture
+def database(bench, monkeypatch):
     monkeypatch.setattr(curves, "measure_law", lambda counts, name: TOY_LAW)
-    return SizedDatabase(study, "toy")
+    return SizedDatabase(bench)
 
 
-def test_the_dataset_s_own_size_scores_as_the_study_does(study, database):
+def test_the_dataset_s_own_size_scores_as_the_study_does(bench, database):
     assert len(database.wanted) == 12  # three views of four posters
     assert len(database.others) == 6
     for around in (PHOTOGRAPHS, MIXED):
         (own,) = database.measure([18], around)
         assert (own.images, own.real) == (18, 18)
-        assert own.entries == study.index("toy").entries
+        assert own.entries == bench.index().entries
         for mode in MODES:
-            expected = study.evaluate("toy", study.search("toy", mode.upper())).per_query
+            expected = bench.evaluate(bench.search(mode.upper())).per_query
             assert own.aps[mode] == pytest.approx(expected)
             assert own.map(mode) == pytest.approx(np.mean(list(expected.values())))
             assert own.touched[mode] > 0
@@ -210,21 +216,21 @@ def test_sizes_hold_what_is_looked_for_and_the_dataset_s_own(database):
         database.sizes(10)
 
 
-def test_what_cannot_be_drawn_is_refused(study, monkeypatch):
+def test_what_cannot_be_drawn_is_refused(bench, monkeypatch):
     with pytest.raises(StudyError, match=r"at least 20 images .* found 18"):
-        SizedDatabase(study, "toy")
+        SizedDatabase(bench)
     everywhere = sparse.csr_array(np.ones((30, 8), np.int32))
     with pytest.raises(StudyError, match=r"fit between 0 and 8, found 8 and 0.5; take more words"):
         measure_law(everywhere)
-    shots = replace(study.dataset("toy"), units=tuple(str(i // 2) for i in range(18)))
-    monkeypatch.setattr(study, "dataset", lambda name: shots)
+    shots = replace(bench.dataset, units=tuple(str(i // 2) for i in range(18)))
+    monkeypatch.setattr(bench, "dataset", shots)
     with pytest.raises(StudyError, match=r"toy ranks shots"):
-        SizedDatabase(study, "toy")
+        SizedDatabase(bench)
 
 
-def test_likeness_compares_as_many_drawn_images_as_there_are(study, database):
-    alike = likeness(study, "toy", database)
-    counts, index = bag_counts(study.maps("toy")), study.index("toy")
+def test_likeness_compares_as_many_drawn_images_as_there_are(bench, database):
+    alike = likeness(bench, database)
+    counts, index = bag_counts(bench.maps), bench.index()
     table = likeness_table(alike)
     assert table.loc["words an image", "real"] == np.diff(counts.indptr).mean()
     assert table.loc["words once in an image", "real"] == (counts.data == 1).mean()
@@ -237,9 +243,9 @@ def test_likeness_compares_as_many_drawn_images_as_there_are(study, database):
     assert len(plots.plot_likeness(alike).axes) == 4
 
 
-def test_the_table_holds_what_was_measured_and_nothing_else(study, database):
+def test_the_table_holds_what_was_measured_and_nothing_else(study, bench, database):
     found = experiments.measure_scaling(database, 400)
-    table = experiments.scaling_table(study, "toy", database, found)
+    table = experiments.scaling_table(study, bench, database, found)
     cells = table.set_index(["row", "column"])["measured"]
     mixed = {one.images: one for one in found[MIXED]}
     assert max(mixed) == 400
@@ -251,7 +257,7 @@ def test_the_table_holds_what_was_measured_and_nothing_else(study, database):
         assert cells[f"{size} images", "toy/ls"] == one.map("ls")
         milliseconds = cells[f"{size} images", "toy/gs, ms per query"]
         assert milliseconds == pytest.approx(one.milliseconds["gs"], abs=1e-6)
-    aps = read_per_query("x09_scaling", study.results)["400 images", "toy/ls"]
+    aps = study.results.per_query("x09_scaling")["400 images", "toy/ls"]
     assert np.mean(list(aps.values())) == pytest.approx(mixed[400].map("ls"))
     beside = experiments.among_own(found)
     assert beside.index.tolist() == [one.images for one in found[PHOTOGRAPHS]]
@@ -300,25 +306,25 @@ def test_costs_are_plotted_measured_fitted_and_extrapolated():
     assert len(plots.plot_costs_by_size(found).axes[0].lines) == 1
 
 
-def test_laws_of_several_codebooks_are_told_and_plotted(study, monkeypatch):
+def test_laws_of_several_codebooks_are_told_and_plotted(bench, monkeypatch):
     laws = {300: (LAW, LAW.held() / 2)}
     assert laws_table(laws).columns.tolist() == ["300", "4,096, photographs"]
     points, line = plots.plot_laws(laws).axes[0].lines
     np.testing.assert_allclose(line.get_ydata(), LAW.held())
     np.testing.assert_allclose(points.get_ydata()[0], LAW.held()[0] / 2)
     monkeypatch.setattr("blcf_utils.experiments.drawn.law.measure_law", lambda *_: TOY_LAW)
-    measured = laws_by_words(study, "toy", [30])
+    measured = laws_by_words(bench, [30])
     assert {k: len(held) for k, (_, held) in measured.items()} == {30: 30, 60: 60}
 
 
-def test_a_dataset_without_other_photographs_grows_too(study, database, monkeypatch):
+def test_a_dataset_without_other_photographs_grows_too(bench, database, monkeypatch):
     """Every image is looked for: there is nothing to compare drawn distractors with."""
-    whole = study.dataset("toy")
+    whole = bench.dataset
     queries = [replace(q, positives=tuple(range(18)), junk=()) for q in whole.queries[:2]]
     everyone = replace(whole, queries=tuple(queries))
-    monkeypatch.setattr(study, "dataset", lambda name: everyone)
-    full = SizedDatabase(study, "toy")
+    monkeypatch.setattr(bench, "dataset", everyone)
+    full = SizedDatabase(bench)
     assert len(full.others) == 0
     assert [one.images for one in full.measure([18, 50])] == [18, 50]
-    table = likeness_table(likeness(study, "toy", full))
+    table = likeness_table(likeness(bench, full))
     assert not any("wrong" in what for what in table.index)

@@ -10,18 +10,18 @@ from blcf_utils.experiments.drawn.bags import first_rows, synthetic_database
 from blcf_utils.experiments.drawn.curves import MODES, SizedDatabase
 from blcf_utils.experiments.drawn.law import bag_counts, holders
 from blcf_utils.search.index.inverted_file import invert
-from blcf_utils.study.study import Study
+from blcf_utils.study.pipeline import Pipeline
 
 HOLDERS, DISTINCT, REPEATS = "images that hold a word", "words an image", "times in an image"
 POSTINGS, NEAREST = "postings of a query", "best wrong score"
 Look = dict[str, np.ndarray]
 
 
-def likeness(study: Study, name: str, database: SizedDatabase) -> dict[str, Look]:
+def likeness(bench: Pipeline, database: SizedDatabase) -> dict[str, Look]:
     """Draw as many bags as a dataset has images and look at both.
 
     Args:
-        study, name: the real images.
+        bench: the pipeline of the real images.
         database: their law, and the queries that are asked of both.
 
     Returns:
@@ -30,8 +30,8 @@ def likeness(study: Study, name: str, database: SizedDatabase) -> dict[str, Look
         as ``<what>, <mode>``, the entries of each query's words and the score of its best image
         that it does not look for, (q,); the last is missing where there are no such photographs.
     """
-    counts, others = bag_counts(study.maps(name)), database.others
-    law, seed, n = database.law, study.profile.seed + 1, counts.shape[0]
+    counts, others = bag_counts(bench.maps), database.others
+    law, seed, n = database.law, bench.profile.seed + 1, counts.shape[0]
     drawn = synthetic_database(law, n, seed=seed, order=database.order)
     # An image's smallest weight is that of the words it holds once, nearly always.
     smallest = np.minimum.reduceat(drawn.data, drawn.indptr[:-1])

@@ -19,7 +19,7 @@ from blcf_utils.results.evaluation import average_precision_of_ranks
 from blcf_utils.search.boxes import Mode
 from blcf_utils.search.index.inverted_file import InvertedFile, invert
 from blcf_utils.search.query import region_histogram
-from blcf_utils.study.study import Study
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.words.histograms import Sparse, database_histograms
 
 TOP = 100
@@ -72,21 +72,21 @@ class SizedDatabase:
         queries: mode to query id to histogram.
     """
 
-    def __init__(self, study: Study, name: str):
-        self.dataset = study.dataset(name)
+    def __init__(self, bench: Pipeline):
+        self.dataset = bench.dataset
         if self.dataset.units is not None:
             raise StudyError(
-                f"scaling: {name} ranks shots, and a drawn image belongs to none; take a dataset "
-                "whose images are its units"
+                f"scaling: {bench.name} ranks shots, and a drawn image belongs to none; take a "
+                "dataset whose images are its units"
             )
-        maps = study.maps(name)
+        maps = bench.maps
         counts = bag_counts(maps)
-        self.law = measure_law(counts, name)
+        self.law = measure_law(counts, bench.name)
         self.order = np.argsort(-holders(counts), kind="stable").astype(np.int32)
-        self.idf, self.seed = study.profile.encoding.idf, study.profile.seed
+        self.idf, self.seed = bench.profile.encoding.idf, bench.profile.seed
         self.photographs = database_histograms(maps)
         self.wanted, self.others = _wanted(self.dataset, self.seed)
-        base = study.searcher(name).base
+        base = bench.searcher().base
         self.queries: dict[Mode, dict[str, Sparse]] = {
             mode: {q.id: region_histogram(base.regions(q, mode)) for q in self.dataset.queries}
             for mode in MODES

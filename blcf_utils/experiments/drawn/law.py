@@ -22,7 +22,7 @@ from scipy.optimize import brentq, least_squares
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
-from blcf_utils.study.study import Study
+from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.words.assignment_maps import AssignmentMaps
 
 
@@ -164,9 +164,7 @@ def _fit_ranks(law: BagLaw, held: np.ndarray) -> BagLaw:
     return with_ranks(least_squares(misfit, start, bounds=bounds).x)
 
 
-def laws_by_words(
-    study: Study, name: str, sizes: Sequence[int]
-) -> dict[int, tuple[BagLaw, np.ndarray]]:
+def laws_by_words(bench: Pipeline, sizes: Sequence[int]) -> dict[int, tuple[BagLaw, np.ndarray]]:
     """Return the law of a dataset's images for codebooks of several sizes.
 
     The profile's own size is among them; the other codebooks are learned on the way.
@@ -175,11 +173,12 @@ def laws_by_words(
         K to (law, measured share of the images that hold each word, most first, (K,)).
     """
     laws = {}
-    for words in sorted({*sizes, study.profile.codebook.words}):
-        one = study if words == study.profile.codebook.words else study.with_words(words)
-        counts = bag_counts(one.maps(name))
+    for words in sorted({*sizes, bench.profile.codebook.words}):
+        same = words == bench.profile.codebook.words
+        one = bench if same else bench.changed({"codebook.words": words})
+        counts = bag_counts(one.maps)
         held = np.sort(holders(counts))[::-1] / counts.shape[0]
-        laws[words] = measure_law(counts, name), held
+        laws[words] = measure_law(counts, bench.name), held
     return laws
 
 
