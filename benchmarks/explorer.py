@@ -116,10 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
         elif options.folder:
             subject = FolderSubject(options.folder)
         else:
-            study = open_study(options.profile)
-            subject = StudySubject(
-                study, options.dataset, options.layer or (), WORDS, WEIGHTINGS
-            ).prepare()
+            bench = open_study(options.profile).open(options.dataset)
+            subject = StudySubject(bench, options.layer or (), WORDS, WEIGHTINGS).prepare()
         rows, agree = measure(subject, options.queries)
         settings = {name: str(value) for name, value in vars(options).items()}
         report(
