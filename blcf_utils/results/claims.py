@@ -1,109 +1,171 @@
-"""The claims of the thesis' slides, tested on their own numbers and on this run's tables."""
+"""The claims of the thesis' slides, tested on their own numbers and on this run's tables.
+
+What the slides say stands in ``data/published/claims.csv``; how each claim is tested stands here,
+under its id.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
 
 from blcf_utils.ground.artefacts import write_text
-from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import published_dir
-from blcf_utils.results.published import dataset_of, load_published, number, read_published, table_info
-from blcf_utils.results.intervals import paired_bootstrap
+from blcf_utils.results.comparisons import Cells, Claim, Row
+from blcf_utils.results.published import load_published, number, read_published
 from blcf_utils.results.tables import markdown, read_per_query, read_table
 
-HEADER = (
-    "id", "claim", "slide", "table", "left_row", "left_column", "right_table", "right_row",
-    "right_column", "datasets", "rule", "relation", "threshold", "evidence", "remark",
-)  # fmt: skip
+HEADER = ("id", "claim", "slide", "remark")
 EVALUATED = (
     "id", "claim", "slide", "table", "published_evidence", "published_holds",
     "measured_evidence", "measured", "interval", "remark",
 )  # fmt: skip
-RELATIONS: dict[str, Callable[[float, float], bool]] = {
-    ">": lambda difference, threshold: difference > threshold,
-    ">=": lambda difference, threshold: difference >= threshold,
-    "<": lambda difference, threshold: difference < threshold,
-    "<=": lambda difference, threshold: difference <= threshold,
-    "within": lambda difference, threshold: abs(difference) <= threshold,
-}
-RULES = ("all", "any", "mean", "differ")
 UNTESTABLE = "not testable by a table: "
-NOT_RUN = "not run: "
-DATASET = "{d}"
-MOST_CELLS_SPELLED_OUT = 6
-BEST = "max: "
 
-Key = tuple[str, str]
+T02, T03, T04, T05 = "t02_blcf_search", "t03_trecvid", "t04_efficiency", "t05_sift_fusion"
+T06, T07 = "t06_finetune_oxford", "t07_finetune_instre"
+T08, T09 = "t08_saliency_sum_pooling", "t09_saliency_blcf"
+T10, T11, T12 = "t10_comparison", "t11_comparison_expansion", "t12_blcf_finetuned"
 
+# Columns, after the dataset's name.
+QAUG, BOTH = ("", "+qaug"), ("/gs", "/ls")
+WORDS = tuple(
+    f"/{weighting}{mode}" for weighting in ("none", "gaussian", "saliency") for mode in BOTH
+)
 
-@dataclass(frozen=True)
-class Cells:
-    """The numbers of one table, published or measured: (row, column) -> value."""
+# Rows.
+BEST: Row = ()
+SEARCHES, EXPANDED = ["GS", "LS"], ["GS + GQE", "LS + GQE"]
+RERANKED, RERANKED_REGIONS = ["GS + R", "LS + R"], ["GS + R + LQE", "LS + R + LQE"]
+STEPS = ("", " + R", " + GQE", " + R + GQE", " + R + LQE")
+OURS = ("Ours GS", "Ours LS")
+SUMS, SUMS_OF_20, PLAIN_SUMS = (
+    (f"Sum pool ({how}) GS", f"Sum pool ({how}) LS") for how in ("as ours", "as in [20]", "plain")
+)
+PLAIN, HAND_MADE = ("Gaussian", "L2-norm"), ("Itti-Koch", "BMS")
+DEEP = ("SalNet", "SalGAN", "SAM-VGG", "SAM-ResNet")
+MINI = ("salnet-mini", "salgan-mini", "sam-vgg-mini", "sam-resnet-mini")
+WEIGHTINGS = ["None", *PLAIN, *HAND_MADE, *DEEP]
+SALGAN, SALGAN_MINI, RMAC = "BLCF-SalGAN", "BLCF-salgan-mini", "R-MAC [43]"
+POOLED, OFF_THE_SHELF = ("CroW [22]", RMAC), ("CroW [22]", "CAM [20]", RMAC)
+TUNED = ("R-MAC [35]", "R-MAC-ResNet [14]")
 
-    table: str
-    values: Mapping[Key, float]
-    per_query: Mapping[Key, Mapping[str, float]]
+# Datasets. The first of each is what the slides speak of, the others are of its kind.
+OXFORD = ("oxford5k", "monuments-mini", "mini-buildings")
+NOT_OXFORD = ("paris6k", "instre-mini", "dvd-mini", "mini-objects")
+INSTRE = ("instre", "instre-mini", "mini-objects")
+NOT_INSTRE = ("oxford5k", "paris6k", "monuments-mini", "dvd-mini", "mini-buildings")
+BUILDINGS = ("oxford5k", "paris6k", "monuments-mini", "mini-buildings")
+BOXED = ("oxford5k", "paris6k", "instre-mini", "monuments-mini", "mini-buildings", "mini-objects")
 
-    def columns(self) -> list[str]:
-        """Return the columns that are about a dataset, in table order."""
-        attributes = table_info(self.table).attributes
-        return [
-            c for c in dict.fromkeys(column for _, column in self.values) if c not in attributes
-        ]
+# What the differences must be, where not all above 0.
+MEAN, LOSS_SOMEWHERE = {"rule": "mean"}, {"rule": "any", "relation": "<"}
+LITTLE = {"rule": "mean", "relation": "<=", "bound": 0.02}
+SAME, NEARLY_SAME = ({"relation": "within", "bound": bound} for bound in (0.005, 0.01))
+CLOSE = {"only": BUILDINGS, "relation": ">=", "bound": -0.05}
+COSTS = {"rule": "mean", "relation": "<", "bound": -0.005}
 
-    def rows(self) -> list[str]:
-        """Return the rows, in table order."""
-        return list(dict.fromkeys(row for row, _ in self.values))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One left cell against one right cell (or a threshold when ``right`` is None)."""
-
-    dataset: str
-    left: Key
-    right: Key | None
-    left_value: float
-    right_value: float
-    left_of: str = ""
-    right_of: str = ""
-    right_table: str = ""
-
-    @property
-    def difference(self) -> float:
-        # 0.498 - 0.503 is not -0.005 in binary; twelve digits are beyond any table's precision.
-        return round(self.left_value - self.right_value, 12)
+CLAIMS = {
+    # Search, re-ranking and expansion
+    "ls_beats_gs": Claim(T02, "LS", "GS", QAUG),
+    "ls_beats_gs_boxed": Claim(T02, "LS", "GS", QAUG, only=BOXED),
+    "ls_beats_gs_with_rest": Claim(
+        T02, [f"LS{step}" for step in STEPS], [f"GS{step}" for step in STEPS], QAUG, **MEAN
+    ),
+    "ls_beats_gs_trecvid_table": Claim(T03, "Ours LS", "Ours GS"),
+    "ls_beats_gs_weightings": Claim(T09, WEIGHTINGS, WEIGHTINGS, ("/ls",), ("/gs",)),
+    "qe_beneficial": Claim(
+        T02,
+        [*EXPANDED, "GS + R + GQE", "LS + R + GQE", *RERANKED_REGIONS],
+        [*SEARCHES, *RERANKED, *RERANKED],
+        QAUG,
+        **MEAN,
+    ),
+    "rerank_small": Claim(T02, RERANKED, SEARCHES, QAUG, **LITTLE),
+    "rerank_after_ls": Claim(T02, "LS + R", "LS", QAUG, **NEARLY_SAME),
+    "rerank_feeds_qe": Claim(T02, RERANKED_REGIONS, EXPANDED, QAUG),
+    "rerank_good_regions": Claim("x02_localisation", "re-ranking's window", "the whole image"),
+    "qaug_helps_gs_ls": Claim(T02, SEARCHES, SEARCHES, ("+qaug",), ("",)),
+    # Against direct pooling
+    "ours_beats_sum_pooling": Claim(T03, OURS, (*SUMS, *SUMS_OF_20)),
+    "ours_beats_sum_pooling_same_maps": Claim(T03, [*OURS], [*SUMS]),
+    "ours_beats_plain_sum_pooling": Claim(T03, [*OURS], [*PLAIN_SUMS]),
+    "blcf_beats_sum_pooling_weightings": Claim(T09, BEST, BEST, BOTH, right_table=T08),
+    "blcf_beats_off_the_shelf": Claim(T10, SALGAN, POOLED),
+    "blcf_beats_off_the_shelf_mini": Claim(T10, SALGAN_MINI, POOLED),
+    # Efficiency
+    "words_sparse": Claim(T04, "words/image", relation="<", bound=1250),
+    "efficient": Claim(T04, "query/time (s)", relation="<", bound=0.1),
+    "memory_below_sum_pooling": Claim(
+        T04, "memory (MB)", "memory (MB), sum pooling of the same maps", relation="<"
+    ),
+    "rerank_bottleneck": Claim(T04, "re-ranking (s)", "query/time (s)", right_columns=(None,)),
+    # SIFT and CNN
+    "merged_beats_both": Claim(T05, "merged", ("BLCF", "SIFT-BoW")),
+    "sift_better_planar": Claim(T05, "SIFT-BoW", "BLCF", only=(*OXFORD, "dvd-mini")),
+    "sift_better_buildings": Claim(T05, "SIFT-BoW", "BLCF", only=(*BUILDINGS, "dvd-mini")),
+    "sift_better_covers": Claim(T05, "SIFT-BoW", "BLCF", only=("dvd-mini",)),
+    "cnn_better_objects": Claim(T05, "BLCF", "SIFT-BoW", only=INSTRE),
+    # Fine-tuning
+    "baseline_b_beats_a": Claim(T06, "Baseline B", "Baseline A"),
+    "baseline_b_beats_a_instre": Claim(T07, "Baseline B", "Baseline A"),
+    "network_b_not_trained": Claim(T06, "(F)Network B", "Baseline B", **SAME),
+    "finetuning_gains_target": Claim(T06, "(F)Network A", "Baseline A", only=OXFORD),
+    "finetuning_hurts_other": Claim(
+        T06, "(F)Network A", "Baseline A", only=NOT_OXFORD, **LOSS_SOMEWHERE
+    ),
+    "class_labels_help": Claim(T07, "(F+cl)Network B", ("Baseline B", "(F)Network B"), only=INSTRE),
+    "class_labels_specialise": Claim(
+        T07, "(F+cl)Network B", "Baseline B", only=NOT_INSTRE, **LOSS_SOMEWHERE
+    ),
+    "similarity_no_gain": Claim(
+        T07,
+        ["(F)Network A", "(F)Network B"],
+        ["Baseline A", "Baseline B"],
+        only=INSTRE,
+        relation="<=",
+    ),
+    # Saliency
+    "saliency_useful_blcf": Claim(T09, "SalGAN", "None", BOTH),
+    "saliency_useful_sum_pooling": Claim(T08, "SalGAN", "None", BOTH),
+    "saliency_beats_center_blcf": Claim(T09, HAND_MADE + DEEP, PLAIN, BOTH),
+    "salgan_beats_center_blcf": Claim(T09, "SalGAN", PLAIN, BOTH),
+    "quality_blcf": Claim(T09, [*DEEP], HAND_MADE, BOTH),
+    "quality_blcf_best": Claim(T09, DEEP, HAND_MADE, BOTH),
+    "quality_monotone": Claim(T09, ["SAM-VGG", "SAM-ResNet"], "SalGAN", BOTH),
+    "hand_made_saliency_useful_blcf": Claim(T09, "BMS", "None", BOTH),
+    "mini_saliency_useful_blcf": Claim(T09, [*MINI], "None", BOTH, **MEAN),
+    "saliency_hurts_sum_pooling_buildings": Claim(
+        T08, [*HAND_MADE], "None", BOTH, only=BUILDINGS, **COSTS
+    ),
+    "mini_saliency_hurts_sum_pooling_buildings": Claim(
+        T08, [*MINI], "None", BOTH, only=("monuments-mini", "mini-buildings"), **COSTS
+    ),
+    "mini_saliency_beats_center_blcf": Claim(T09, MINI, PLAIN, BOTH),
+    "best_weighting_differs_blcf": Claim(T09, BEST, columns=("/ls",), rule="differ"),
+    "best_weighting_differs_sum_pooling": Claim(T08, BEST, columns=("/ls",), rule="differ"),
+    # Against other approaches
+    "sota_instre": Claim(T10, SALGAN, BEST, only=INSTRE),
+    "sota_instre_expansion": Claim(T11, SALGAN, BEST, only=INSTRE),
+    "competitive": Claim(T10, SALGAN, OFF_THE_SHELF, **CLOSE),
+    "competitive_mini": Claim(T10, SALGAN_MINI, OFF_THE_SHELF, **CLOSE),
+    "competitive_expansion": Claim(T11, SALGAN, OFF_THE_SHELF, **CLOSE),
+    "competitive_expansion_mini": Claim(T11, SALGAN_MINI, OFF_THE_SHELF, **CLOSE),
+    "competitive_finetuned": Claim(T10, SALGAN, BEST, **CLOSE),
+    "no_finetuning_needed": Claim(T10, SALGAN, TUNED),
+    "expansion_gains_salgan": Claim(T11, SALGAN, SALGAN, right_table=T10),
+    "expansion_gains_mini": Claim(T11, SALGAN_MINI, SALGAN_MINI, right_table=T10),
+    "no_region_analysis": Claim(T10, SALGAN, RMAC),
+    "no_region_analysis_mini": Claim(T10, SALGAN_MINI, RMAC),
+    "finetuned_blcf_gains": Claim(T12, "fine-tuned", "off-the-shelf", WORDS),
+}
 
 
 def load_claims() -> pd.DataFrame:
-    """Return ``data/published/claims.csv`` as text.
-
-    Raises:
-        StudyError: wrong header, or an unknown table, rule or relation.
-    """
-    path = published_dir() / "claims.csv"
-    claims = read_published(path, HEADER)
-    for claim in claims.itertuples():
-        if claim.remark.startswith(UNTESTABLE):
-            continue
-        table_info(claim.table)
-        for name, allowed in (("rule", RULES), ("relation", RELATIONS)):
-            if getattr(claim, name) not in allowed:
-                raise StudyError(
-                    f"{path}: claim {claim.id}: expected {name} to be one of "
-                    f"{', '.join(allowed)}, found {getattr(claim, name)!r}"
-                )
-        if number(claim.threshold) is None:
-            raise StudyError(
-                f"{path}: claim {claim.id}: expected a number as threshold, "
-                f"found {claim.threshold!r}"
-            )
-    return claims
+    """Return ``data/published/claims.csv`` as text: columns id, claim, slide and remark."""
+    return read_published(published_dir() / "claims.csv", HEADER)
 
 
 def published_cells(table_id: str) -> Cells:
@@ -124,242 +186,13 @@ def measured_cells(table_id: str, folder: Path) -> Cells | None:
     return Cells(table_id, numeric, read_per_query(table_id, folder))
 
 
-def _entries(text: str) -> list[str]:
-    return [part.strip() for part in text.split(" ; ")]
+def published_evidence(claim: Claim) -> tuple[str, str]:
+    """Return a claim's evidence in the slides' own numbers, and its verdict.
 
-
-def _pairs(left: str, right: str, claim_id: str) -> list[tuple[str, str]]:
-    """Pair the entries of two lists; a single entry goes with each of the other's."""
-    lefts, rights = _entries(left), _entries(right)
-    if len(rights) == 1:
-        rights = rights * len(lefts)
-    elif len(lefts) == 1:
-        lefts = lefts * len(rights)
-    if len(lefts) != len(rights):
-        raise StudyError(
-            f"claims.csv: claim {claim_id}: expected as many entries left as right (or one), "
-            f"found {len(lefts)} and {len(rights)}"
-        )
-    return list(zip(lefts, rights, strict=True))
-
-
-def _datasets(patterns: list[str], columns: list[str]) -> list[str]:
-    """Return the datasets that {d} can stand for, in the order of the columns."""
-    found = []
-    for column in columns:
-        for pattern in patterns:
-            name = re.escape(DATASET)
-            expression = re.escape(pattern).replace(name, "([^/+]+)")
-            match = re.fullmatch(expression, column)
-            if match:
-                found.append(match[1] if match.groups() else dataset_of(column))
-    return list(dict.fromkeys(found))
-
-
-def _pick(
-    cells: Cells, rows: str, column: str, *, besides: str = "", complete: bool
-) -> tuple[Key, float, str] | None:
-    """Return the cell that ``rows`` names in ``column``, its value and what it is the best of."""
-    if column == f"{BEST}*":
-        found = {key: value for key, value in cells.values.items() if key[0] == rows}
-        if not found:
-            return None
-        key = max(found, key=found.__getitem__)
-        return key, found[key], f"best of {len(found)}" if len(found) > 1 else ""
-    if not rows.startswith(BEST):
-        value = cells.values.get((rows, column))
-        return None if value is None else ((rows, column), value, "")
-    named = [row.strip() for row in rows.removeprefix(BEST).split(" | ")]
-    everyone = named == ["*"]
-    candidates = [row for row in cells.rows() if row != besides] if everyone else named
-    found = {
-        (row, column): cells.values[row, column]
-        for row in candidates
-        if (row, column) in cells.values
-    }
-    if not found or (complete and not everyone and len(found) < len(candidates)):
-        return None
-    key = max(found, key=found.__getitem__)
-    return key, found[key], f"best of {len(found)}" if len(found) > 1 else ""
-
-
-def _compare(claim, left: Cells, right: Cells) -> list[Comparison]:
-    """Return every comparison of a claim that both sides have numbers for."""
-    only = _entries(claim.datasets) if claim.datasets else None
-    threshold = float(claim.threshold)
-    columns = _pairs(claim.left_column, claim.right_column or claim.left_column, claim.id)
-    rows = _pairs(claim.left_row, claim.right_row, claim.id)
-    found = []
-    for dataset in _datasets([pattern for pattern, _ in columns], left.columns()):
-        if only is not None and dataset not in only:
-            continue
-        for left_rows, right_rows in rows:
-            for left_pattern, right_pattern in columns:
-                ours = _pick(
-                    left, left_rows, left_pattern.replace(DATASET, dataset), complete=False
-                )
-                if ours is None:
-                    continue
-                if not right_rows:
-                    found.append(Comparison(dataset, ours[0], None, ours[1], threshold))
-                    continue
-                theirs = _pick(
-                    right,
-                    right_rows,
-                    right_pattern.replace(DATASET, dataset),
-                    besides=ours[0][0] if left.table == right.table else "",
-                    complete=True,
-                )
-                if theirs is None or (theirs[0] == ours[0] and left.table == right.table):
-                    continue
-                found.append(
-                    Comparison(
-                        dataset,
-                        ours[0],
-                        theirs[0],
-                        ours[1],
-                        theirs[1],
-                        ours[2],
-                        theirs[2],
-                        "" if left.table == right.table else right.table,
-                    )
-                )
-    return found
-
-
-def _bound(claim) -> float:
-    # With a threshold as the right side the difference is already against it.
-    return float(claim.threshold) if claim.right_row else 0.0
-
-
-def _holds(claim, found: list[Comparison]) -> bool:
-    relation, bound = RELATIONS[claim.relation], _bound(claim)
-    if claim.rule == "differ":  # the row that is best is not the same everywhere
-        return len({c.left[0] for c in found}) > 1
-    if claim.rule == "mean":
-        mean = sum(c.difference for c in found) / len(found)
-        return relation(round(mean, 12), bound)
-    return (all if claim.rule == "all" else any)(relation(c.difference, bound) for c in found)
-
-
-def _digits(value: float) -> str:
-    """Three decimals, or three significant digits where those would hide the value."""
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 10 else f"{value:.3g}"
-
-
-def _evidence(claim, found: list[Comparison]) -> str:
-    """Spell the comparisons out, or sum them up by dataset where there are many."""
-    if claim.right_row and len(found) > MOST_CELLS_SPELLED_OUT:
-        relation, bound = RELATIONS[claim.relation], _bound(claim)
-        parts = []
-        for dataset in [*dict.fromkeys(c.dataset for c in found), "all"]:
-            differences = [c.difference for c in found if dataset in (c.dataset, "all")]
-            fit = sum(relation(d, bound) for d in differences)
-            mean = sum(differences) / len(differences)
-            parts.append(
-                f"{dataset}: mean difference {mean:+.3f}, from {min(differences):+.3f} to "
-                f"{max(differences):+.3f}, {fit} of {len(differences)} {claim.relation} {bound:g}"
-            )
-        return "; ".join(parts)
-    parts = []
-    for c in found:
-        best = f" ({c.left_of})" if c.left_of else ""
-        left = f"{c.left[1]}: {c.left[0]}{best} {_digits(c.left_value)}"
-        if claim.rule == "differ":
-            parts.append(left)
-            continue
-        if c.right is None:
-            parts.append(f"{left} (threshold {c.right_value:g})")
-            continue
-        where = "" if c.right[1] == c.left[1] else f" {c.right[1]}"
-        where += f" in {c.right_table}" if c.right_table else ""
-        of = f" ({c.right_of})" if c.right_of else ""
-        parts.append(
-            f"{left}, {c.right[0]}{where}{of} {_digits(c.right_value)} ({c.difference:+.3f})"
-        )
-    if claim.rule == "mean" and len(found) > 1:
-        parts.append(f"mean difference {sum(c.difference for c in found) / len(found):+.3f}")
-    return "; ".join(parts)
-
-
-def _interval(found: list[Comparison], left: Cells, right: Cells) -> str:
-    """Return the paired bootstrap interval of the mean difference, for each dataset with APs.
-
-    Where a dataset has several comparisons a query's APs are averaged over them first, so that a
-    query is drawn once with all it contributes.
+    The verdict is ``holds``, ``does not hold`` or ``no value in the slides``.
     """
-    parts = []
-    for dataset in dict.fromkeys(c.dataset for c in found):
-        sides = [
-            (left.per_query[c.left], right.per_query[c.right])
-            for c in found
-            if c.dataset == dataset and c.left in left.per_query and c.right in right.per_query
-        ]
-        shared = set.intersection(*(set(a) & set(b) for a, b in sides)) if sides else set()
-        if not shared:
-            continue
-        ours, theirs = (
-            {q: sum(pair[side][q] for pair in sides) / len(sides) for q in sorted(shared)}
-            for side in (0, 1)
-        )
-        mean, low, high = paired_bootstrap(ours, theirs)
-        parts.append(f"{dataset}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over {len(shared)} queries")
-    return "; ".join(parts)
-
-
-def published_evidence(claim) -> tuple[str, str]:
-    """Return a claim's evidence in the slides' own numbers, and whether it holds on them.
-
-    Args:
-        claim: one row of :func:`load_claims` (from ``itertuples``).
-
-    Returns:
-        (evidence, ``holds`` / ``does not hold`` / ``not testable by a table: <why>`` /
-        ``no value in the slides``).
-    """
-    if claim.remark.startswith(UNTESTABLE):
-        return "", claim.remark
-    found = _compare(
-        claim, published_cells(claim.table), published_cells(claim.right_table or claim.table)
-    )
-    if not found:
-        return "", "no value in the slides"
-    return _evidence(claim, found), "holds" if _holds(claim, found) else "does not hold"
-
-
-def measured_evidence(claim, folder: Path) -> tuple[str, str, str]:
-    """Return a claim's evidence in a run's numbers, whether it holds, and its interval.
-
-    Args:
-        claim: one row of :func:`load_claims` (from ``itertuples``).
-        folder: the profile's results folder.
-
-    Returns:
-        (evidence, ``holds`` / ``does not hold`` / ``not run: <why>`` / ``not testable by a table:
-        <why>``, paired bootstrap interval over queries by dataset, or "").
-    """
-    if claim.remark.startswith(UNTESTABLE):
-        return "", claim.remark, ""
-    sides = []
-    for table_id in (claim.table, claim.right_table or claim.table):
-        cells = measured_cells(table_id, folder)
-        if cells is None:
-            return "", f"{NOT_RUN}this run has no table {table_id}", ""
-        sides.append(cells)
-    left, right = sides
-    found = _compare(claim, left, right)
-    if not found:
-        where = f" on {claim.datasets.replace(' ; ', ', ')}" if claim.datasets else ""
-        right_name = f" and {claim.right_row}" if claim.right_row else ""
-        return "", f"{NOT_RUN}{claim.table} has no measured {claim.left_row}{right_name}{where}", ""
-    if claim.rule == "differ" and len(found) < 2:
-        return "", f"{NOT_RUN}one dataset cannot differ", ""
-    if claim.rule == "mean":  # a mean over some of its rows is another claim
-        missing = [row for row in _entries(claim.left_row) if row not in {c.left[0] for c in found}]
-        if missing:
-            return "", f"{NOT_RUN}{claim.table} has no measured {' ; '.join(missing)}", ""
-    verdict = "holds" if _holds(claim, found) else "does not hold"
-    return _evidence(claim, found), verdict, _interval(found, left, right)
+    evidence, verdict, _ = claim.tested(published_cells)
+    return evidence, verdict if evidence else "no value in the slides"
 
 
 def evaluate_claims(folder: Path) -> pd.DataFrame:
@@ -370,17 +203,15 @@ def evaluate_claims(folder: Path) -> pd.DataFrame:
 
     Returns:
         Columns id, claim, slide, table, published_evidence, published_holds, measured_evidence,
-        measured, interval (95 % paired bootstrap over queries), remark.
+        measured, interval (95 % paired bootstrap over queries), remark. Both verdicts of a claim
+        that no table can test are its remark, ``not testable by a table: <why>``.
     """
-    lines = [
-        (
-            *(claim.id, claim.claim, claim.slide, claim.table),
-            *published_evidence(claim),
-            *measured_evidence(claim, folder),
-            claim.remark,
-        )
-        for claim in load_claims().itertuples()
-    ]
+    cells, lines = cache(partial(measured_cells, folder=folder)), []
+    for said in load_claims().itertuples(index=False):
+        found = ("", "", said.remark, "", said.remark, "")
+        if claim := CLAIMS.get(said.id):
+            found = (claim.table, *published_evidence(claim), *claim.tested(cells))
+        lines.append((said.id, said.claim, said.slide, *found, said.remark))
     return pd.DataFrame(lines, columns=list(EVALUATED))
 
 
