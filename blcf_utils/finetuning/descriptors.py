@@ -72,7 +72,7 @@ def describe_queries(
     features: Maps,
     queries: Sequence[Query],
     mode: Mode,
-    how: Projection,
+    projection: Projection,
     device: torch.device,
 ) -> np.ndarray:
     """Describe queries, (q, D); local search pools the cells of the box, as for plain sums."""
@@ -80,7 +80,7 @@ def describe_queries(
     for query in queries:
         i = dataset.image_index[query.image]
         maps = network.trunk(_on(features.map(i)[None], device)).float()
-        cells = query_cells(query, features.sizes[i], tuple(maps.shape[2:]), mode, how)
+        cells = query_cells(query, features.sizes[i], tuple(maps.shape[2:]), mode, projection)
         inside = torch.from_numpy(np.ascontiguousarray(cells)).to(device)
         vectors.append(network.pool(maps * inside).cpu().numpy()[0])
     return np.stack(vectors)
@@ -90,7 +90,7 @@ def describe_dataset(
     network: DescriptorNetwork,
     dataset: Dataset,
     features: Maps,
-    how: Projection,
+    projection: Projection,
     device: torch.device,
 ) -> Descriptors:
     """Describe a dataset's database and its queries.
@@ -99,7 +99,7 @@ def describe_dataset(
         network: A or B.
         dataset: images and queries.
         features: maps of the network's frozen layers for all of its images.
-        how: projection of boxes to cells.
+        projection: projection of boxes to cells.
         device: where to compute.
     """
     network = network.to(device)
@@ -109,10 +109,8 @@ def describe_dataset(
     bar = progress(parts, label=f"descriptors of {dataset.name}", unit="part")
     found = [describe_images(network, features, part, device) for part in bar]
     database = np.concatenate(found)[place]
-    queries = {
-        mode: describe_queries(network, dataset, features, dataset.queries, mode, how, device)
-        for mode in ("gs", "ls")
-    }
+    asked = network, dataset, features, dataset.queries
+    queries = {mode: describe_queries(*asked, mode, projection, device) for mode in ("gs", "ls")}
     network.to("cpu")
     return Descriptors(database, queries)
 

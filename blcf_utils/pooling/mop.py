@@ -42,7 +42,7 @@ class MopBooks:
         grid: cells a side of what is encoded.
         means: (F,) of each scale's L2-normalised patch activations; () where F was not above the
             wanted D, and nothing is reduced.
-        directions: (F, D) principal directions of each scale; () likewise.
+        directions: (F, D) principal directions of each scale; () where a scale keeps its codes.
     """
 
     centroids: tuple[np.ndarray, ...]
@@ -87,7 +87,7 @@ def mop_pool(
     encode: Encode,
     books: MopBooks,
 ) -> np.ndarray:
-    """Return the MOP vector: (C, h, w) to (F + 2 K D,), (B, C, h, w) likewise.
+    """Return the MOP vector: (C, h, w) to (F + 2 K D,), (B, C, h, w) to (B, ...).
 
     Unlike most pooled vectors each of the three parts has unit length.
 

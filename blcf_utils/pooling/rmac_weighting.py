@@ -9,7 +9,7 @@ normalisation of each region's sum, the first part of *region post-processing*, 
 with alpha(i, j) = sum over the regions r over (i, j) of 1 / |s_r|. PCA whitening of a normalised
 sum is P^T (s_r / |s_r| - m), so before its second normalisation F = P^T (sum_ij alpha f) - R P^T m:
 the same alpha, projected, less a constant; the second normalisation multiplies each region's
-1 / |s_r| by 1 / |P^T (s_r / |s_r| - m)| and its constant likewise. What no alpha can give is the
+1 / |s_r|, and its constant, by 1 / |P^T (s_r / |s_r| - m)|. What no alpha can give is the
 maximum.
 
 Source: Mohedano, "Deep image representations for instance search", chapter 6.4.

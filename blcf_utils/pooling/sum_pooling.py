@@ -57,7 +57,7 @@ def query_sums(
     dataset: Dataset,
     features: Features,
     mode: Mode,
-    how: Projection = "edges",
+    projection: Projection = "edges",
     pool: Pool = sum_pool,
 ) -> np.ndarray:
     """Return the summed descriptors of every query, (q, C), in query order.
@@ -68,7 +68,7 @@ def query_sums(
     for query in dataset.queries:
         i = dataset.image_index[query.image]
         feature_map = features.map(i)
-        cells = query_cells(query, features.sizes[i], feature_map.shape[1:], mode, how)
+        cells = query_cells(query, features.sizes[i], feature_map.shape[1:], mode, projection)
         sums.append(pool(feature_map, cells))
     return np.stack(sums)
 

@@ -22,7 +22,7 @@ def query_cells(
     size: tuple[int, int],
     shape: tuple[int, int],
     mode: Mode,
-    how: Projection = "edges",
+    projection: Projection = "edges",
     view: View = AS_IT_IS,
 ) -> np.ndarray:
     """Return which cells of the query's map take part in the search, boolean (h, w).
@@ -47,7 +47,7 @@ def query_cells(
     check_box(query.box, tuple(size))
     if not view.sees(query.box, tuple(size)):
         return np.zeros(shape, bool)
-    return box_cells(view.box(query.box, tuple(size)), tuple(size), shape, how)
+    return box_cells(view.box(query.box, tuple(size)), tuple(size), shape, projection)
 
 
 def check_box(box: Box | None, size: tuple[int, int]) -> None:
@@ -86,7 +86,7 @@ def read_box(text: str) -> Box | None:
 
 
 def box_cells(
-    box: Box | None, size: tuple[int, int], shape: tuple[int, int], how: Projection = "edges"
+    box: Box | None, size: tuple[int, int], shape: tuple[int, int], projection: Projection = "edges"
 ) -> np.ndarray:
     """Return which cells of a map belong to a box, as a boolean (h, w) array.
 
@@ -94,9 +94,9 @@ def box_cells(
         box: (x1, y1, x2, y2) in pixels of an image of ``size``; None for the whole image.
         size: (width, height) of that image in pixels.
         shape: (h, w) of the map.
-        how: ``edges`` takes the cells from floor(x1 w / W) to ceil(x2 w / W), every cell the box
-            touches (the ICMR 2016 code); ``mask`` the cells at least half covered (the CBMI 2018
-            code), which can lose a very small box: then the nearest cell is taken.
+        projection: ``edges`` takes the cells from floor(x1 w / W) to ceil(x2 w / W), every cell
+            that the box touches (the ICMR 2016 code); ``mask`` the cells at least half covered (the
+            CBMI 2018 code), which can lose a very small box: then the nearest cell is taken.
 
     Returns:
         At least one cell is always True.
@@ -111,7 +111,7 @@ def box_cells(
     x1, y1, x2, y2 = box
     left, right = np.clip([x1, x2], 0, size[0]) * (width / size[0])
     top, bottom = np.clip([y1, y2], 0, size[1]) * (height / size[1])
-    if how == "edges":
+    if projection == "edges":
         # A border that misses a cell's edge by rounding noise does not touch the cell.
         columns = _between(np.floor(left + 1e-6), np.ceil(right - 1e-6), width)
         rows = _between(np.floor(top + 1e-6), np.ceil(bottom - 1e-6), height)

@@ -46,12 +46,12 @@ class QueryMaps:
     maps: AssignmentMaps
     numbers: dict[Path, int]
 
-    def region(self, query: Query, mode: Mode, how: Projection) -> Region:
+    def region(self, query: Query, mode: Mode, projection: Projection) -> Region:
         """Return a query's assignment map (h, w) and which of its cells take part, boolean."""
         i = self.numbers[query.image]
         words = self.maps.map(i)
         size = tuple(self.maps.sizes[i])
-        return words, query_cells(query, size, words.shape, mode, how, self.view)
+        return words, query_cells(query, size, words.shape, mode, projection, self.view)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SearchBase:
         dataset: images and queries.
         maps: assignment maps of its images.
         index: inverted file of its database.
-        how: projection of boxes to cells.
+        projection: projection of boxes to cells.
         augmented: gives the query images' maps in the views of query augmentation.
         weights: image number to the weights of its cells (h, w), as in the index; None for 1.
     """
@@ -70,7 +70,7 @@ class SearchBase:
     dataset: Dataset
     maps: AssignmentMaps
     index: InvertedFile
-    how: Projection = "edges"
+    projection: Projection = "edges"
     augmented: Callable[[], Sequence[QueryMaps]] = tuple
     weights: Callable[[int], np.ndarray] | None = None
 
@@ -78,7 +78,7 @@ class SearchBase:
         """Return the query's map and cells, and those of its other views with ``augment``."""
         views = [QueryMaps(AS_IT_IS, self.maps, self.dataset.image_index)]
         views += self.augmented() if augment else ()
-        return [view.region(query, mode, self.how) for view in views]
+        return [view.region(query, mode, self.projection) for view in views]
 
     def query_size(self, query: Query) -> tuple[int, int]:
         """Return width and height of the query image in pixels."""

@@ -75,7 +75,7 @@ class SalGan(SaliencyNetwork):
         Args:
             output: saliency (h', w') of one image, in [0, 1].
             height: of the map, in pixels; the original image's.
-            width: likewise.
+            width: of the map, in pixels.
         """
         saliency = (output.astype(np.float32) * np.float32(255)).astype(np.uint8)
         saliency = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -81,7 +81,7 @@ class SalNet(SaliencyNetwork):
         Args:
             output: raw saliency (h', w') of one image.
             height: of the map, in pixels; the original image's.
-            width: likewise.
+            width: of the map, in pixels.
         """
         saliency = np.clip(output.astype(np.float32) * 128 + 127, 0, 255)
         saliency = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_CUBIC)
