@@ -34,7 +34,7 @@ def class_activation_maps(maps: np.ndarray, linear: np.ndarray, classes: np.ndar
 def predicted_classes(
     maps: np.ndarray, head: ClassifierHead, count: int, box: Window | None = None
 ) -> np.ndarray:
-    """Return the most likely classes, best first: (C, h, w) to (count,), and batches in the same way.
+    """Return the most likely classes, best first: (C, h, w) to (count,), and (B, ...).
 
     Args:
         maps, box: as for ``maps.positions``.
@@ -54,7 +54,7 @@ def cam_pool(
     head: ClassifierHead,
     classes: np.ndarray,
 ) -> np.ndarray:
-    """Return one vector a class: (C, h, w) to (n, C), and (B, C, h, w) with classes (B, n) to (B, n, C).
+    """Return one vector a class: (C, h, w) to (n, C); or of B maps, (B, n, C).
 
     F_c = crow(k) * sum_ij cam_c(i, j) f_k(i, j), the channel weights those of CroW.
 

@@ -31,7 +31,7 @@ def crow_pool(
 
 
 def crow_spatial_weights(feature_map: np.ndarray) -> np.ndarray:
-    """Return how much CroW counts each position: (C, h, w) to (h, w), and batches in the same way."""
+    """Return how much CroW counts each position: (C, h, w) to (h, w), and (B, ...)."""
     read = positions(feature_map)
     return read.vectors(_spatial(read).reshape(-1, *read.shape))
 
@@ -39,7 +39,7 @@ def crow_spatial_weights(feature_map: np.ndarray) -> np.ndarray:
 def crow_channel_weights(
     feature_map: np.ndarray, weights: np.ndarray | None = None, box: Window | None = None
 ) -> np.ndarray:
-    """Return how much CroW counts each channel: (C, h, w) to (C,), and batches in the same way."""
+    """Return how much CroW counts each channel: (C, h, w) to (C,), and (B, ...)."""
     read = positions(feature_map, weights, box)
     return read.vectors(_rarity(read))
 

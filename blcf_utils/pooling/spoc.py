@@ -26,7 +26,7 @@ def spoc_pool(
     box: Window | None = None,
     sigma: float = SIGMA,
 ) -> np.ndarray:
-    """Return the sum over positions under a centre prior: (C, h, w) to (C,), and batches in the same way.
+    """Return the sum over positions under a centre prior: (C, h, w) to (C,), and (B, ...).
 
     Args:
         maps, weights, box: as for :func:`positions`; weights multiply the prior, which is centred
