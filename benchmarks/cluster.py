@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from distributed import Client
 from pictures import as_dataset, picture_paths
 from side_by_side import interleave, machine, median, report, speed_ratio
 
@@ -31,7 +32,7 @@ from blcf_utils.config.saliency import SaliencyConfig
 from blcf_utils.features.extraction import extract_features
 from blcf_utils.features.rows import sample_rows
 from blcf_utils.ground.artefacts import ArtefactStore, peak_memory_mb
-from blcf_utils.ground.cluster import Cluster, use_scheduler
+from blcf_utils.ground.cluster import use_scheduler
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.models import load_model
@@ -98,14 +99,14 @@ def digest(made) -> str:
 
 
 def compare(
-    name: str, number: int, stage: Callable, cluster: Cluster, repeats: int
+    name: str, number: int, stage: Callable, client: Client, repeats: int
 ) -> tuple[dict, bool]:
     """Time a stage here and on the cluster; return a table row and whether the files are equal."""
     digests: dict[str, set[str]] = {"here": set(), "cluster": set()}
     processor: dict[str, list[float]] = {"here": [], "cluster": []}
 
     def used() -> float:
-        return time.process_time() + sum(cluster.client.run(time.process_time).values())
+        return time.process_time() + sum(client.run(time.process_time).values())
 
     def turn(where: str, address: str) -> None:
         before = used()
@@ -116,7 +117,7 @@ def compare(
     seconds = interleave(
         {
             "here": lambda: turn("here", "off"),
-            "cluster": lambda: turn("cluster", cluster.address),
+            "cluster": lambda: turn("cluster", client.scheduler.address),
         },
         repeats,
     )
@@ -151,15 +152,15 @@ def main(arguments: list[str] | None = None) -> None:
         every = stages(options, paths, Path(scratch))
         began = time.perf_counter()
         local = f"local:{options.workers}" if options.workers else "local"
-        with use_scheduler(local) as cluster:
+        with use_scheduler(local) as client:
             started = time.perf_counter() - began
-            list(mapped(nothing, None, range(4 * cluster.threads())))
+            list(mapped(nothing, None, range(4 * len(client.nthreads()))))
             ready = time.perf_counter() - began - started
             for name, (number, stage) in every.items():
-                row, equal = compare(name, number, stage, cluster, options.repeats)
+                row, equal = compare(name, number, stage, client, options.repeats)
                 rows.append(row)
                 agree &= equal
-            peaks = cluster.client.run(peak_memory_mb)
+            peaks = client.run(peak_memory_mb)
     settings = {k: v for k, v in vars(options).items() if k != "images"}
     settings |= {"torch_threads": torch.get_num_threads(), "workers": len(peaks)}
     settings |= {"start_seconds": round(started, 2), "first_task_seconds": round(ready, 2)}

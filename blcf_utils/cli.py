@@ -350,9 +350,6 @@ def export_milvus(
     collection: Annotated[
         str, typer.Option(help="Its name; made of profile, dataset and weighting, if none.")
     ] = "",
-    algorithm: Annotated[
-        str, typer.Option(help="Of the server's index: DAAT_MAXSCORE, DAAT_WAND, TAAT_NAIVE.")
-    ] = "DAAT_MAXSCORE",
     anew: Annotated[
         bool, typer.Option("--anew", help="Replace what the collection holds.")
     ] = False,
@@ -378,16 +375,15 @@ def export_milvus(
         name = study.pick(dataset)
         base = study.searcher(name, study.weighting_name(weighting)).base
         vectors = vectors_of_study(study, name, weighting)
-    done = export_vectors(vectors, uri, collection, token=token, anew=anew, algorithm=algorithm)
-    left_out = f"; {done.empty:,} images without words are left out" if done.empty else ""
+    done = export_vectors(vectors, uri, collection, token=token, anew=anew)
     typer.echo(
         f"{done.index.collection} at {uri}: {done.sent + done.kept:,} vectors ({done.sent:,} sent, "
-        f"{done.kept:,} there already{left_out}) after {done.seconds:.1f} s"
+        f"{done.kept:,} there already) after {done.seconds:.1f} s"
     )
     if check:
         comparison = compare(base, done.index, check)
         typer.echo(str(comparison))
-        if not comparison.agree:
+        if comparison.different:
             raise typer.Exit(1)
 
 

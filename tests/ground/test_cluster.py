@@ -17,11 +17,12 @@ from blcf_utils.config.profile import BackboneConfig, EncodingConfig, FeatureCon
 from blcf_utils.config.saliency import SaliencyConfig
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.features import extraction as features_module
+from blcf_utils.features import forward as forward_module
 from blcf_utils.features.extraction import extract_features
-from blcf_utils.features.streamed import StreamedFeatures
 from blcf_utils.ground import cluster as cluster_module
+from blcf_utils.ground import mapping as mapping_module
 from blcf_utils.ground.artefacts import ArtefactStore
-from blcf_utils.ground.cluster import Cluster, connected, environment, use_scheduler, workers_for
+from blcf_utils.ground.cluster import connected, settings, use_scheduler, workers_for
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.saliency.maps import saliency_maps
@@ -40,7 +41,7 @@ CONFIG = FeatureConfig(backbone=MINI, longest_side=96, batch_size=1, device="cpu
 def workers(number):
     """A Dask cluster of worker processes on this machine."""
     with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environment(1)}),
+        dask.config.set(settings(1)),
         distributed.LocalCluster(
             n_workers=number,
             threads_per_worker=1,
@@ -60,8 +61,9 @@ def local():
 
 @pytest.fixture
 def cluster(local):
-    with use_scheduler(local.scheduler_address) as connected_cluster:
-        yield connected_cluster
+    with use_scheduler(local.scheduler_address) as client:
+        client.wait_for_workers(2, timeout=60)
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +77,14 @@ def contents(made):
     return {p.name: p.read_bytes() for p in files if p.name != "artefact.json"}
 
 
-def pids(cluster):
-    return list(cluster.client.run(os.getpid).values())
-
-
 def square(shared, item):
     time.sleep(shared)
     return item * item
 
 
-def test_maps_yield_every_item_once(cluster):
-    found = list(mapped(square, 0.0, range(40)))
-    assert sorted(found) == [(i, i * i) for i in range(40)]
+def test_maps_yield_every_item_once_in_order(cluster):
     for many in (1, 3, 50):
-        found = list(mapped(square, 0.0, range(40), ordered=True, at_once=many))
-        assert found == [(i, i * i) for i in range(40)]
-        assert sorted(mapped(square, 0.0, range(40), at_once=many)) == found
+        assert list(mapped(square, 0.0, range(40), at_once=many)) == [(i, i * i) for i in range(40)]
     assert list(mapped(square, 0.0, [])) == []
 
 
@@ -98,18 +92,23 @@ def test_few_items_are_under_way_at_a_time(cluster):
     taken = []
     results = mapped(square, 0.0, (taken.append(i) or i for i in range(200)))
     next(results)
-    assert len(taken) <= cluster_module._AHEAD * 2 + 1
+    assert len(taken) <= mapping_module._AHEAD * 2 + 1
     results.close()
 
 
 def test_a_cluster_is_left_where_the_block_ends(local):
     assert connected() is None
-    with use_scheduler(local.scheduler_address):
-        assert isinstance(connected(), Cluster)
+    with use_scheduler(local.scheduler_address) as client:
+        assert connected() is client
         with use_scheduler("off"):
             assert connected() is None
+        with use_scheduler(local.scheduler_address):
+            pass
+        assert connected() is client
+        assert client.status == "running"
         assert os.environ["BLCF_SCHEDULER"] == local.scheduler_address
     assert connected() is None
+    assert client.status == "closed"
 
 
 def test_stages_give_the_bytes_of_one_process(toy, toy_stages, tiny_network, cluster, tmp_path):
@@ -129,65 +128,29 @@ def test_stages_give_the_bytes_of_one_process(toy, toy_stages, tiny_network, clu
         assert contents(there) == contents(here), name
 
 
-def test_maps_that_are_not_stored_are_forwarded_and_encoded_by_workers(
-    toy, toy_stages, tiny_network, cluster, tmp_path, monkeypatch
-):
-    learned = toy_stages.whitening, toy_stages.codebook, EncodingConfig()
-    with use_scheduler("off"):
-        stored = assignment_maps(toy_stages.features, *learned, ArtefactStore(tmp_path / "stored"))
-    store = ArtefactStore(tmp_path / "streamed")
-    streamed = StreamedFeatures(toy, tiny_network, store)
-    # Not in this process.
-    monkeypatch.setattr(features_module, "forward_images", None)
-    made = assignment_maps(streamed, *learned, store)
-    assert not made.artefact.reused
-    assert contents(made) == contents(stored)
-
-
-@pytest.mark.parametrize("how_many", [1, 2])
-def test_killed_workers_lose_nothing(toy, serial, cluster, store, monkeypatch, how_many):
+def when_three_are_stored(monkeypatch, act):
+    """Act once three images of an extraction are stored; return the list of those stored."""
     original, stored = features_module._Extraction._store, []
 
-    def killing(self, batch, found):
+    def acting(self, batch, found):
         original(self, batch, found)
         stored.extend(batch)
         if len(stored) == 3:
-            for pid in pids(cluster)[:how_many]:
-                os.kill(pid, signal.SIGKILL)
+            act()
 
-    monkeypatch.setattr(features_module._Extraction, "_store", killing)
+    monkeypatch.setattr(features_module._Extraction, "_store", acting)
+    return stored
+
+
+def test_killed_workers_lose_nothing(toy, serial, cluster, store, monkeypatch):
+    def kill():  # both, and with them what the items share
+        for pid in cluster.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+
+    stored = when_three_are_stored(monkeypatch, kill)
     made = extract_features(toy, CONFIG, store)
     assert contents(made) == contents(serial)
     assert sorted(stored) == list(range(19))  # each once
-    cluster.client.wait_for_workers(2, timeout=60)
-
-
-def test_a_worker_that_returns_late_doubles_nothing():
-    # The scheduler takes a worker that does not answer for dead; it goes on with its item.
-    with workers(2) as pair, use_scheduler(pair.scheduler_address) as cluster:
-        (address, pid), *_ = cluster.client.run(os.getpid).items()
-        results = mapped(square, 0.2, range(16))
-        found = [next(results)]
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            pair.sync(pair.scheduler.remove_worker, address, stimulus_id="test", close=False)
-            found += [next(results) for _ in range(8)]
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        found += results
-        assert sorted(found) == [(i, i * i) for i in range(16)]
-
-
-def kill_the_scheduler(after):
-    original, stored = features_module._Extraction._store, []
-
-    def killing(self, batch, found):
-        original(self, batch, found)
-        stored.extend(batch)
-        if len(stored) == 3:
-            after()
-
-    return killing, stored
 
 
 @pytest.fixture
@@ -217,21 +180,18 @@ def machine(tmp_path):
 def test_a_lost_scheduler_is_said_and_the_rest_done_without_it(
     toy, serial, machine, store, monkeypatch
 ):
-    killing, stored = kill_the_scheduler(lambda: machine.scheduler.kill())
-    monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 30)
-    with (
-        use_scheduler(machine.address) as cluster,
-        monkeypatch.context() as patch,
-    ):
-        cluster.client.wait_for_workers(1, timeout=60)
-        assert cluster.client.run(os.getenv, "OMP_WAIT_POLICY").popitem()[1] == "passive"
-        patch.setattr(features_module._Extraction, "_store", killing)
-        with pytest.raises(StudyError, match=r"scheduler tcp://127.*: the connection was lost"):
-            extract_features(toy, CONFIG, store)
+    with monkeypatch.context() as patch:
+        stored = when_three_are_stored(patch, machine.scheduler.kill)
+        patch.setattr(cluster_module, "CONNECT_SECONDS", 30)
+        with use_scheduler(machine.address) as client:
+            client.wait_for_workers(1, timeout=60)
+            assert client.run(os.getenv, "OMP_WAIT_POLICY").popitem()[1] == "passive"
+            with pytest.raises(StudyError, match=r"scheduler tcp://127.*: the connection was lost"):
+                extract_features(toy, CONFIG, store)
     assert 3 <= len(stored) < 19
-    decoded, original = [], features_module.read_image
+    decoded, original = [], forward_module.read_image
     monkeypatch.setattr(
-        features_module,
+        forward_module,
         "read_image",
         lambda path, *a, **k: decoded.append(path) or original(path, *a, **k),
     )
@@ -266,7 +226,7 @@ def hidden(shared, item):
 def test_a_file_that_a_worker_does_not_see_is_named(cluster, tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"1234")
-    monkeypatch.setattr(cluster_module, "_sizes", lambda paths: [(path, 5) for path in paths])
+    monkeypatch.setattr(mapping_module, "_sizes", lambda paths: dict.fromkeys(paths, 5))
     with pytest.raises(StudyError, match=r"a\.jpg: the worker on .* sees 4 bytes, expected 5"):
         list(mapped(hidden, None, [path], files=lambda item: [item]))
     with pytest.raises(StudyError, match=r"b\.jpg: the worker on .* does not see it; images and"):
@@ -279,7 +239,7 @@ def width(shared, path):
 
 def test_a_file_that_is_nowhere_is_said_as_in_one_process(cluster, tmp_path):
     missing = tmp_path / "missing.jpg"
-    for address in ("off", cluster.address):
+    for address in ("off", cluster.scheduler.address):
         with (
             use_scheduler(address),
             pytest.raises(UnreadableImage, match=r"missing\.jpg: .*no such file"),
@@ -288,8 +248,8 @@ def test_a_file_that_is_nowhere_is_said_as_in_one_process(cluster, tmp_path):
 
 
 def test_other_software_is_refused(cluster, monkeypatch):
-    other = {**cluster_module.software(), "numpy": "1.0"}
-    monkeypatch.setattr(cluster_module, "software", lambda: other)
+    other = {**mapping_module.software(), "numpy": "1.0"}
+    monkeypatch.setattr(mapping_module, "software", lambda: other)
     with pytest.raises(StudyError, match=r"worker on .*: it has numpy .*, expected 1\.0"):
         list(mapped(square, 0.0, [1]))
 
@@ -302,7 +262,6 @@ def test_a_task_that_kills_its_workers_ends_in_an_error(cluster, local, monkeypa
     monkeypatch.setattr(local.scheduler, "allowed_failures", 0)
     with pytest.raises(StudyError, match="several workers died one after another"):
         list(mapped(die, None, [1]))
-    cluster.client.wait_for_workers(2, timeout=60)
 
 
 def refuse_eleven(shared, item):
@@ -311,47 +270,45 @@ def refuse_eleven(shared, item):
     return item
 
 
-@pytest.mark.parametrize("ordered", [False, True])
-def test_what_was_computed_before_a_refusal_is_kept(cluster, ordered):
-    results, found = mapped(refuse_eleven, None, range(12), ordered=ordered, at_once=4), []
-    with pytest.raises(StudyError, match="eleven is refused"):
-        found.extend(item for item, _ in results)
-    assert set(found) >= {8, 9, 10}
-    assert not ordered or found == list(range(11))
+@pytest.mark.parametrize("where", ["threads", "cluster"])
+def test_what_was_computed_before_a_refusal_is_kept(local, where):
+    found = []
+    with (
+        use_scheduler(local.scheduler_address if where == "cluster" else "off"),
+        pytest.raises(StudyError, match="eleven is refused"),
+    ):
+        found.extend(item for item, _ in mapped(refuse_eleven, None, range(20), threads=2))
+    assert found == list(range(11))
 
 
-def fail(shared, item):
-    raise ZeroDivisionError("so it goes")
+def divide(shared, item):
+    return shared / item
 
 
 def test_other_errors_stay_what_they_are(cluster):
-    with pytest.raises(ZeroDivisionError, match="so it goes"):
-        list(mapped(fail, None, [1]))
+    with pytest.raises(ZeroDivisionError):
+        list(mapped(divide, 1, [0]))
 
 
-def test_no_scheduler_is_said_within_seconds(monkeypatch):
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x"])
+def test_no_scheduler_is_said_within_seconds(monkeypatch, address):
     monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 1)
+    monkeypatch.setenv("BLCF_SCHEDULER", address)
     started = time.monotonic()
-    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
-        with (
-            pytest.raises(StudyError, match=f"scheduler {address}: no Dask scheduler answers"),
-            use_scheduler(address),
-        ):
-            pass
-    assert time.monotonic() - started < 20
+    with pytest.raises(StudyError, match=f"scheduler {address}: no Dask scheduler answers"):
+        connected()
+    assert time.monotonic() - started < 10
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with (
-        pytest.raises(StudyError, match=r"pip install blcf-study\[cluster\]"),
-        use_scheduler("tcp://127.0.0.1:9"),
-    ):
-        pass
+    monkeypatch.setenv("BLCF_SCHEDULER", "tcp://127.0.0.1:9")
+    with pytest.raises(StudyError, match=r"pip install blcf-study\[cluster\]"):
+        connected()
 
 
 def test_a_cluster_without_workers_is_given_up(monkeypatch):
-    monkeypatch.setattr(cluster_module, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(mapping_module, "PATIENCE_SECONDS", 1)
     with (
         workers(0) as empty,
         use_scheduler(empty.scheduler_address),
@@ -376,25 +333,21 @@ def test_a_local_cluster_computes_with_the_threads_of_this_process(monkeypatch):
     try:
         torch.set_num_threads(3)
         # One number for both: a BLAS that computes with OpenMP has no number of its own.
-        with threadpool_limits(3, "blas"), use_scheduler("local:1") as cluster:
-            assert len(cluster.client.nthreads()) == 1
+        with threadpool_limits(3, "blas"), use_scheduler("local:1") as client:
+            assert len(client.nthreads()) == 1
             assert dict(os.environ, BLCF_SCHEDULER="") == {**environ, "BLCF_SCHEDULER": ""}
-            assert cluster.address.startswith("tcp://127.0.0.1")
+            assert os.environ["BLCF_SCHEDULER"].startswith("tcp://127.0.0.1")
             assert list(mapped(threads, None, [0])) == [(0, (3, {3}, "passive"))]
     finally:
         torch.set_num_threads(before)
-    assert not cluster.alive
+    assert client.status == "closed"
 
 
-def test_a_number_of_local_workers_must_be_one():
+def test_a_number_of_local_workers_must_be_one(monkeypatch):
     for address in ("local:", "local:0", "local:many"):
+        monkeypatch.setenv("BLCF_SCHEDULER", address)
         with pytest.raises(StudyError, match=f"{address}: expected local, or local:N"):
-            connected_to(address)
-
-
-def connected_to(address):
-    with use_scheduler(address) as cluster:
-        return cluster
+            connected()
 
 
 def test_workers_are_as_many_as_keep_the_cores_busy(monkeypatch):

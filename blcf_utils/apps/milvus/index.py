@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,102 +16,31 @@ if TYPE_CHECKING:
 
 # Milvus answers with at most so many results.
 MOST_RESULTS = 16_384
-# So many results more are asked for at first, for the last one's equals.
+# So many results more are asked for at first, for images of the last one's score.
 SPARE = 32
 IMAGE, NAME, WORDS = "image", "name", "words"
-# A row that no query finds: its one word is none of the codebook's.
-RECORD = -1
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a collection says of itself, in the row ``RECORD``.
-
-    Attributes:
-        key: of the exported vectors.
-        images: how many images the index has, those without words included.
-        words: K.
-        complete: whether every image has been sent.
-        empty: how many images have no words and were left out.
-    """
-
-    key: str
-    images: int
-    words: int
-    complete: bool = False
-    empty: int = 0
-
-    def as_row(self) -> dict:
-        """Return the row that keeps it."""
-        vector = {self.words: 1.0}
-        return {IMAGE: RECORD, NAME: json.dumps(asdict(self), sort_keys=True), WORDS: vector}
-
-
-def read_record(client: MilvusClient, uri: str, collection: str) -> Record | None:
-    """Return what a collection says of itself, or None when there is no such collection.
-
-    Raises:
-        StudyError: it was not written by an export, or the server fails.
-    """
-    with saying(uri, f"looking for the collection {collection}"):
-        if not client.has_collection(collection, timeout=CALL_SECONDS):
-            return None
-        fields = {field["name"] for field in client.describe_collection(collection)["fields"]}
-        rows = []
-        if fields == {IMAGE, NAME, WORDS}:
-            # A server that was started again has released it.
-            client.load_collection(collection, timeout=CALL_SECONDS)
-            rows = client.query(
-                collection,
-                filter=f"{IMAGE} == {RECORD}",
-                output_fields=[NAME],
-                consistency_level="Strong",
-                timeout=CALL_SECONDS,
-            )
-    try:
-        return Record(**json.loads(rows[0][NAME]))
-    except (IndexError, ValueError, TypeError):
-        raise StudyError(
-            f"milvus: the collection {collection} at {uri} was not written by blcf export; name "
-            "another one with --collection, or replace it with --anew"
-        ) from None
-
-
 class MilvusIndex:
     """What answers as ``InvertedFile.search`` does, from a collection of Milvus.
 
     It can take the place of an inverted file in a ``SearchBase``.
 
     Attributes:
+        client: of Milvus; its ``close()`` lets other processes open a file of Milvus Lite.
         uri, collection: where the vectors are.
-        record: what the collection says of itself.
+        n_images: n.
+        words: K.
         factors: (K,) idf of the index, or None.
     """
 
-    def __init__(
-        self,
-        client: MilvusClient,
-        uri: str,
-        collection: str,
-        record: Record,
-        factors: np.ndarray | None = None,
-    ):
-        self._client, self.uri, self.collection = client, uri, collection
-        self.record, self.factors = record, factors
-
-    @property
-    def words(self) -> int:
-        """K."""
-        return self.record.words
-
-    @property
-    def n_images(self) -> int:
-        """n."""
-        return self.record.images
-
-    def close(self) -> None:
-        """Let go of the connection; a file of Milvus Lite can then be opened by others."""
-        self._client.close()
+    client: MilvusClient
+    uri: str
+    collection: str
+    n_images: int
+    words: int
+    factors: np.ndarray | None = None
 
     def search(
         self, words: np.ndarray, values: np.ndarray, top: int | None = None
@@ -131,56 +59,44 @@ class MilvusIndex:
             Image numbers (int64) and scores (float32), best first.
 
         Raises:
-            StudyError: a word of another codebook, more results than Milvus gives, or more images
-                of equal score than that at the ranking's end.
+            StudyError: a word of another codebook, or a ranking whose end is beyond the results
+                that Milvus gives.
         """
-        if top is not None and top < 1:
-            raise StudyError(f"milvus: expected top of at least 1, found {top}")
         words = np.asarray(words, np.int64)
         if len(words) and not 0 <= words.min() <= words.max() < self.words:
             raise StudyError(
                 f"milvus: expected query words 0 to {self.words - 1}, found {words.min()} to "
                 f"{words.max()}; encode the query with the codebook of the index"
             )
-        wanted = min(self.n_images if top is None else top, self.n_images)
-        if wanted > MOST_RESULTS:
-            raise StudyError(
-                f"milvus: {wanted:,} results were asked for and Milvus gives at most "
-                f"{MOST_RESULTS:,}; ask for fewer (top), or search the index of the study"
-            )
-        images, scores = self._found(*scaled(words, values, self.factors), wanted)
-        missing = wanted - len(images)
-        if missing > 0:
-            others = np.ones(self.n_images, bool)
-            others[images] = False
-            images = np.concatenate([images, np.flatnonzero(others)[:missing]])
-            scores = np.concatenate([scores, np.zeros(missing, np.float32)])
-        return images[:wanted], scores[:wanted]
+        words, values = scaled(words, values, self.factors)
+        query = dict(zip(words.tolist(), values.tolist(), strict=True))
+        wanted = min(top or self.n_images, self.n_images)
+        images, scores = self._found(query, wanted) if query else ([], [])
+        others = np.setdiff1d(np.arange(self.n_images), images)[: max(0, wanted - len(images))]
+        images = np.concatenate([images, others])[:wanted].astype(np.int64)
+        return images, np.append(scores, np.zeros(len(others)))[:wanted].astype(np.float32)
 
-    def _found(self, words, values, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the images of positive score, sorted, so many that the last one has no equal."""
-        if not len(words):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
+    def _found(self, query: dict[int, float], wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images of positive score, sorted: all, or until the last wanted score ends."""
         limit = min(wanted + SPARE, MOST_RESULTS)
         while True:
-            images, scores = self._ask(words, values, limit)
+            images, scores = self._ask(query, limit)
             every = len(images) < limit or limit >= self.n_images
-            if every or scores[wanted - 1] > scores[-1]:
+            if every or (wanted < limit and scores[wanted - 1] > scores[-1]):
                 order = np.lexsort((images, -scores))
                 return images[order], scores[order]
             if limit == MOST_RESULTS:
                 raise StudyError(
-                    f"milvus: images beyond the {MOST_RESULTS:,} that Milvus gives may have the "
-                    f"score of result {wanted:,}, so that the first of them by number cannot be "
-                    "told; ask for fewer results (top), or search the index of the study"
+                    f"milvus: the best {wanted:,} images cannot be told from the {MOST_RESULTS:,} "
+                    "that Milvus gives at most, since others may have the last one's score; ask "
+                    "for fewer (top), or search the index of the study"
                 )
             limit = min(4 * limit, MOST_RESULTS)
 
-    def _ask(self, words, values, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        query = dict(zip(words.tolist(), values.tolist(), strict=True))
+    def _ask(self, query: dict[int, float], limit: int) -> tuple[np.ndarray, np.ndarray]:
         mend = "check that the server runs there"
         with saying(self.uri, f"searching {self.collection}", mend):
-            hits = self._client.search(
+            (hits,) = self.client.search(
                 self.collection,
                 data=[query],
                 anns_field=WORDS,
@@ -188,8 +104,7 @@ class MilvusIndex:
                 search_params={"metric_type": "IP", "params": {}},
                 output_fields=[],
                 timeout=CALL_SECONDS,
-            )[0]
+            )
         images = np.array([hit[IMAGE] for hit in hits], np.int64)
         scores = np.array([hit["distance"] for hit in hits], np.float32)
-        held = scores > 0
-        return images[held], scores[held]
+        return images[scores > 0], scores[scores > 0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from blcf_utils.apps.photographs.opened import Collection
     from blcf_utils.study.study import Study
 
-VERSION = 1  # goes up when the vectors of the same maps, weights and idf change
+VERSION = 2  # goes up when the rows made of the same maps, weights and idf change
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,6 @@ class IndexVectors:
     histogram: Callable[[int], Sparse]
     factors: np.ndarray | None = None
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def vector(self, image: int) -> Sparse:
-        """Return (words, weights) of an image as searches score it; none for one without words."""
-        return scaled(*self.histogram(image), self.factors)
-
 
 def scaled(words: np.ndarray, values: np.ndarray, factors: np.ndarray | None) -> Sparse:
     """Return a histogram with its words weighed by their factors, at unit length, without zeros."""
@@ -68,27 +60,26 @@ def vectors_of_study(study: Study, dataset: str, weighting: str | None = None) -
         "idf": study.profile.encoding.idf,
         "weights": None if base.weights is None else base.weights.key,
     }
-    return _of_base(base, f"{study.profile.name}_{dataset}_{name}", made_of)
+    return vectors_of_base(base, f"{study.profile.name}_{dataset}_{name}", made_of)
 
 
 def vectors_of_collection(collection: Collection, weighting: str = NONE) -> IndexVectors:
     """Return the vectors of an indexed folder's photographs."""
-    base = collection.base(weighting)
-    label = f"{collection.folder.name}_{weighting}"
-    return _of_base(base, label, {"collection": collection.digest(weighting)})
+    label, made_of = f"{collection.folder.name}_{weighting}", collection.digest(weighting)
+    return vectors_of_base(collection.base(weighting), label, {"collection": made_of})
 
 
-def _of_base(base: SearchBase, label: str, made_of: dict) -> IndexVectors:
+def vectors_of_base(base: SearchBase, label: str, made_of: dict) -> IndexVectors:
+    """Return the vectors of the database images; ``made_of`` says what determines them."""
     root, images = base.dataset.root, base.dataset.images
     return IndexVectors(
         label=label,
         key=digest_of({"version": VERSION, **made_of}),
-        names=tuple(_name(path, root) for path in images),
+        names=tuple(
+            path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+            for path in images
+        ),
         words=base.maps.words,
         histogram=base.histogram,
         factors=base.index.factors,
     )
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

@@ -269,7 +269,6 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
         how,
         missing,
         files=lambda path: [path],
-        ordered=True,
         threads=_THREADS,
         at_once=_A_TASK,
     )
