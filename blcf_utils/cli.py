@@ -360,7 +360,7 @@ def export_milvus(
     """Send an index to Milvus as sparse vectors; what is there already is kept."""
     from blcf_utils.apps.milvus.comparing import compare
     from blcf_utils.apps.milvus.export import export_vectors
-    from blcf_utils.apps.milvus.vectors import vectors_of_collection, vectors_of_study
+    from blcf_utils.apps.milvus.vectors import vectors_of_collection, vectors_of_dataset
 
     if folder is not None:
         from blcf_utils.apps.photographs.opened import Collection
@@ -371,10 +371,9 @@ def export_milvus(
     else:
         from blcf_utils.study.study import open_study
 
-        study = open_study(profile, _pairs(settings, "--set"))
-        name = study.pick(dataset)
-        base = study.searcher(name, study.weighting_name(weighting)).base
-        vectors = vectors_of_study(study, name, weighting)
+        bench = open_study(profile, _pairs(settings, "--set")).open(dataset)
+        base = bench.searcher(bench.weightings.checked(weighting)).base
+        vectors = vectors_of_dataset(bench, weighting)
     done = export_vectors(vectors, uri, collection, token=token, anew=anew)
     typer.echo(
         f"{done.index.collection} at {uri}: {done.sent + done.kept:,} vectors ({done.sent:,} sent, "
