@@ -454,7 +454,10 @@ def test_a_killed_run_keeps_what_was_done(project):
         "from blcf_utils.run import runner; runner.code_digest = lambda: 'frozen'; "
         "runner.run_study('tiny')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ, cwd=project)
+    environment = {name: value for name, value in os.environ.items() if name != "BLCF_PROGRESS"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, cwd=project, stderr=subprocess.PIPE
+    )
     try:
         pid = project / "pid"
         wait_for(lambda: process.poll() is not None or (pid.is_file() and pid.read_text()))
@@ -471,6 +474,7 @@ def test_a_killed_run_keeps_what_was_done(project):
     assert [row.status for row in read_status("tiny")] == ["done", "interrupted"]
     kernel = int((project / "pid").read_text())
     wait_for(lambda: not is_running(kernel))
+    assert process.stderr.read() == b""  # no progress bar in a log
 
     write_notebook(slow, "1 + 1")
     assert statuses(run()) == {"01_a": "unchanged", "02_b": "done"}
