@@ -26,8 +26,8 @@ from side_by_side import interleave, machine, median, report, speed_ratio
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
-from blcf_utils.ground.artefacts import peak_memory_mb
 from blcf_utils.ground.cores import usable_cores
+from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.words.assignment import METHODS, make_searcher
 from blcf_utils.words.codebook import Codebook
 from blcf_utils.words.kmeans import (

@@ -175,29 +175,15 @@ def status(
 def stages(
     profile: ProfileOption = "mini",
     results: ResultsOption = None,
-    full: Annotated[
-        str | None,
-        typer.Option("--as", metavar="PROFILE", help="Extrapolate to this profile's settings."),
-    ] = None,
-    assume: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Change what is assumed of a machine with a GPU."),
-    ] = None,
+    slowest: Annotated[bool, typer.Option("--slowest", help="The slowest stage first.")] = False,
 ) -> None:
-    """Write the table of what every stage of a run took: time, memory, disk (x10_stages)."""
+    """Show what every stage of a run took: time, memory, disk."""
     from blcf_utils.config.profile import load_profile
-    from blcf_utils.run.stages import TABLE, write_stages
-    from blcf_utils.run.stages_forecast import read_assumptions
+    from blcf_utils.results.tables import markdown
+    from blcf_utils.run.stages import stages_table
 
-    assumptions = read_assumptions(_pairs(assume, "--assume"))
-    name = load_profile(profile).name
-    table = write_stages(name, results, full=full, assumptions=assumptions)
-    sums = table[["seconds", "seconds_extrapolated", "seconds_predicted"]].sum() / 3600
-    typer.echo(
-        f"{TABLE}: {len(table)} stages, {sums['seconds']:.2f} h measured, "
-        f"{sums['seconds_extrapolated']:.1f} h extrapolated on this machine, "
-        f"{sums['seconds_predicted']:.1f} h predicted for {assumptions.name}"
-    )
+    table = stages_table(load_profile(profile).name, results, slowest_first=slowest)
+    typer.echo(markdown(table, index=False).rstrip())
 
 
 @app.command()

@@ -24,18 +24,13 @@ from weakref import WeakValueDictionary
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir
-from blcf_utils.ground.peak_memory import PeakMemory, peak_memory_mb
+from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.ground.settings import digest_of
 
 log = logging.getLogger("blcf")
 
 MANIFEST = "artefact.json"
 MADE = "made.json"
-# Settings that say how much work a stage is; the run's record keeps them.
-WORK = (
-    "batch", "dimensions", "factor", "inputs", "interpolate", "iterations", "keypoints", "layer",
-    "longest_side", "max_descriptors", "model", "name", "size", "steps", "words",
-)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -98,31 +93,6 @@ def log_event(record: dict) -> None:
     if target:
         with open(target, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, sort_keys=True) + "\n")
-
-
-_noted: list[dict[str, int]] = []
-
-
-def note_work(**numbers: int) -> None:
-    """Let the record of the stage that is being made say how much there was to do.
-
-    Numbers of one name add up. Outside of a stage nothing happens.
-    """
-    if _noted:
-        for name, number in numbers.items():
-            _noted[-1][name] = _noted[-1].get(name, 0) + number
-
-
-def _settings(document: dict) -> dict:
-    """Return those numbers of a document that say how much work its stage is."""
-    flat = dict(document)
-    for group in document.values():
-        flat |= group if isinstance(group, dict) else {}
-    return {
-        name: value
-        for name, value in sorted(flat.items())
-        if name in WORK and isinstance(value, int | float | str)
-    }
 
 
 class ArtefactStore:
@@ -192,14 +162,7 @@ class ArtefactStore:
                 "seconds": round(time.perf_counter() - started, 3),
                 "made_in_seconds": made["seconds"],
                 "peak_rss_so_far_mb": peak_memory_mb(),
-                # Of the run that made it, like its seconds.
-                **{
-                    name: made[name]
-                    for name in ("peak_own_mb", "peak_rss_mb", "resumed", "work")
-                    if name in made
-                },
                 "bytes": self._size(folder),
-                "settings": _settings(document),
             }
         )
         return artefact
@@ -216,15 +179,12 @@ class ArtefactStore:
 
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")
-        resumed = work.exists()
         work.mkdir(parents=True, exist_ok=True)
         for stale in work.glob(".*"):  # half-written by a killed run (see atomic_path)
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         started = time.perf_counter()
-        _noted.append({})
         try:
-            with PeakMemory() as peak:
-                make(work)
+            make(work)
         except OSError as error:
             if error.errno == 28:
                 free = shutil.disk_usage(self.root).free
@@ -233,19 +193,7 @@ class ArtefactStore:
                     "BLCF_CACHE to another disk and run again: finished parts are kept"
                 ) from None
             raise
-        finally:
-            noted = _noted.pop()
-        seconds = round(time.perf_counter() - started, 3)
-        made = {"seconds": seconds}
-        if peak.exact:
-            made["peak_rss_mb"] = peak.mb
-        if peak.own_mb:
-            made["peak_own_mb"] = peak.own_mb
-        if resumed:  # what an earlier, killed run had made is not in these seconds
-            made["resumed"] = True
-        if noted:
-            made["work"] = noted
-        write_json(work / MADE, made)
+        write_json(work / MADE, {"seconds": round(time.perf_counter() - started, 3)})
         files = sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST)
         sizes = {p.relative_to(work).as_posix(): p.stat().st_size for p in files}
         write_json(work / MANIFEST, {"document": document, "files": sizes})

@@ -3,7 +3,6 @@
 Every experiment runs on two tiny stand-ins. A way of writing a measured cell makes a test fail.
 """
 
-import io
 import json
 import os
 import re
@@ -23,9 +22,6 @@ from blcf_utils.results.intervals import show_intervals
 from blcf_utils.results.rehearsal import RESULTS_MARKER, STAMP, STATUS, rehearsed_datasets
 from blcf_utils.results.tables import Measurement, read_table, wide, write_table
 from blcf_utils.results.verdicts import verdicts
-from blcf_utils.run.record import output_files
-from blcf_utils.run.runner import run_study
-from blcf_utils.run.stages import write_stages
 from blcf_utils.study.study import open_study
 
 PROFILE = """
@@ -207,7 +203,6 @@ def test_a_readers_own_table_measures_nothing_either(study):
     table = write_table("x99_mine", [cell], study.results)
     assert table["measured"].isna().all()
     assert table["status"].tolist() == [f"{STATUS} (the pipeline gave 0.5)"]
-    assert RESULTS_MARKER not in output_files(study.results)
     _assert_nothing_measured(study)
 
 
@@ -242,7 +237,6 @@ def test_the_stage_log_knows_stand_ins_and_what_was_computed(study):
     made = [event for event in events if event.get("stage") == "features"]
     assert made
     assert all(event["bytes"] > 0 for event in made)
-    assert all(event.get("peak_rss_mb", 1) > 0 for event in made)
 
 
 def test_what_is_made_once_for_copies_is_what_each_would_get(study):
@@ -268,30 +262,9 @@ def test_what_is_made_once_for_copies_is_what_each_would_get(study):
         assert scores[image] == scores[first]
 
 
-def test_stages_say_how_much_was_there_and_how_much_was_done(study):
-    study.sift_verified("instre", "ls")
-    events = _events()
-    verified = [e for e in events if e.get("stage") == "verification" and "work" in e]
-    assert all(e["work"]["pairs_matched"] < e["work"]["pairs"] for e in verified)
-    assert verified
-
-
 def _events():
     with open(os.environ["BLCF_STAGE_LOG"], encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
-
-
-def test_a_run_says_in_its_record_and_its_notebooks_that_it_is_a_rehearsal(study, tmp_path):
-    summary = run_study(str(study.path), ["01"], results=tmp_path, stream=io.StringIO())
-    assert summary.ok, summary.notebooks
-    record = json.loads((summary.results / "run.json").read_text(encoding="utf-8"))
-    assert record["rehearsal"].startswith(STAMP)
-    assert "instre, oxford5k" in record["rehearsal"]
-    executed = (summary.results / "notebooks" / "01_datasets.ipynb").read_text(encoding="utf-8")
-    assert STAMP in executed
-    assert read_table("t01_datasets", summary.results)["measured"].isna().all()
-    table = write_stages("rehearsed", tmp_path)
-    assert (table["stage"] == "checks").sum() == 2
 
 
 def test_a_damaged_marker_of_results_is_said(tmp_path):
