@@ -317,7 +317,7 @@ class Study(
             seed=self.profile.seed,
             device=self.profile.features.device,
         )
-        return codebook.searched(self.profile.encoding, self.store)
+        return codebook.with_assignment(self.profile.encoding)
 
     def maps(self, name: str) -> AssignmentMaps:
         """Return the assignment maps of a dataset's images."""

@@ -126,7 +126,8 @@ LEARN_FROM_A_FILE = """
 import sys
 import numpy as np
 from blcf_utils.ground.artefacts import peak_memory_mb
-from blcf_utils.features.extraction import Features, sample_rows
+from blcf_utils.features.rows import sample_rows
+from blcf_utils.features.stored import Features
 from blcf_utils.words.whitening import fit_whitening
 features = object.__new__(Features)
 count = int(sys.argv[2])
