@@ -22,6 +22,7 @@ from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path, wr
 from blcf_utils.ground.cluster import connected
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
+from blcf_utils.words.assignment import assignment_quality
 from blcf_utils.words.codebook import Codebook
 from blcf_utils.words.whitening import Whitening
 
@@ -134,6 +135,8 @@ def measure_assignment(
 ) -> dict:
     """Return how near a codebook's assignment comes to exact on a dataset's own descriptors.
 
+    It holds the codebook's ``assignment`` and ``effort``, and what ``assignment_quality`` returns.
+
     Args:
         features, whitening, codebook: as for :func:`assignment_maps`.
         factor: enlargement of the maps.
@@ -143,7 +146,8 @@ def measure_assignment(
     usable = np.flatnonzero(features.shapes[: features.n_database].prod(axis=1))
     drawn = sample_rows(usable, images, seed)
     rows = [whitened_positions(features.map(i), whitening, factor) for i in drawn]
-    return codebook.quality(np.concatenate(rows))
+    found = assignment_quality(codebook.centroids, codebook.searcher, np.concatenate(rows))
+    return {"assignment": codebook.assignment, "effort": codebook.effort, **found}
 
 
 @dataclass(frozen=True)
@@ -154,12 +158,6 @@ class _Encoder:
     codebook: Codebook
     factor: int
     device: str
-
-    @property
-    def files(self) -> list[Path]:
-        """What it reads."""
-        graph = self.codebook.graph
-        return [graph / "hnsw.faiss"] if graph else []
 
 
 def _encode(encoder: _Encoder, feature_map: np.ndarray) -> np.ndarray:
@@ -180,7 +178,6 @@ def _encoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (numbers of an image and its copies, its assignment map), each image once."""
     copies, files = copies_of(features.distinct), [features.artefact / "features.h5"]
-    files += encoder.files
     results = mapped(
         _encode_image,
         (features, encoder),

@@ -164,7 +164,7 @@ def open_encoder(home: Path, profile: Profile) -> Encoder:
     )
     words = Codebook(
         arrays["centroids"], arrays["objective"], int(arrays["n_descriptors"])
-    ).searched(profile.encoding)
+    ).with_assignment(profile.encoding)
     features = profile.features
     return Encoder(
         load_backbone(features.backbone),
