@@ -17,11 +17,10 @@ from blcf_utils.features.networks.weight_files import weights_identity
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import published_dir, results_dir
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.results.rehearsal import RESULTS_MARKER
 from blcf_utils.run.notebooks import NotebookSource
 
 RUN_FILE = "run.json"
-WRITTEN_BY_THE_RUNNER = ("notebooks", "report", RESULTS_MARKER)
+WRITTEN_BY_THE_RUNNER = ("notebooks", "report")
 # What later notebooks read; figures are only looked at.
 READ_BY_LATER_NOTEBOOKS = ("tables/", "per_query/")
 # Parts of a profile that change no number.

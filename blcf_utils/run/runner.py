@@ -29,7 +29,6 @@ from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.results.rehearsal import banner
 from blcf_utils.run.lines import Lines
 from blcf_utils.run.notebooks import (
     NotebookSource,
@@ -364,15 +363,6 @@ class _Run:
 
     def _write(self) -> None:
         self.record["notebooks"] = dict(sorted(self.record["notebooks"].items()))
-        self.record.pop("rehearsal", None)
-        stand_ins = {
-            data["dataset"]
-            for entry in self.record["notebooks"].values()
-            for data in entry.get("datasets", [])
-            if data.get("stand_in")
-        }
-        if stand_ins:
-            self.record["rehearsal"] = banner(sorted(stand_ins))
         write_json(self.folder / RUN_FILE, self.record)
 
 
