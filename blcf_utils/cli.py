@@ -42,15 +42,15 @@ weights_app = typer.Typer(
     help="List and download the official weights of saliency models.", no_args_is_help=True
 )
 profile_app = typer.Typer(help="Look at profiles.", no_args_is_help=True)
-rehearse_app = typer.Typer(
-    help="Rehearse the study at full size, on pictures that stand in for a benchmark's own.",
+standins_app = typer.Typer(
+    help="Write datasets of a benchmark's size, to run the study without its photographs.",
     no_args_is_help=True,
 )
 export_app = typer.Typer(help="Take an index elsewhere.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(profile_app, name="profile")
-app.add_typer(rehearse_app, name="rehearse")
+app.add_typer(standins_app, name="standins")
 app.add_typer(export_app, name="export")
 
 ProfileOption = Annotated[
@@ -469,38 +469,30 @@ def profile_list() -> None:
         typer.echo(f"{name:{width}}  {load_profile(name).description}".rstrip())
 
 
-@rehearse_app.command("write")
-def rehearse_write(
-    folder: Annotated[Path, typer.Argument(help="Where they go; BLCF_DATA for the rehearsal.")],
+@standins_app.command("write")
+def standins_write(
+    folder: Annotated[Path, typer.Argument(help="Where their folders go, a value for BLCF_DATA.")],
     groundtruth: Annotated[
         Path,
         typer.Option(metavar="DIR", help="oxford5k/ and paris6k/ with text files, gnd_*.mat."),
     ],
-    dataset: Annotated[
+    benchmark: Annotated[
         list[str] | None,
         typer.Option(
             help="oxford5k, paris6k, instre or oxc1_100k; repeatable. The first three, if none."
         ),
     ] = None,
     pictures: Annotated[int, typer.Option(min=2, help="Different pictures of each.")] = 96,
-    names: Annotated[
-        int | None,
-        typer.Option(min=2, help="A reduced number of names; loaders need partial: true then."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the pictures and who gets which.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the pictures and which image shows which.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores, if none.")] = None,
 ) -> None:
-    """Write stand-ins with the official names, counts, sizes and ground truth."""
-    from blcf_utils.datasets.stand_ins.writing import DATASETS, write_stand_ins
+    """Write oxford5k-standin and others: a benchmark's names and boxes on rendered pictures."""
+    from blcf_utils.datasets.stand_ins.writing import BENCHMARKS, write_stand_ins
 
-    options = {"pictures": pictures, "names": names, "seed": seed, "workers": workers}
-    for one in write_stand_ins(folder, groundtruth, datasets=dataset or DATASETS, **options):
-        typer.echo(
-            f"{one['dataset']}: {one['images']:,} names of the official "
-            f"{one['official_images']:,} on {one['distinct_pictures']:,} pictures "
-            f"({one['bytes_of_pictures'] / 1e6:,.0f} MB, {one['bytes_as_images'] / 1e6:,.0f} MB as "
-            f"separate files), {len(one['invented_names']):,} names invented [{one['digest']}]"
-        )
+    options = {"pictures": pictures, "seed": seed, "workers": workers}
+    written = write_stand_ins(folder, groundtruth, benchmarks=benchmark or BENCHMARKS, **options)
+    for name, given in written.items():
+        typer.echo(f"{name}: {len(given):,} images of {len(set(given.values())):,} pictures")
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:
