@@ -60,6 +60,19 @@ def write_json(path: Path, value) -> None:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What a stage is, declared once in its module.
+
+    Attributes:
+        name: a folder of the store.
+        version: goes up when the code gives another result for the same document.
+    """
+
+    name: str
+    version: int = 1
+
+
+@dataclass(frozen=True)
 class Artefact:
     """A finished artefact.
 
@@ -118,7 +131,7 @@ class ArtefactStore:
 
     def get_or_make(
         self,
-        stage: str,
+        stage: Stage,
         label: str,
         document: dict,
         make: Callable[[Path], None],
@@ -131,9 +144,9 @@ class ArtefactStore:
         processes that want the same artefact wait for one another.
 
         Args:
-            stage: short stage name; a folder of the store.
+            stage: which.
             label: for people; part of the folder's name.
-            document: JSON values that determine the artefact, the stage's version among them.
+            document: JSON values that determine the artefact beside the stage.
             make: writes the files.
             quiet: say nothing to the reader; for many small artefacts that take no time.
 
@@ -151,11 +164,11 @@ class ArtefactStore:
                 if not reused:
                     self._make(folder, document, make)
         made = json.loads((folder / MADE).read_text(encoding="utf-8"))
-        artefact = Artefact(stage, label, key, folder, reused, made["seconds"])
+        artefact = Artefact(stage.name, label, key, folder, reused, made["seconds"])
         log.log(logging.DEBUG if quiet else logging.INFO, "%s", artefact)
         log_event(
             {
-                "stage": stage,
+                "stage": stage.name,
                 "label": label,
                 "key": key,
                 "reused": reused,
@@ -167,15 +180,16 @@ class ArtefactStore:
         )
         return artefact
 
-    def find(self, stage: str, label: str, document: dict) -> Path | None:
+    def find(self, stage: Stage, label: str, document: dict) -> Path | None:
         """Return the folder of a finished artefact, or None when it has not been made."""
         folder, document = self._place(stage, label, document)
         return folder if self._is_complete(folder, document) else None
 
-    def _place(self, stage: str, label: str, document: dict) -> tuple[Path, dict]:
-        document = json.loads(json.dumps({"stage": stage, **document}))
+    def _place(self, stage: Stage, label: str, document: dict) -> tuple[Path, dict]:
+        whole = {"stage": stage.name, "version": stage.version, **document}
+        document = json.loads(json.dumps(whole))
         safe = re.sub(r"[^\w.+-]+", "_", label)
-        return self.root / stage / f"{safe}-{digest_of(document)}", document
+        return self.root / stage.name / f"{safe}-{digest_of(document)}", document
 
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")

@@ -18,7 +18,7 @@ from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.joined import Joined
 from blcf_utils.features.rows import copies_of, sample_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path, write_json
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
@@ -26,7 +26,7 @@ from blcf_utils.words.assignment import assignment_quality
 from blcf_utils.words.codebook import Codebook
 from blcf_utils.words.whitening import Whitening
 
-STAGE_VERSION = 1
+STAGE = Stage("assignment", version=1)
 _A_TASK = 4  # images that a worker is sent at once
 # Of so many images every position tells how good approximate assignment is.
 QUALITY_IMAGES = 24
@@ -204,7 +204,6 @@ def assignment_maps(
     are measured and kept with the maps.
     """
     document = {
-        "version": STAGE_VERSION,
         "features": features.key,
         "whitening": whitening.key,
         "codebook": codebook.key,
@@ -224,7 +223,7 @@ def assignment_maps(
             write_json(folder / QUALITY_FILE, quality)
 
     label = f"{features.artefact.label}-K{codebook.words}"
-    artefact = store.get_or_make("assignment", label, document, make)
+    artefact = store.get_or_make(STAGE, label, document, make)
     return store.once(
         artefact.key,
         lambda: AssignmentMaps(artefact, codebook.words, features, config.interpolate),

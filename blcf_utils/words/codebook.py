@@ -13,7 +13,7 @@ from blcf_utils.config.profile import CodebookConfig, EncodingConfig
 from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.rows import sample_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.progress import progress
 from blcf_utils.words.assignment import (
@@ -25,7 +25,7 @@ from blcf_utils.words.assignment import (
 from blcf_utils.words.kmeans import MIN_GAIN, DescriptorFile, fit_kmeans, write_descriptors
 from blcf_utils.words.whitening import Whitening
 
-STAGE_VERSION = 1
+STAGE = Stage("codebook", version=1)
 # Files of an artefact that learns words: the first two are gone when it has, the last is written
 # after all others.
 DESCRIPTORS, _ITERATIONS, _LAST = "descriptors.f32", "iterations.npz", "n_descriptors.npy"
@@ -124,7 +124,6 @@ def learn_codebook(
     """
     device = resolve_device(device).type
     document = {
-        "version": STAGE_VERSION,
         "features": features.key,
         "whitening": whitening.key,
         "config": config.document(),
@@ -165,7 +164,7 @@ def learn_codebook(
         )
 
     label = f"{features.artefact.label}-K{config.words}"
-    artefact = store.get_or_make("codebook", label, document, make)
+    artefact = store.get_or_make(STAGE, label, document, make)
     return store.once(artefact.key, lambda: read_codebook(artefact))
 
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blcf_utils.cli import app
-from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.run.stages import stages_table
@@ -19,7 +19,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("BLCF_STAGE_LOG", str(tmp_path / "log"))
     store = ArtefactStore(tmp_path / "cache")
     for label in ("one", "two", "one"):
-        store.get_or_make("features", label, {"of": label}, lambda f: (f / "x").write_bytes(b"0"))
+        store.get_or_make(
+            Stage("features"), label, {"of": label}, lambda f: (f / "x").write_bytes(b"0")
+        )
     one, two, again = map(json.loads, (tmp_path / "log").read_text().splitlines())
     entries = {
         "02_features": {"stages": [{**one, "made_in_seconds": 2.0}]},
