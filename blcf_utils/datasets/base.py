@@ -16,6 +16,7 @@ from blcf_utils.datasets.files import content_digest
 from blcf_utils.datasets.stand_ins.marker import marked_folders
 from blcf_utils.ground.errors import StudyError
 
+# x1, y1, x2, y2 in pixels of the image: left, top, right, bottom.
 Box = tuple[float, float, float, float]
 
 
