@@ -15,6 +15,7 @@ import numpy as np
 from blcf_utils.datasets.files import content_digest
 from blcf_utils.ground.errors import StudyError
 
+# x1, y1, x2, y2 in pixels of the image: left, top, right, bottom.
 Box = tuple[float, float, float, float]
 # Ends the name of a dataset that `blcf standins write` makes from a benchmark's ground truth.
 STANDIN = "-standin"

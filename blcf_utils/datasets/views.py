@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blcf_utils.config.profile import AugmentationConfig
-
-Box = tuple[float, float, float, float]
+from blcf_utils.datasets.base import Box
 
 
 @dataclass(frozen=True)

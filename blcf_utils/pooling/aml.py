@@ -24,8 +24,8 @@ import numpy as np
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.mac import mac_pool
-from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.rmac_kernels import best_window, integral_powers
+from blcf_utils.search.windows import Window
 
 POWER, STEP, TOLERANCE, ITERATIONS = 10, 3, 1.1, 5
 

@@ -11,7 +11,8 @@ import numpy as np
 from blcf_utils.features.networks.heads import ClassifierHead
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.pooling.crow import crow_channel_weights
-from blcf_utils.pooling.maps import Window, positions
+from blcf_utils.pooling.maps import positions
+from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from blcf_utils.pooling.maps import Positions, Window, positions
+from blcf_utils.pooling.maps import Positions, positions
+from blcf_utils.search.windows import Window
 
 
 def crow_pool(

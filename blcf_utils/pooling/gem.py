@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.pooling.maps import Window, positions
+from blcf_utils.pooling.maps import positions
+from blcf_utils.search.windows import Window
 
 _LEAST = 1e-6  # the authors' floor: activations below it count as it
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blcf_utils.ground.errors import StudyError
-
-# y0, y1, x0, x1 in cells of a feature map, ends excluded.
-Window = tuple[int, int, int, int]
+from blcf_utils.search.windows import Window
 
 
 @dataclass(frozen=True)

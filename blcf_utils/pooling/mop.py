@@ -22,10 +22,10 @@ from sklearn.decomposition import PCA
 
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.neural_codes import Encode
 from blcf_utils.pooling.patches import grid_windows, window_grid
 from blcf_utils.pooling.vlad import joined, nearest_words, residual_sums
+from blcf_utils.search.windows import Window
 from blcf_utils.words.kmeans import fit_kmeans
 
 # Of the two smaller scales: which part of a side a window has, and how many stand along it.

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.pooling.maps import Window, positions
+from blcf_utils.pooling.maps import positions
 from blcf_utils.pooling.vlad import joined, unit_positions
+from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening
 
 # Weights (K, D) and bias (K,) of the assignment; once trained they are not the centroids' any more.

@@ -14,8 +14,8 @@ import torch
 
 from blcf_utils.features.networks.heads import ClassifierHead
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.patches import window_grid
+from blcf_utils.search.windows import Window
 
 # (N, C, g, g) float32 to (N, F) float32.
 Encode = Callable[[np.ndarray], np.ndarray]

@@ -15,8 +15,9 @@ import numba
 import numpy as np
 
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.pooling.maps import Window, positions
+from blcf_utils.pooling.maps import positions
 from blcf_utils.pooling.rmac_kernels import window_maxima
+from blcf_utils.search.windows import Window
 
 _SCORES_AT_ONCE = 16_000_000  # float32 products: 64 MB
 

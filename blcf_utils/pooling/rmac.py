@@ -8,8 +8,9 @@ from functools import lru_cache
 import numpy as np
 
 from blcf_utils.features.rows import normalise_rows
-from blcf_utils.pooling.maps import Window, positions
+from blcf_utils.pooling.maps import positions
 from blcf_utils.pooling.rmac_kernels import window_maxima
+from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening
 
 _OVERLAP = 0.4  # wanted share of a largest square that its neighbour covers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from blcf_utils.pooling.maps import Window, positions
+from blcf_utils.pooling.maps import positions
+from blcf_utils.search.windows import Window
 
 SIGMA = 1 / 6  # of the shorter side: a third of the way from the centre to the nearest border
 

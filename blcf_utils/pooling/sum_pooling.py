@@ -10,8 +10,9 @@ from blcf_utils.config.profile import SumPoolingConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.pooling.maps import Window, positions
+from blcf_utils.pooling.maps import positions
 from blcf_utils.search.boxes import Mode, Projection, query_cells
+from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import fit_whitening
 
 # A feature map (C, h, w) and its cells' weights (h, w), or None, to a vector (C,).

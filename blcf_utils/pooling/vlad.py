@@ -13,7 +13,8 @@ import numpy as np
 
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.pooling.maps import Positions, Window, positions
+from blcf_utils.pooling.maps import Positions, positions
+from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening
 
 

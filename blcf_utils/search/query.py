@@ -18,9 +18,11 @@ from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.views import AS_IT_IS, View
 from blcf_utils.search.boxes import Mode, Projection, query_cells
 from blcf_utils.search.index.inverted_file import InvertedFile
+from blcf_utils.search.windows import Window
 from blcf_utils.words.assignment_maps import AssignmentMaps
 from blcf_utils.words.histograms import Sparse, sparse_histogram
 
+# The words of a map, (h, w), and which of its cells take part, boolean (h, w).
 Region = tuple[np.ndarray, np.ndarray]
 
 
@@ -85,7 +87,7 @@ class SearchBase:
         width, height = self.maps.sizes[self.dataset.image_index[query.image]]
         return int(width), int(height)
 
-    def histogram(self, image: int, window: tuple[int, int, int, int] | None = None) -> Sparse:
+    def histogram(self, image: int, window: Window | None = None) -> Sparse:
         """Return the histogram of an image, or of a window (y0, y1, x0, x1) of its map."""
         y0, y1, x0, x1 = window or (0, None, 0, None)
         words = self.maps.map(image)[y0:y1, x0:x1]

@@ -30,9 +30,8 @@ from blcf_utils.search.boxes import Mode
 from blcf_utils.search.expansion import expand_query
 from blcf_utils.search.query import Ranking, SearchBase, region_histogram
 from blcf_utils.search.reranking import region_query, rerank
+from blcf_utils.search.windows import Window
 from blcf_utils.words.histograms import Sparse
-
-Window = tuple[int, int, int, int]
 
 # The rows of table t02, in its order.
 RECIPES = (
@@ -200,7 +199,7 @@ class Searcher:
         """Re-rank the first images of what was found; ``settings`` change the profile's."""
         return self._rerank(Step("R", tuple(settings.items())), query, augment, found)
 
-    def places(self, query: Query, found: Found, images: int) -> dict:
+    def places(self, query: Query, found: Found, images: int) -> dict[int, Window]:
         """Return the windows in which the first images show the query, as ``Found.windows``.
 
         Those of re-ranking where it looked; the other images are looked at now, their order kept.

@@ -22,12 +22,11 @@ import numpy as np
 
 from blcf_utils.config.profile import RerankingConfig
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.search.query import Ranking
-from blcf_utils.search.windows import WindowPlan, quarters, window_plan
+from blcf_utils.search.query import Ranking, Region
+from blcf_utils.search.windows import Window, WindowPlan, quarters, window_plan
 from blcf_utils.words.assignment_maps import AssignmentMaps
-from blcf_utils.words.histograms import sparse_histogram
+from blcf_utils.words.histograms import Sparse, sparse_histogram
 
-Histogram = tuple[np.ndarray, np.ndarray]
 WeightMaps = Callable[[int], np.ndarray]
 
 # Weights become whole numbers up to this one: sums and differences of them are exact in float64,
@@ -48,8 +47,8 @@ class RegionQuery:
         aspect: width / height of the region in pixels.
     """
 
-    whole: Histogram
-    quarters: tuple[Histogram, ...]
+    whole: Sparse
+    quarters: tuple[Sparse, ...]
     aspect: float
 
 
@@ -63,12 +62,10 @@ class Localised:
     """
 
     ranking: Ranking
-    cells: dict[int, tuple[int, int, int, int]]
+    cells: dict[int, Window]
 
 
-def region_query(
-    views: Sequence[tuple[np.ndarray, np.ndarray]], size: tuple[int, int]
-) -> RegionQuery:
+def region_query(views: Sequence[Region], size: tuple[int, int]) -> RegionQuery:
     """Return the query made of the marked cells of one or several views of the query image.
 
     The words of all views are put together before normalising, those of a view's quarter with

@@ -13,6 +13,9 @@ import numpy as np
 from blcf_utils.datasets.base import Box
 from blcf_utils.ground.errors import StudyError
 
+# y0, y1, x0, x1 in cells of a map, ends excluded.
+Window = tuple[int, int, int, int]
+
 
 def window_grid(shape: tuple[int, int], sizes: tuple[float, ...]) -> np.ndarray:
     """Return the windows of a map: every height with every width, half overlapping.
@@ -64,7 +67,7 @@ def quarters(windows: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(part, axis=-1) for part in parts], axis=-2)
 
 
-def window_box(cells: tuple[int, int, int, int], shape: tuple[int, int], size) -> Box:
+def window_box(cells: Window, shape: tuple[int, int], size) -> Box:
     """Return a window as a box (x1, y1, x2, y2) in pixels.
 
     Args:

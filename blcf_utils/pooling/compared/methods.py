@@ -25,7 +25,6 @@ from blcf_utils.pooling.crow import crow_pool
 from blcf_utils.pooling.dense_codebook import learn_dense_codebook
 from blcf_utils.pooling.gem import gem_pool
 from blcf_utils.pooling.mac import mac_pool
-from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.mop import learn_mop, mop_pool, read_books, save_books
 from blcf_utils.pooling.netvlad import netvlad_alpha, netvlad_parameters, netvlad_pool
 from blcf_utils.pooling.neural_codes import encode, neural_codes
@@ -34,6 +33,7 @@ from blcf_utils.pooling.rmac import region_maxima, rmac_pool
 from blcf_utils.pooling.spoc import spoc_pool
 from blcf_utils.pooling.sum_pooling import sum_pool
 from blcf_utils.pooling.vlad import vlad_pool
+from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening
 
 DATABASE_LEVELS, QUERY_LEVELS = 4, 3  # of the patch grids (Razavian et al., 2014)

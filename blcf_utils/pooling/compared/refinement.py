@@ -9,8 +9,8 @@ from blcf_utils.features.rows import normalise_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.pooling.aml import localise_all
 from blcf_utils.pooling.compared.methods import FittedMethod
-from blcf_utils.pooling.maps import Window
 from blcf_utils.search.query import Ranking
+from blcf_utils.search.windows import Window
 
 
 def ranked(scores: np.ndarray) -> Ranking:

@@ -17,8 +17,8 @@ from blcf_utils.features.networks.heads import ClassifierHead
 from blcf_utils.features.rows import normalise_rows, sample_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import ArtefactStore, Stage
-from blcf_utils.pooling.maps import Window
 from blcf_utils.pooling.rmac import rmac_regions
+from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening, fit_whitening, read_whitening, save_whitening
 
 # (B, C, h, w) maps, their weights or None, a window or None, to descriptors (B, ..., D).

@@ -21,9 +21,9 @@ from blcf_utils.pooling.compared.methods import METHODS, FittedMethod, Method
 from blcf_utils.pooling.compared.refinement import expand_average, ranked, rerank_aml
 from blcf_utils.pooling.compared.teacher import TeacherData
 from blcf_utils.pooling.mac import mac_pool
-from blcf_utils.pooling.maps import Window
 from blcf_utils.search.boxes import Mode, Projection, query_cells
 from blcf_utils.search.query import Ranking
+from blcf_utils.search.windows import Window
 
 STAGE = Stage("descriptors", version=1)
 
