@@ -233,12 +233,12 @@ class _Describer:
     skip: bool
 
 
-def _read_and_describe(how: _Describer, path: Path):
+def _read_and_describe(describer: _Describer, path: Path):
     """Return the stored image's size, keypoints in its pixels, and raw descriptors."""
     try:
-        return _describe_file(path, how.config, how.exif)
+        return _describe_file(path, describer.config, describer.exif)
     except UnreadableImage:
-        if not how.skip:
+        if not describer.skip:
             raise
         return (0, 0), np.empty((0, 4)), np.empty((0, DIMENSIONS))
 
@@ -262,12 +262,13 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
     records = _cut_to_finished(folder).tolist()
     ends = [0, *np.cumsum([record[0] for record in records], dtype=np.int64).tolist()]
     missing = [paths[i] for i in range(len(records), len(paths)) if distinct[i] == i]
-    how = _Describer(config, dataset.exif_orientation, on_corrupt == "skip")
+    describer = _Describer(config, dataset.exif_orientation, on_corrupt == "skip")
     described = mapped(
         _read_and_describe,
-        how,
+        describer,
         missing,
         files=lambda path: [path],
+        ordered=True,  # records are appended
         threads=_THREADS,
         at_once=_A_TASK,
     )
