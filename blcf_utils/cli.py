@@ -349,7 +349,7 @@ def export_milvus(
     from blcf_utils.apps.milvus.vectors import vectors_of_collection, vectors_of_dataset
 
     if folder is not None:
-        from blcf_utils.apps.photographs.opened import Collection
+        from blcf_utils.apps.photographs.collection import Collection
 
         opened = Collection(folder)
         base = opened.base(weighting or "None")

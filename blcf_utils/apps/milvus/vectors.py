@@ -14,7 +14,7 @@ from blcf_utils.search.query import SearchBase
 from blcf_utils.words.histograms import Sparse
 
 if TYPE_CHECKING:
-    from blcf_utils.apps.photographs.opened import Collection
+    from blcf_utils.apps.photographs.collection import Collection
     from blcf_utils.study.pipeline import Pipeline
 
 VERSION = 2  # goes up when the rows made of the same maps, weights and idf change
@@ -65,8 +65,9 @@ def vectors_of_dataset(bench: Pipeline, weighting: str | None = None) -> IndexVe
 
 def vectors_of_collection(collection: Collection, weighting: str = NONE) -> IndexVectors:
     """Return the vectors of an indexed folder's photographs."""
-    label, made_of = f"{collection.folder.name}_{weighting}", collection.digest(weighting)
-    return vectors_of_base(collection.base(weighting), label, {"collection": made_of})
+    made_of = {"collection": collection.key, "weighting": weighting}
+    label = f"{collection.folder.name}_{weighting}"
+    return vectors_of_base(collection.base(weighting), label, made_of)
 
 
 def vectors_of_base(base: SearchBase, label: str, made_of: dict) -> IndexVectors:
