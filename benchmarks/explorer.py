@@ -54,18 +54,17 @@ def measure(subject: Subject, queries: int) -> tuple[list[dict], bool]:
             sent = explorer.subject.dataset.images[number].read_bytes()
             about = {"name": "own.jpg", "size": len(sent)}
             times = {"own photograph": _timed(panel._uploaded, panel.upload, about, [sent])}
-            times["another image"] = _timed(panel._ask, explorer.ask, int(number))
-            width, height = explorer.question.size
+            times["another image"] = _timed(panel._ask, int(number))
+            width, height = explorer.answer.base.query_size(explorer.query)
             box = (0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height)
-            times["box"] = _timed(panel._ask, explorer.draw, box)
+            times["box"] = _timed(panel._ask, explorer.query.image, box)
             for name, settings in turns.items():
                 explorer.turn(**settings)
-                times[name] = _timed(panel._show)
+                times[name] = _timed(lambda: panel._show(explorer.answer))
                 explorer.turn(**plain)
-            panel._show()
+            panel._show(explorer.answer)
             hit = explorer.answer.hits[0]
-            asked = {"image": hit.image, "turn": int(number) + 1}
-            times["why?"] = _timed(panel._asked, {"new": asked})
+            times["why?"] = _timed(panel._chosen, panel.results, {"why": hit.image}, [])
             added = explorer.contributions(hit.image)["contribution"].sum()
             agree = agree and bool(abs(added - hit.score) < 1e-4)
             if not warm:

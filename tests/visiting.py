@@ -1,28 +1,14 @@
 """What tests do in a browser: open the demo, draw, choose files, take screenshots."""
 
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import requests
 from PIL import Image
 
 from blcf_utils.apps.explorer.demo import serving
 
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
-
-
-def ready(address, process, seconds=60):
-    """Wait until a server answers."""
-    until = time.monotonic() + seconds
-    while True:
-        assert process.poll() is None, "the server ended"
-        assert time.monotonic() < until
-        try:
-            return requests.get(f"{address}voila/static/voila.js", timeout=2)
-        except requests.ConnectionError:
-            time.sleep(0.2)
 
 
 @contextmanager
@@ -32,8 +18,7 @@ def visiting(browser, code, folder, width=1280, height=900):
     Nothing but the demo itself is reached; ``page.elsewhere`` lists what the page asked others for.
     """
     log = (folder / "demo.log").open("w")
-    with log, serving(code, port=0, log=log) as (process, address):
-        ready(address, process)
+    with log, serving(code, port=0, log=log) as (_, address):
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(90_000)  # machines are shared
         page.elsewhere = []

@@ -22,7 +22,7 @@ import yaml
 from pydantic import ValidationError
 
 from blcf_utils.config.profile import ExpansionConfig, RerankingConfig
-from blcf_utils.datasets.base import Query
+from blcf_utils.datasets.base import Box, Query
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import Config
@@ -30,7 +30,7 @@ from blcf_utils.search.boxes import Mode
 from blcf_utils.search.expansion import expand_query
 from blcf_utils.search.query import Ranking, SearchBase, region_histogram
 from blcf_utils.search.reranking import region_query, rerank
-from blcf_utils.search.windows import Window
+from blcf_utils.search.windows import Window, window_box
 from blcf_utils.words.histograms import Sparse
 
 # The rows of table t02, in its order.
@@ -74,6 +74,21 @@ class Found:
     mode: Mode
     windows: dict[int, Window]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image shows the query.
+
+    Attributes:
+        image: its number.
+        score: what it is ranked by.
+        box: (x1, y1, x2, y2) in pixels; the whole image where no window was compared.
+    """
+
+    image: int
+    score: float
+    box: Box
 
 
 def parse_recipe(text: str) -> tuple[Step, ...]:
@@ -199,16 +214,24 @@ class Searcher:
         """Re-rank the first images of what was found; ``settings`` change the profile's."""
         return self._rerank(Step("R", tuple(settings.items())), query, augment, found)
 
-    def places(self, query: Query, found: Found, images: int) -> dict[int, Window]:
-        """Return the windows in which the first images show the query, as ``Found.windows``.
+    def places(self, query: Query, found: Found, top: int) -> list[Place]:
+        """Return the first images and where each shows the query; the query's own is left out.
 
-        Those of re-ranking where it looked; the other images are looked at now, their order kept.
+        Windows are those of re-ranking where it looked; in other images they are searched now,
+        and the order is kept.
         """
-        first = found.ranking.images[:images].tolist()
-        windows = dict(found.windows)
-        if any(image not in windows for image in first):
-            windows = self.rerank(query, found, images=images).windows | windows
-        return {image: windows[image] for image in first if image in windows}
+        images = found.ranking.images[: top + 1].tolist()
+        windows = found.windows
+        if any(image not in windows for image in images):
+            windows = self.rerank(query, found, images=top + 1).windows | windows
+        own, maps, places = self.base.dataset.image_index.get(query.image), self.base.maps, []
+        for image, score in zip(images, found.ranking.scores[: top + 1].tolist(), strict=True):
+            if image != own:
+                size, box = maps.sizes[image], (0.0, 0.0, *map(float, maps.sizes[image]))
+                if image in windows:
+                    box = window_box(windows[image], maps.shapes[image], size)
+                places.append(Place(image, score, box))
+        return places[:top]
 
     def _rerank(self, step: Step, query: Query, augment: bool, found: Found) -> Found:
         config = _configured(self.reranking, step)

@@ -7,7 +7,6 @@ would need the panel written again; Voila is kept by the Jupyter project, as ipy
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ import tempfile
 import textwrap
 import time
 import webbrowser
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,16 +30,16 @@ from blcf_utils.study.study import open_study
 
 TITLE = "Instance search"
 HOST, PORT = "127.0.0.1", 8866
-# A page needs no other machine, and tells none of its visitors: Voila's own asks for icons it has.
+# Pages load from this server only. Voila's own template would also ask another machine for icons.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     "worker-src 'self' blob:; connect-src 'self' data: blob:; frame-ancestors 'self'"
 )
-# What the knobs offer beside the profile's own codebook, the layer next to its own, and no weights.
+# What the knobs offer beside the profile's own layer and codebook and the next layer.
 WORDS = (512,)
 WEIGHTINGS = ("Gaussian", "L2-norm", "salgan-mini")
-# Kernels of visitors who have gone give their memory back.
+# The kernel of a visitor who has left ends after this time, which frees its memory.
 IDLE_SECONDS = 600
 
 
@@ -50,7 +49,7 @@ def page_of_folder(folder: Path | str) -> str:
     Raises:
         StudyError: it is not indexed.
     """
-    FolderSubject(folder)  # said now, not to the first visitor
+    FolderSubject(folder)  # fails before the server starts, not on the first visit
     where = str(Path(folder).expanduser().resolve())
     return f"""\
         from blcf_utils.apps.explorer.panel import explore_folder
@@ -86,7 +85,7 @@ def page_of_dataset(
 
 @contextmanager
 def serving(code: str, host: str = HOST, port: int = PORT, log=None):
-    """Serve a page for as long as the block lasts; yields (process, address).
+    """Serve a page for as long as the block lasts; yields (process, address) once it answers.
 
     Args:
         code: of the one cell, whose last expression is the panel.
@@ -95,21 +94,15 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
         log: where the server writes, as for ``subprocess``; this process' own output when None.
 
     Raises:
-        StudyError: the port is taken.
+        StudyError: the port is taken, or the server does not start.
     """
-    port = _free_port(host, port)
+    port = check_address(host, port)
+    cells = [nbformat.v4.new_markdown_cell(f"# {TITLE}")]
+    cells += [nbformat.v4.new_code_cell(textwrap.dedent(code))]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     with tempfile.TemporaryDirectory(prefix="blcf-demo-") as folder:
-        notebook = nbformat.v4.new_notebook(
-            cells=[
-                nbformat.v4.new_markdown_cell(f"# {TITLE}"),
-                nbformat.v4.new_code_cell(textwrap.dedent(code)),
-            ],
-            metadata={
-                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-            },
-        )
         path = Path(folder) / "instance-search.ipynb"
-        nbformat.write(notebook, path)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
         (Path(folder) / "voila.json").write_text(json.dumps(_settings(host, port)), "utf-8")
         # Settings come from there alone: not from a file that happens to lie in the working folder.
         options = ("--Voila.config_file_paths", folder, "--Voila.log_level=ERROR", "--no-browser")
@@ -120,7 +113,9 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
             stderr=log,
         )
         try:
-            yield process, f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+            wait_until_served(address, process)
+            yield process, address
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -130,27 +125,16 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
                 process.wait()
 
 
-def check_address(host: str, port: int) -> None:
-    """Fail at once, before anything is prepared, where the server could not listen.
-
-    Raises:
-        StudyError: an address that is not this machine's, or a port that is taken.
-    """
-    _free_port(host, port)
-
-
 def serve(code: str, host: str = HOST, port: int = PORT, browser: bool = True) -> int:
     """Serve a page until it is interrupted; returns the server's exit status."""
-    with serving(code, host, port) as (process, address):
-        try:
-            # A browser that comes before the server listens would only show an error.
-            wait_until_served(address, process)
+    try:
+        with serving(code, host, port) as (process, address):
             print(f"{TITLE}: {address} (stop with Ctrl-C)", flush=True)
             if browser:
                 webbrowser.open(address)
             return process.wait()
-        except KeyboardInterrupt:
-            return 0
+    except KeyboardInterrupt:
+        return 0
 
 
 def wait_until_served(address: str, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -160,42 +144,44 @@ def wait_until_served(address: str, process: subprocess.Popen, seconds: float = 
         StudyError: it ended, or did not answer in time.
     """
     parts = urlsplit(address)
-    # Whoever listens on every address is reached on this machine's own.
+    # A server that listens on every address is reached on this machine's own.
     host = {"0.0.0.0": HOST, "::": "::1"}.get(parts.hostname, parts.hostname)
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until:
-        with contextlib.suppress(OSError), socket.create_connection((host, parts.port), 1):
+        with suppress(OSError), socket.create_connection((host, parts.port), 1):
             return
         time.sleep(0.1)
     ended = "ended" if process.poll() is not None else f"did not answer in {seconds:.0f} s"
     raise StudyError(f"{address}: the server {ended}; what it wrote above may say why")
 
 
+def check_address(host: str, port: int) -> int:
+    """Return the port on which a server can listen: the one given, or any free one for 0.
+
+    Raises:
+        StudyError: an address that is not this machine's, or a port that is taken.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family) as probe:
+            return probe.getsockname()[1]
+    except OSError as error:
+        reason = error.strerror.partition(" (")[0]
+        raise StudyError(
+            f"{host}:{port}: cannot listen there ({reason}); choose another --port or --host"
+        ) from None
+
+
 def _settings(host: str, port: int) -> dict:
     """Return Voila's configuration."""
     tornado = {
-        # Photographs travel in one message each, which is 10 MiB at most by default.
+        # A photograph travels in one message, which is 10 MiB at most by default.
         "websocket_max_message_size": 2 * MAX_BYTES,
         "headers": {"Content-Security-Policy": POLICY},
     }
+    page = {"strip_sources": True, "show_tracebacks": False, "file_allowlist": []}
     return {
         "Voila": {"ip": host, "port": port, "port_retries": 0, "tornado_settings": tornado},
-        "VoilaConfiguration": {
-            "strip_sources": True, "show_tracebacks": False, "file_allowlist": [],
-        },
+        "VoilaConfiguration": page,
         "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
-    }  # fmt: skip
-
-
-def _free_port(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StudyError(
-                f"{host}:{port}: cannot listen there ({error.strerror}); choose another --port "
-                "or --host"
-            ) from None
-        return probe.getsockname()[1]
+    }

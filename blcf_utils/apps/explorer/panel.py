@@ -1,22 +1,26 @@
-"""The explorer's face: knobs, query image, results and reasons as one widget."""
+"""The explorer as one widget: settings, query image, results and reasons."""
 
 from __future__ import annotations
 
 import html
 import io
 import logging
+import tempfile
+from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import wraps
+from pathlib import Path
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from blcf_utils.apps.explorer.explorer import EXPANSIONS, MODES, Explorer, Hit, Question
+from blcf_utils.apps.explorer.explorer import EXPANSIONS, MODES, Answer, Explorer
 from blcf_utils.apps.explorer.pictures import plot_answer, show_answer, show_why
-from blcf_utils.apps.explorer.subject import FolderSubject, StudySubject, Subject, jpeg
-from blcf_utils.apps.explorer.uploads import Uploads
+from blcf_utils.apps.explorer.subject import FolderSubject, StudySubject, Subject
+from blcf_utils.apps.explorer.uploads import MAX_BYTES, accept, check_size
 from blcf_utils.apps.explorer.widgets import BoxCanvas, PhotoUpload, ResultGrid
-from blcf_utils.datasets.base import Dataset
+from blcf_utils.datasets.base import Box, Dataset, Query
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.search.boxes import read_box
 from blcf_utils.study.pipeline import Pipeline
@@ -30,18 +34,28 @@ _ASK = "Press <em>why?</em> below a result."
 log = logging.getLogger("blcf")
 
 
-def _said(method: Callable) -> Callable:
-    """Say an error in the panel instead of raising it, and go on with the last answer."""
+def _handler(method: Callable) -> Callable:
+    """Let a method answer a widget.
+
+    What the panel sets itself is no event. An error is shown in the panel instead of raised, and
+    the last query and knobs are taken up again.
+    """
 
     @wraps(method)
     def wrapped(self, *arguments):
+        if self._setting:
+            return
+        before = self.explorer.query, self.explorer.knobs
         try:
             method(self, *arguments)
+            return
         except StudyError as error:
-            self._say(str(error))
-        except Exception as error:  # a page would swallow it, and seem to hang
+            text = str(error)
+        except Exception as error:  # a page would show nothing, and seem to hang
             log.exception("the explorer failed")
-            self._say(f"a fault of the explorer: {type(error).__name__}: {error}; go on, or reload")
+            text = f"a fault of the explorer: {type(error).__name__}: {error}; go on, or reload"
+        self.explorer.query, self.explorer.knobs = before
+        self.message.value = f'<p role="alert" class="blcf-error">{html.escape(text)}</p>'
 
     return wrapped
 
@@ -54,47 +68,51 @@ class Panel:
 
     Attributes:
         explorer: what the widgets turn; its ``answer`` is what is shown.
-        uploads: where photographs of one's own go.
+        uploads: the folder of uploaded photographs; it goes with the session.
     """
 
     def __init__(self, subject: Subject, **knobs):
-        self.explorer, self.uploads = Explorer(subject, **knobs).warm(), Uploads()
-        self._quiet, self._explained = False, None
-        self._before: list[Question] = []
+        self.explorer = Explorer(subject, **knobs).warm()
+        self.uploads = tempfile.TemporaryDirectory(prefix="blcf-uploads-")
+        self._setting = False
+        self._shown: Query | None = None
+        self._explained: int | None = None
+        self._before: deque[Query] = deque(maxlen=_REMEMBERED)
         self._names = _names(subject.dataset)
         self._numbers = {name: i for i, name in enumerate(self._names)}
         self._build(subject)
-        self._show_question()
-        self._show()
+        self._show(self.explorer.answer)
+        self._connect()
 
     def _build(self, subject: Subject) -> None:
-        wide = {"layout": widgets.Layout(width="97%"), "style": {"description_width": "84px"}}
-        dataset, knobs = subject.dataset, self.explorer.knobs
-        starts = [(f"{q.id}", ("query", q.id)) for q in dataset.queries] or [
-            (name, ("image", i)) for i, name in enumerate(self._names[:_MANY])
+        dataset = subject.dataset
+        starts = [(query.id, (query.image, query.box)) for query in dataset.queries] or [
+            (name, (path, None))
+            for name, path in zip(self._names[:_MANY], dataset.images, strict=False)
         ]
-        self.start = widgets.Dropdown(options=starts, description="query", **wide)
-        self.image = widgets.Combobox(
+        self.start = _wide(widgets.Dropdown, "query", options=starts)
+        self.image = _wide(
+            widgets.Combobox,
+            "image",
             options=self._names[:_LISTED],
-            description="image",
             placeholder="name of an image",
             continuous_update=False,
-            **wide,
         )
-        self.upload = PhotoUpload(most_bytes=self.uploads.max_bytes)
+        self.upload = PhotoUpload(most_bytes=MAX_BYTES)
+        self.canvas = BoxCanvas()
+        self.box = _wide(widgets.Text, "box", placeholder="x1,y1,x2,y2", continuous_update=False)
+        self.knobs = {
+            "mode": _wide(widgets.Dropdown, "search", options=MODES),
+            "rerank": widgets.Checkbox(description="re-rank", indent=False),
+            "expansion": _wide(widgets.Dropdown, "expansion", options=EXPANSIONS),
+            "weighting": _wide(widgets.Dropdown, "weighting", options=subject.weightings),
+            "coding": _wide(widgets.Dropdown, "layer, words", options=subject.codings),
+        }
+        for name, widget in self.knobs.items():
+            widget.value = getattr(self.explorer.knobs, name)
         self.back = widgets.Button(description="back to the last query", disabled=True)
         self.upload.layout.width = self.back.layout.width = "97%"
-        self.canvas = BoxCanvas()
-        self.box = widgets.Text(
-            description="box", placeholder="x1,y1,x2,y2", continuous_update=False, **wide
-        )
-        self.coding = _choice("layer, words", subject.codings, knobs.coding, wide)
-        self.weighting = _choice("weighting", subject.weightings, knobs.weighting, wide)
-        self.mode = _choice("search", MODES, knobs.mode, wide)
-        self.rerank = widgets.Checkbox(knobs.rerank, description="re-rank", indent=False)
-        self.expansion = _choice("expansion", EXPANSIONS, knobs.expansion, wide)
-        self.message, self.summary = widgets.HTML(), widgets.HTML()
-        self.results = ResultGrid()
+        self.message, self.summary, self.results = widgets.HTML(), widgets.HTML(), ResultGrid()
         self.curve, self.why = widgets.Image(format="png"), widgets.Image(format="png")
         self.curve.layout.max_width = "100%"
         # On a phone it is scrolled sideways: smaller, nobody could read it.
@@ -104,97 +122,135 @@ class Panel:
             [self.curve, widgets.VBox([self.caption, self.why], layout={"overflow": "auto"})],
             titles=("Precision and recall", "Why was it found?"),
             selected_index=0 if dataset.queries else None,
-        )
-        style = "<style>.blcf-error{background:#fde8e6;color:#8c1d13;padding:6px 10px}</style>"
-        left = widgets.VBox(
-            [
-                self.start, self.image, self.upload, self.canvas, self.box, self.mode,
-                self.rerank, self.expansion, self.weighting, self.coding, self.back,
-            ],
-            layout=widgets.Layout(flex="1 1 300px", max_width="480px", min_width="260px"),
-        )  # fmt: skip
-        right = widgets.VBox(
-            [widgets.HTML(style), self.message, self.summary, self.results, self.details],
-            layout=widgets.Layout(flex="2 1 320px", min_width="260px"),
-        )
+        ).add_class("blcf-details")
+        asked = [self.start, self.image, self.upload, self.canvas, self.box]
+        found = [self.message, self.summary, self.results, self.details]
+        left = {"flex": "1 1 300px", "max_width": "480px", "min_width": "260px"}
+        right = {"flex": "2 1 320px", "min_width": "260px"}
         self.widget = widgets.Box(
-            [left, right],
-            layout=widgets.Layout(display="flex", flex_flow="row wrap", grid_gap="14px"),
-        )
-        self.widget.add_class("blcf-panel")
-        self.details.add_class("blcf-details")
-        for name in ("coding", "weighting", "mode", "rerank", "expansion"):
-            getattr(self, name).observe(self._turned, "value")
+            [
+                widgets.VBox([*asked, *self.knobs.values(), self.back], layout=left),
+                widgets.VBox(found, layout=right),
+            ],
+            layout={"display": "flex", "flex_flow": "row wrap", "grid_gap": "14px"},
+        ).add_class("blcf-panel")
+
+    def _connect(self) -> None:
+        for widget in self.knobs.values():
+            widget.observe(self._turned, "value")
         self.start.observe(self._started, "value")
         self.image.observe(self._named, "value")
         self.upload.on_msg(self._uploaded)
         self.back.on_click(self._returned)
         self.canvas.observe(self._drawn, "box")
         self.box.observe(self._typed, "value")
-        self.results.observe(self._picked, "picked")
-        self.results.observe(self._asked, "asked")
+        self.results.on_msg(self._chosen)
 
-    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
-        bundle = self.widget._repr_mimebundle_()
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**data, "image/png": _png(show_answer(self.explorer))}, metadata
+    def _repr_mimebundle_(self, **_) -> dict:
+        return {**self.widget._repr_mimebundle_(), "image/png": _png(show_answer(self.explorer))}
 
-    @_said
+    @_handler
     def _turned(self, change) -> None:
-        knobs = ("coding", "weighting", "mode", "rerank", "expansion")
-        self.explorer.turn(**{name: getattr(self, name).value for name in knobs})
-        self._show()
+        self.explorer.turn(**{name: widget.value for name, widget in self.knobs.items()})
+        self._show(self.explorer.answer)
 
-    @_said
+    @_handler
     def _started(self, change) -> None:
-        if self._quiet or change["new"] is None:
-            return
-        kind, value = change["new"]
-        self._ask(self.explorer.ask_query if kind == "query" else self.explorer.ask, value)
+        if change["new"] is not None:
+            self._ask(*change["new"])
 
-    @_said
+    @_handler
     def _named(self, change) -> None:
         name = change["new"].strip()
-        if self._quiet or not name:
+        if not name:
             return
         # Only by its name: a path would open any image of the machine that serves this.
         if name not in self._numbers:
             raise StudyError(f"{name}: no image of that name in {self.explorer.subject.title}")
-        self._ask(self.explorer.ask, self._numbers[name])
+        self._ask(self._numbers[name])
 
-    @_said
+    @_handler
     def _uploaded(self, widget, content, buffers) -> None:
         name = str(content["name"])
         if not buffers:  # the browser kept it
-            self.uploads.check_size(name, int(content["size"]))
-        self._ask(self.explorer.ask, self.uploads.accept(name, b"".join(map(bytes, buffers))))
+            check_size(name, int(content["size"]))
+        self._ask(accept(Path(self.uploads.name), name, b"".join(map(bytes, buffers))))
 
-    @_said
+    @_handler
     def _returned(self, button) -> None:
-        question = self._before.pop()
-        self.explorer.ask(question.path, question.box)
-        self._show_question()
-        self._show()
+        self.explorer.query = self._before.pop()
+        self._show(self.explorer.answer)
 
-    @_said
+    @_handler
     def _drawn(self, change) -> None:
-        if not self._quiet:
-            self._ask(self.explorer.draw, tuple(change["new"]) or None)
+        self._ask(self.explorer.query.image, change["new"])
 
-    @_said
+    @_handler
     def _typed(self, change) -> None:
-        if not self._quiet:
-            self._ask(self.explorer.draw, read_box(change["new"]))
+        self._ask(self.explorer.query.image, read_box(change["new"]))
 
-    @_said
-    def _picked(self, change) -> None:
-        self._ask(self.explorer.ask, int(change["new"]["image"]))
+    @_handler
+    def _chosen(self, widget, content, buffers) -> None:
+        if "pick" in content:
+            self._ask(int(content["pick"]))
+        else:
+            self._explain(int(content["why"]))
+            self.details.selected_index = 1
+            self.results.send("explained")
 
-    @_said
-    def _asked(self, change) -> None:
-        self._explain(int(change["new"]["image"]))
-        self.details.selected_index = 1
-        self.results.explained += 1
+    def _ask(self, image: Path | int, box: Box | None = None) -> None:
+        before, answer = self.explorer.query, self.explorer.ask(image, box).answer
+        if answer.query.image != before.image:
+            self._before.append(before)
+        self._show(answer)
+
+    def _show(self, answer: Answer) -> None:
+        self.message.value = ""
+        if answer.query != self._shown:
+            self._show_query(answer)
+        if self._explained is not None:  # until it is drawn anew, or goes
+            self.why.add_class("blcf-stale")
+        known = (
+            "nothing known of what is relevant"
+            if answer.ap is None
+            else f"AP {answer.ap:.3f} ({answer.query.instance})"
+        )
+        self.summary.value = (
+            f"<b>{html.escape(answer.knobs.recipe)}</b>, weighting {answer.knobs.weighting}: "
+            f"<b>{html.escape(known)}</b>, {len(answer.base.dataset.images):,} images searched in "
+            f"{answer.found.seconds * 1000:.1f} ms. Click a result to make it the query."
+        )
+        thumbnail = self.explorer.subject.thumbnail
+        with self.results.hold_sync():
+            self.results.hits = [asdict(hit) for hit in answer.hits]
+            self.results.jpegs = [thumbnail(hit.image) for hit in answer.hits]
+        self.curve.value = _png(plot_answer(answer))
+        shown = {hit.image for hit in answer.hits} if self.details.selected_index == 1 else ()
+        self._explain(self._explained if self._explained in shown else None)
+
+    def _show_query(self, answer: Answer) -> None:
+        """Show the query's image and box, and let the lists say which one it is.
+
+        They are empty for one's own photograph.
+        """
+        query, subject = answer.query, self.explorer.subject
+        number = subject.dataset.image_index.get(query.image, len(self._names))
+        box = [round(value) for value in query.box or ()]
+        origin = (query.image, query.box)
+        self._setting = True
+        try:
+            with self.canvas.hold_sync():
+                self.canvas.size = list(answer.base.query_size(query))
+                self.canvas.box = box
+                self.canvas.jpeg = subject.jpeg(query.image, _LONGEST)
+            self.box.value = ",".join(map(str, box))
+            self.image.value = "".join(self._names[number : number + 1])
+            offered = [value for _, value in self.start.options]
+            self.start.value = origin if origin in offered else None
+        finally:
+            self._setting = False
+        self.back.disabled = not self._before
+        self._shown = query
 
     def _explain(self, image: int | None) -> None:
         """Show why an image was found, or nothing."""
@@ -208,70 +264,6 @@ class Panel:
         self.why.remove_class("blcf-stale")
         self.caption.value = f"Words that the query shares with <b>{html.escape(name)}</b>"
 
-    def _say(self, text: str) -> None:
-        self.message.value = f'<p role="alert" class="blcf-error">{html.escape(text)}</p>'
-
-    def _ask(self, ask: Callable, value) -> None:
-        before = self.explorer.question
-        ask(value)
-        try:
-            self.explorer.answer  # noqa: B018 - whether there is one
-        except StudyError:
-            self.explorer.ask(before.path, before.box)
-            raise
-        if self.explorer.question.path != before.path:
-            self._before = [*self._before[-_REMEMBERED:], before]
-        self._show_question()
-        self._show()
-
-    def _show_question(self) -> None:
-        question = self.explorer.question
-        self._quiet = True
-        try:
-            with self.canvas.hold_sync():
-                self.canvas.size = list(question.size)
-                self.canvas.box = [round(value) for value in question.box or ()]
-                self.canvas.jpeg = jpeg(self.explorer.subject.picture(question.path, _LONGEST))
-            self.box.value = ",".join(f"{value:.0f}" for value in question.box or ())
-            self._show_origin(question)
-        finally:
-            self._quiet = False
-
-    def _show_origin(self, question: Question) -> None:
-        """Let the lists say which query or image this is; neither, for one's own photograph."""
-        dataset = self.explorer.subject.dataset
-        number = dataset.image_index.get(question.path, len(self._names))
-        self.image.value = "".join(self._names[number : number + 1])
-        asked = (question.path, question.box)
-        same = [("query", q.id) for q in dataset.queries if (q.image, q.box) == asked]
-        offered = {value for _, value in self.start.options}
-        self.start.value = next((one for one in (*same, ("image", number)) if one in offered), None)
-        self.back.disabled = not self._before
-
-    def _show(self) -> None:
-        answer, subject = self.explorer.answer, self.explorer.subject
-        self.message.value = ""
-        if self._explained is not None:  # until it is drawn anew, or goes
-            self.why.add_class("blcf-stale")
-        known = (
-            f"AP {answer.ap:.3f} ({answer.truth.instance})"
-            if answer.truth
-            else "nothing known of what is relevant"
-        )
-        self.summary.value = (
-            f"<b>{html.escape(answer.knobs.recipe)}</b>, weighting {answer.knobs.weighting}: "
-            f"<b>{html.escape(known)}</b>, {len(subject.dataset.images):,} images searched in "
-            f"{answer.seconds * 1000:.1f} ms. Click a result to make it the query."
-        )
-        sizes = answer.base.maps.sizes
-        with self.results.hold_sync():
-            self.results.hits = [_sent(hit, sizes[hit.image]) for hit in answer.hits]
-            self.results.jpegs = [subject.thumbnail(hit.image) for hit in answer.hits]
-            self.results.turn += 1
-        self.curve.value = _png(plot_answer(answer))
-        shown = {hit.image for hit in answer.hits} if self.details.selected_index == 1 else ()
-        self._explain(self._explained if self._explained in shown else None)
-
 
 def explore(bench: Pipeline, layers=(), words=(), weightings=(), **knobs) -> Panel:
     """Return a panel over a dataset of a study, with everything its knobs could ask for ready.
@@ -284,13 +276,14 @@ def explore(bench: Pipeline, layers=(), words=(), weightings=(), **knobs) -> Pan
     return Panel(StudySubject(bench, layers, words, weightings).prepare(), **knobs)
 
 
-def explore_folder(folder, **knobs) -> Panel:
+def explore_folder(folder: Path | str, **knobs) -> Panel:
     """Return a panel over a folder that ``blcf index`` has indexed."""
     return Panel(FolderSubject(folder), **knobs)
 
 
-def _choice(label: str, options, value: str, wide: dict) -> widgets.Dropdown:
-    return widgets.Dropdown(options=list(options), value=value, description=label, **wide)
+def _wide(kind: type[widgets.Widget], label: str, **options) -> widgets.Widget:
+    style = {"description_width": "84px"}
+    return kind(description=label, layout={"width": "97%"}, style=style, **options)
 
 
 def _names(dataset: Dataset) -> list[str]:
@@ -300,15 +293,6 @@ def _names(dataset: Dataset) -> list[str]:
         path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         for path in dataset.images
     ]
-
-
-def _sent(hit: Hit, size) -> dict:
-    (x1, y1, x2, y2), (width, height) = hit.box, (float(v) for v in size)
-    box = [x1 / width, y1 / height, x2 / width, y2 / height]
-    return {
-        "rank": hit.rank, "image": hit.image, "score": hit.score, "verdict": hit.verdict,
-        "name": hit.name, "box": box,
-    }  # fmt: skip
 
 
 def _png(figure: Figure) -> bytes:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Rectangle
 
-from blcf_utils.apps.explorer.explorer import Answer, Explorer, Hit
+from blcf_utils.apps.explorer.explorer import Answer, Explorer
 from blcf_utils.plots.canvas import QUERY, done, draw_box, frame, grid, picture
 from blcf_utils.plots.maps import word_colours
 from blcf_utils.plots.saliency import draw_heat
@@ -17,28 +21,21 @@ _LINES = 8  # words drawn as matching patches
 
 
 def show_answer(explorer: Explorer, columns: int = 6) -> Figure:
-    """Show the question and its first results with the place where each was found."""
-    answer = explorer.answer
+    """Show the query and its first results with the place where each was found."""
+    answer, images = explorer.answer, explorer.subject.dataset.images
     rows = -(-(1 + len(answer.hits)) // columns)
     figure, axes = grid(rows, columns, 1.9, 1.75)
-    spots = list(axes.ravel())
-    for ax in spots[1 + len(answer.hits) :]:
+    first, *spots = axes.ravel()
+    _draw(first, explorer, answer.query.image, answer.base.query_size(answer.query), "query", QUERY)
+    draw_box(first, answer.query.box)
+    for ax, hit in zip(spots, answer.hits, strict=False):
+        title = f"{hit.rank}. {hit.verdict or hit.name}\n{hit.score:.3f}"
+        _draw(ax, explorer, images[hit.image], hit.size, title, COLOURS[hit.verdict])
+        frame(ax, COLOURS[hit.verdict], 3)
+        draw_box(ax, hit.box, "white")
+    for ax in spots[len(answer.hits) :]:
         ax.axis("off")
-    pixels, scale = _pixels(explorer, answer.question.path)
-    picture(spots[0], pixels, "query", QUERY)
-    if answer.question.box:
-        draw_box(spots[0], _scaled(answer.question.box, scale))
-    for ax, hit in zip(spots[1:], answer.hits, strict=False):
-        _draw_hit(ax, explorer, hit)
     return done(figure)
-
-
-def _draw_hit(ax, explorer: Explorer, hit: Hit) -> None:
-    pixels, scale = _pixels(explorer, explorer.subject.dataset.images[hit.image])
-    colour = COLOURS[hit.verdict]
-    picture(ax, pixels, f"{hit.rank}. {hit.verdict or hit.name}\n{hit.score:.3f}", colour)
-    frame(ax, colour, 3)
-    draw_box(ax, _scaled(hit.box, scale), "white")
 
 
 def plot_answer(answer: Answer) -> Figure:
@@ -52,92 +49,80 @@ def plot_answer(answer: Answer) -> Figure:
     precision, recall = answer.curve
     ax.plot(recall, precision, color=QUERY)
     ax.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
-    ax.set_title(f"{answer.truth.instance}: AP {answer.ap:.3f}", fontsize=9)
+    ax.set_title(f"{answer.query.instance}: AP {answer.ap:.3f}", fontsize=9)
     return done(figure)
 
 
 def show_why(explorer: Explorer, image: int) -> Figure:
     """Show why an image was found.
 
-    Above, query and image, with the words that add most to the score of the first search drawn as
+    Above, query and image, with the words that add most to the score of the search drawn as
     matching patches of one colour. Below, the image's assignment map, the weights of its
     positions over it, and what each word adds.
     """
     answer, added = explorer.answer, explorer.contributions(image)
-    best = added.head(_LINES)
+    query, base, best = answer.query, answer.base, added.head(_LINES)
+    path, words = base.dataset.images[image], base.maps.map(image)
     figure = Figure(figsize=(9.2, 5.6), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     left, right = upper.subplots(1, 2)
-    _draw_patches(upper, left, right, explorer, image, best["word"].tolist())
+    size = base.query_size(query)
+    _draw(left, explorer, query.image, size, "query, the words that count most")
+    draw_box(left, query.box)
+    _draw(right, explorer, path, base.maps.sizes[image], path.name)
+    query_words, cells = base.regions(query, answer.found.mode)[0]
+    wanted = best["word"].tolist()
+    starts = _draw_patches(left, np.where(cells, query_words.astype(int), -1), size, wanted)
+    ends = _draw_patches(right, words, base.maps.sizes[image], wanted)
+    for k, word in enumerate(wanted):
+        if word in starts and word in ends:
+            pair = starts[word], ends[word], "data", "data"
+            line = ConnectionPatch(*pair, axesA=left, axesB=right, color=f"C{k}", linewidth=1.2)
+            upper.add_artist(line)
     first, second, third = lower.subplots(1, 3)
-    words = answer.base.maps.map(image)
     picture(first, word_colours(words), f"{len(np.unique(words))} words")
-    pixels, _ = _pixels(explorer, explorer.subject.dataset.images[image])
-    weights = answer.base.weights(image) if answer.base.weights else np.ones(words.shape)
-    draw_heat(second, pixels, np.asarray(weights), f"weights: {answer.knobs.weighting}")
+    pixels = explorer.subject.picture(path, _LONGEST)
+    weights = np.asarray(base.weights(image)) if base.weights else np.ones(words.shape)
+    draw_heat(second, pixels, weights, f"weights: {answer.knobs.weighting}")
     _draw_contributions(third, added, best)
     for ax in (left, right, first, second, third):
         ax.title.set_fontsize(9)
     return done(figure)
 
 
-def _draw_patches(figure, left, right, explorer: Explorer, image: int, words: list[int]) -> None:
-    answer = explorer.answer
-    maps, dataset = answer.base.maps, answer.base.dataset
-    query_words, cells = answer.base.regions(answer.query, answer.knobs.mode.lower())[0]
-    colours = [f"C{k % 10}" for k in range(len(words))]
-    sides = (
-        (left, answer.question.path, np.where(cells, query_words.astype(np.int64), -1)),
-        (right, dataset.images[image], maps.map(image).astype(np.int64)),
-    )
-    middles: list[dict[int, tuple[float, float]]] = []
-    for ax, path, assigned in sides:
-        pixels, _ = _pixels(explorer, path)
-        picture(ax, pixels)
-        across, down = pixels.shape[1] / assigned.shape[1], pixels.shape[0] / assigned.shape[0]
-        places = {}
-        for word, colour in zip(words, colours, strict=True):
-            spots = np.argwhere(assigned == word)
-            for y, x in spots:
-                ax.add_patch(
-                    Rectangle((x * across, y * down), across, down, color=colour, alpha=0.55, lw=0)
-                )
-            if len(spots):
-                y, x = spots[np.abs(spots - np.median(spots, axis=0)).sum(axis=1).argmin()]
-                places[word] = ((x + 0.5) * across, (y + 0.5) * down)
-        middles.append(places)
-    box = answer.question.box
-    left.set_title("query, the words that count most", fontsize=8)
-    right.set_title(dataset.images[image].name, fontsize=8)
-    if box:
-        draw_box(left, _scaled(box, _pixels(explorer, answer.question.path)[1]))
-    for word, colour in zip(words, colours, strict=True):
-        if word in middles[0] and word in middles[1]:
-            ends = middles[0][word], middles[1][word], "data", "data"
-            line = ConnectionPatch(*ends, axesA=left, axesB=right, color=colour, linewidth=1.2)
-            figure.add_artist(line)
+def _draw(
+    ax, explorer: Explorer, path: Path, size: Sequence[int], title: str, colour: str = "black"
+) -> None:
+    """Draw a small version of an image on axes in pixels of the stored image."""
+    picture(ax, explorer.subject.picture(path, _LONGEST), title, colour)
+    ax.images[0].set_extent((0, size[0], size[1], 0))
 
 
-def _draw_contributions(ax, added, best) -> None:
+def _draw_patches(
+    ax, assigned: np.ndarray, size: Sequence[int], words: list[int]
+) -> dict[int, tuple[float, float]]:
+    """Mark the cells of each word; return the middle (x, y) of its most central cell."""
+    across, down = size[0] / assigned.shape[1], size[1] / assigned.shape[0]
+    middles = {}
+    for k, word in enumerate(words):
+        spots = np.argwhere(assigned == word)
+        for y, x in spots:
+            corner = (x * across, y * down)
+            ax.add_patch(Rectangle(corner, across, down, color=f"C{k}", alpha=0.55, linewidth=0))
+        if len(spots):
+            y, x = spots[np.abs(spots - np.median(spots, axis=0)).sum(axis=1).argmin()]
+            middles[word] = ((x + 0.5) * across, (y + 0.5) * down)
+    return middles
+
+
+def _draw_contributions(ax, added: pd.DataFrame, best: pd.DataFrame) -> None:
     total = float(added["contribution"].sum())
     names, values = [f"word {word}" for word in best["word"]], [*best["contribution"]]
-    colours = [f"C{k % 10}" for k in range(len(best))]
+    colours = [f"C{k}" for k in range(len(best))]
     if len(added) > len(best):
         names.append(f"{len(added) - len(best)} others")
-        values.append(total - float(best["contribution"].sum()))
+        values.append(total - sum(values))
         colours.append("#999999")
     ax.barh(names[::-1], values[::-1], color=colours[::-1])
     ax.tick_params(labelsize=7)
-    ax.set_title(f"what each word adds to {total:.3f}", fontsize=8)
-
-
-def _pixels(explorer: Explorer, path) -> tuple[np.ndarray, float]:
-    pixels = explorer.subject.picture(path, _LONGEST)
-    if path == explorer.question.path:
-        return pixels, pixels.shape[1] / explorer.question.size[0]
-    number = explorer.subject.dataset.image_index[path]
-    return pixels, pixels.shape[1] / float(explorer.answer.base.maps.sizes[number][0])
-
-
-def _scaled(box, scale: float):
-    return tuple(value * scale for value in box)
+    ax.set_title(f"what each word adds to {total:.3f}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +11,14 @@ from PIL import Image
 
 from blcf_utils.apps.photographs.collection import Collection
 from blcf_utils.apps.photographs.encoder import Encoder
-from blcf_utils.apps.photographs.shards import THUMBNAIL, thumbnail_of
+from blcf_utils.apps.photographs.shards import THUMBNAIL
 from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import image_size, read_image, resized_size
 from blcf_utils.features.networks.backbones import layer_names
+from blcf_utils.ground.remembered import remembered
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.query import SearchBase
-from blcf_utils.search.recipes import Searcher
 from blcf_utils.study.pipeline import Pipeline
 
 
@@ -53,16 +51,18 @@ class Subject:
         """Return a small JPEG of a database image."""
         raise NotImplementedError
 
-    def searcher(self, base: SearchBase) -> Searcher:
-        """Return what runs recipes on a base."""
-        return Searcher(base, self.profile.reranking, self.profile.expansion)
-
     def picture(self, path: Path, longest: int) -> np.ndarray:
         """Return an image (H, W, 3) uint8, its longest side at most ``longest`` pixels."""
         exif = self.dataset.exif_orientation
         size = image_size(path, exif_orientation=exif)
         small = resized_size(size, longest) if max(size) > longest else None
         return read_image(path, small, exif_orientation=exif)
+
+    def jpeg(self, path: Path, longest: int) -> bytes:
+        """Return an image as a JPEG, its longest side at most ``longest`` pixels."""
+        stream = io.BytesIO()
+        Image.fromarray(self.picture(path, longest)).save(stream, "JPEG", quality=85)
+        return stream.getvalue()
 
 
 class StudySubject(Subject):
@@ -75,13 +75,7 @@ class StudySubject(Subject):
         weightings: by their row names.
     """
 
-    def __init__(
-        self,
-        bench: Pipeline,
-        layers: Sequence[str] = (),
-        words: Sequence[int] = (),
-        weightings: Sequence[str] = (),
-    ):
+    def __init__(self, bench: Pipeline, layers=(), words=(), weightings=()):
         self.profile, self.dataset, self.title = bench.profile, bench.dataset, bench.name
         layer, k = bench.profile.features.backbone.layer, bench.profile.codebook.words
         self._benches = {
@@ -117,10 +111,10 @@ class StudySubject(Subject):
             self.dataset.exif_orientation,
         )
 
-    @lru_cache(maxsize=2000)  # noqa: B019 - lives as long as the session does
+    @remembered
     def thumbnail(self, image: int) -> bytes:
         """Return a small JPEG of a database image."""
-        return thumbnail_of(self.picture(self.dataset.all_images[image], THUMBNAIL))
+        return self.jpeg(self.dataset.images[image], THUMBNAIL)
 
 
 class FolderSubject(Subject):
@@ -148,13 +142,6 @@ class FolderSubject(Subject):
     def thumbnail(self, image: int) -> bytes:
         """Return a small JPEG of a photograph."""
         return self._collection.thumbnail(image)
-
-
-def jpeg(pixels: np.ndarray, quality: int = 85) -> bytes:
-    """Return an image (H, W, 3) uint8 as a JPEG."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
-    return stream.getvalue()
 
 
 def _neighbour(bench: Pipeline) -> str:

@@ -1,68 +1,57 @@
-"""What is known to be relevant to an image and a box that someone has chosen."""
+"""What the ground truth says of an image and a box that someone has chosen."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from blcf_utils.datasets.base import Box, Dataset
+from blcf_utils.datasets.base import Box, Dataset, Query
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Which units count as found.
+def judged(dataset: Dataset, image: Path, box: Box | None) -> Query:
+    """Return an image and a box as a query, with what is known to be relevant to it.
 
-    Attributes:
-        instance: its name, or the query's id.
-        positives: relevant units.
-        junk: units that do not count.
-    """
-
-    instance: str
-    positives: tuple[int, ...]
-    junk: tuple[int, ...] = ()
-
-    def verdict(self, unit: int) -> str:
-        """Return ``junk``, ``relevant`` or ``not relevant``."""
-        if unit in self.junk:
-            return "junk"
-        return "relevant" if unit in self.positives else "not relevant"
-
-
-def known_truth(dataset: Dataset, path: Path, box: Box | None) -> Truth | None:
-    """Return what the ground truth says of an image and a box; None where it says nothing.
-
-    A dataset's own query with that image decides, the one whose box overlaps most; of a box that
+    The dataset's own query of that image decides, the one whose box overlaps most; of a box that
     has less than half in common with all of them nothing is known. An image that is only a
-    positive of some query is judged by that query's positives, itself left out.
+    positive of some query is judged by that query's positives and its image; it is then junk.
+
+    Returns:
+        A query without positives where nothing is known.
     """
-    own = [query for query in dataset.queries if query.image == path]
+    unknown = Query("explored", image, box, ())
+    own = [query for query in dataset.queries if query.image == image]
     if own:
-        query = max(own, key=lambda q: _shared(q.box, box))
-        if _shared(query.box, box) < 0.5:
-            return None
-        return Truth(query.instance or query.id, query.positives, query.junk)
-    number = dataset.image_index.get(path)
-    if number is None or number >= len(dataset.images):
-        return None
-    unit = dataset.unit_of(number)
+        nearest = max(own, key=lambda query: _shared(query.box, box))
+        if _shared(nearest.box, box) < 0.5:
+            return unknown
+        return _like(nearest, unknown, nearest.positives, nearest.junk)
+    unit = _unit(dataset, image)
     for query in dataset.queries:
         if unit in query.positives:
-            others = {*query.positives, *query.junk}
-            if query.image in dataset.image_index:
-                i = dataset.image_index[query.image]
-                others |= {dataset.unit_of(i)} if i < len(dataset.images) else set()
-            positives = tuple(sorted(others - {unit, *_hard_junk(query, dataset)}))
+            positives = {*query.positives, _unit(dataset, query.image)} - {unit, None}
             if positives:
-                return Truth(query.instance or query.id, positives, (unit,))
-    return None
+                return _like(query, unknown, tuple(sorted(positives)), (unit,))
+    return unknown
 
 
-def _hard_junk(query, dataset: Dataset) -> set[int]:
-    """Return a query's junk but for its own image, which shows the instance."""
-    i = dataset.image_index[query.image]
-    own = dataset.unit_of(i) if i < len(dataset.images) else None
-    return {unit for unit in query.junk if unit != own}
+def verdict(query: Query, unit: int) -> str:
+    """Return ``relevant``, ``not relevant`` or ``junk``; empty where nothing is known."""
+    if not query.positives:
+        return ""
+    if unit in query.junk:
+        return "junk"
+    return "relevant" if unit in query.positives else "not relevant"
+
+
+def _like(known: Query, asked: Query, positives: tuple[int, ...], junk: tuple[int, ...]) -> Query:
+    instance = known.instance or known.id
+    return replace(asked, positives=positives, junk=junk, instance=instance)
+
+
+def _unit(dataset: Dataset, image: Path) -> int | None:
+    """Return the unit of an image; None for one that is not in the database."""
+    number = dataset.image_index.get(image, len(dataset.images))
+    return dataset.unit_of(number) if number < len(dataset.images) else None
 
 
 def _shared(a: Box | None, b: Box | None) -> float:

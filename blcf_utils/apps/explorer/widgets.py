@@ -1,7 +1,7 @@
 """The widgets that ipywidgets lacks: an image to draw a box on, clickable results, an upload.
 
-They are anywidgets: a few lines of JavaScript in ``static/``, which JupyterLab, notebooks and
-Voila load from the kernel, so nothing has to be installed in a browser or fetched from a network.
+They are anywidgets: JavaScript in ``static/``, which JupyterLab, notebooks and Voila load from the
+kernel, so nothing has to be installed in a browser or fetched from a network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ import traitlets
 _STATIC = Path(__file__).with_name("static")
 
 
-class BoxCanvas(anywidget.AnyWidget):
+class _Widget(anywidget.AnyWidget):
+    _css = _STATIC / "explore.css"
+
+
+class BoxCanvas(_Widget):
     """An image on which a box is drawn; a click clears the box.
 
     Attributes:
@@ -24,13 +28,12 @@ class BoxCanvas(anywidget.AnyWidget):
     """
 
     _esm = _STATIC / "box.js"
-    _css = _STATIC / "explore.css"
     jpeg = traitlets.Bytes().tag(sync=True)
     size = traitlets.List([1, 1]).tag(sync=True)
     box = traitlets.List([]).tag(sync=True)
 
 
-class PhotoUpload(anywidget.AnyWidget):
+class PhotoUpload(_Widget):
     """A button that sends one photograph, as a message ``{name, size}`` with its bytes.
 
     One that is empty or has too many bytes comes without them.
@@ -41,28 +44,21 @@ class PhotoUpload(anywidget.AnyWidget):
     """
 
     _esm = _STATIC / "upload.js"
-    _css = _STATIC / "explore.css"
     accept = traitlets.Unicode(".jpg,.jpeg,.png,.webp,.bmp,.tif,.tiff").tag(sync=True)
     most_bytes = traitlets.Int().tag(sync=True)
 
 
-class ResultGrid(anywidget.AnyWidget):
+class ResultGrid(_Widget):
     """Results as thumbnails with the place of each match.
 
+    A click sends ``{pick: image}``, to make that result the query; its button sends
+    ``{why: image}``. Any message to the grid scrolls the page to the explanation.
+
     Attributes:
-        hits: rank, image, score, verdict, name, and box as shares of width and height.
-        jpegs: their thumbnails.
-        turn: raised after ``hits`` and ``jpegs`` have changed; then they are drawn.
-        picked: {image, turn} of the result that becomes the query.
-        asked: {image, turn} of the result that is explained.
-        explained: raised when the explanation is there; then the page scrolls to it.
+        hits: the fields of each ``explorer.Hit``; the results are drawn when they change.
+        jpegs: their thumbnails, sent together with ``hits``.
     """
 
     _esm = _STATIC / "results.js"
-    _css = _STATIC / "explore.css"
     hits = traitlets.List([]).tag(sync=True)
     jpegs = traitlets.List([]).tag(sync=True)
-    turn = traitlets.Int(0).tag(sync=True)
-    picked = traitlets.Dict({}).tag(sync=True)
-    asked = traitlets.Dict({}).tag(sync=True)
-    explained = traitlets.Int(0).tag(sync=True)

@@ -14,7 +14,6 @@ from blcf_utils.ground.errors import StudyError
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.boxes import check_box, read_box
 from blcf_utils.search.recipes import Searcher
-from blcf_utils.search.windows import window_box
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ def query_folder(
     with reading_query(path):
         check_box(box, image_size(path, exif_orientation=True))
     query = Query("query", path, box, ())
-    own = base.dataset.image_index.get(path)
-    if own is None:
+    if path not in base.dataset.image_index:
         dataset = replace(base.dataset, queries=(*base.dataset.queries, query))
         with reading_query(path):
             maps = WithPhotograph(base.maps, *collection.encoder.encode(path))
@@ -73,20 +71,15 @@ def query_folder(
     profile = collection.profile
     searcher = Searcher(base, profile.reranking, profile.expansion)
     found = searcher.run(recipe, query)
-    windows = searcher.places(query, found, top + 1)
-    ranked = zip(found.ranking.images.tolist(), found.ranking.scores.tolist(), strict=True)
-    results = []
-    for number, score in ranked:
-        if number == own:
-            continue
-        shape, size = base.maps.shapes[number], base.maps.sizes[number]
-        window = windows.get(number)
-        where = (0.0, 0.0, *size.tolist()) if window is None else window_box(window, shape, size)
-        where = tuple(round(float(value), 1) for value in where)
-        results.append(Result(len(results) + 1, collection.names[number], float(score), where))
-        if len(results) == top:
-            break
-    return results
+    return [
+        Result(
+            rank,
+            collection.names[place.image],
+            place.score,
+            tuple(round(edge, 1) for edge in place.box),
+        )
+        for rank, place in enumerate(searcher.places(query, found, top), 1)
+    ]
 
 
 def results_as_json(results: list[Result]) -> str:

@@ -1,10 +1,9 @@
 // An image on which a box is drawn with mouse, pen or finger. Box: pixels of the stored image.
 function render({ model, el }) {
-  const canvas = document.createElement("canvas");
+  const canvas = document.createElement("canvas"), hint = document.createElement("small");
   canvas.className = "blcf-box";
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", "query image; drag to draw a box, click to clear it");
-  const hint = document.createElement("small");
   hint.className = "blcf-hint";
   hint.textContent = "Drag to draw a box; click to clear it.";
   el.append(canvas, hint);
@@ -13,23 +12,24 @@ function render({ model, el }) {
 
   function scale() { return canvas.width / model.get("size")[0]; }
   function paint() {
-    const pen = canvas.getContext("2d");
-    pen.clearRect(0, 0, canvas.width, canvas.height);
-    if (picture.complete && picture.naturalWidth) pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    const pen = canvas.getContext("2d"), { width, height } = canvas;
+    pen.clearRect(0, 0, width, height);
+    if (picture.complete && picture.naturalWidth) pen.drawImage(picture, 0, 0, width, height);
     const box = drawn || model.get("box");
     if (box.length !== 4) return;
-    const s = scale(), [x1, y1, x2, y2] = box.map((v) => v * s);
+    const [x1, y1, x2, y2] = box.map((v) => v * scale());
+    const shade = new Path2D();  // everything but the box
+    shade.rect(0, 0, width, height);
+    shade.rect(x1, y1, x2 - x1, y2 - y1);
     pen.fillStyle = "rgba(0, 0, 0, 0.45)";
-    pen.fillRect(0, 0, canvas.width, y1);
-    pen.fillRect(0, y2, canvas.width, canvas.height - y2);
-    pen.fillRect(0, y1, x1, y2 - y1);
-    pen.fillRect(x2, y1, canvas.width - x2, y2 - y1);
+    pen.fill(shade, "evenodd");
     pen.lineWidth = 3;
     pen.strokeStyle = "#ffd400";
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
   }
+  function forget() { if (url) URL.revokeObjectURL(url); }
   function load() {
-    if (url) URL.revokeObjectURL(url);
+    forget();
     url = URL.createObjectURL(new Blob([model.get("jpeg")], { type: "image/jpeg" }));
     picture.onload = () => {
       canvas.width = picture.naturalWidth;
@@ -39,27 +39,27 @@ function render({ model, el }) {
     picture.src = url;
   }
   function at(event) {
-    const shown = canvas.getBoundingClientRect(), size = model.get("size");
-    const clamp = (v, most) => Math.min(Math.max(v, 0), most);
+    const shown = canvas.getBoundingClientRect(), [width, height] = model.get("size");
+    const within = (share, side) => Math.min(Math.max(share, 0), 1) * side;
     return [
-      clamp(((event.clientX - shown.left) / shown.width) * size[0], size[0]),
-      clamp(((event.clientY - shown.top) / shown.height) * size[1], size[1]),
+      within((event.clientX - shown.left) / shown.width, width),
+      within((event.clientY - shown.top) / shown.height, height),
     ];
   }
-  function corners(a, b) {
-    return [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])];
+  function corners([x1, y1], [x2, y2]) {
+    return [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
   }
-  canvas.addEventListener("pointerdown", (event) => {
+  canvas.onpointerdown = (event) => {
     canvas.setPointerCapture(event.pointerId);
     start = at(event);
     event.preventDefault();
-  });
-  canvas.addEventListener("pointermove", (event) => {
+  };
+  canvas.onpointermove = (event) => {
     if (!start) return;
     drawn = corners(start, at(event));
     paint();
-  });
-  canvas.addEventListener("pointerup", (event) => {
+  };
+  canvas.onpointerup = (event) => {
     if (!start) return;
     const box = corners(start, at(event)), least = 4 / scale();
     start = drawn = null;
@@ -68,10 +68,10 @@ function render({ model, el }) {
     model.set("box", wide ? box.map(Math.round) : []);
     model.save_changes();
     paint();
-  });
+  };
   model.on("change:jpeg", load);
   model.on("change:box", paint);
   load();
-  return () => url && URL.revokeObjectURL(url);
+  return forget;
 }
 export default { render };
