@@ -31,9 +31,10 @@ from blcf_utils.config.profile import (
 from blcf_utils.config.saliency import SaliencyConfig
 from blcf_utils.features.extraction import extract_features
 from blcf_utils.features.rows import sample_rows
-from blcf_utils.ground.artefacts import ArtefactStore, peak_memory_mb
+from blcf_utils.ground.artefacts import ArtefactStore
 from blcf_utils.ground.cluster import use_scheduler
 from blcf_utils.ground.mapping import mapped
+from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.models import load_model
 from blcf_utils.search.sift.keypoints import extract_sift

@@ -1,6 +1,6 @@
 """Run a profile without a break and once more killed at random and resumed: are the bytes the same?
 
-    python benchmarks/kill_and_resume.py --profile rehearsal --notebook 00 --notebook 01 --kills 2
+    python benchmarks/kill_and_resume.py --profile smoke --notebook 00 --notebook 01 --kills 2
 
 Both runs have caches and results of their own in a temporary folder. SIGKILL goes to the runner,
 its kernel and whatever they started, at once. Compared are the files of every artefact,

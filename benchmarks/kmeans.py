@@ -26,17 +26,11 @@ from side_by_side import interleave, machine, median, report, speed_ratio
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
 
-from blcf_utils.ground.artefacts import peak_memory_mb
 from blcf_utils.ground.cores import usable_cores
+from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.words.assignment import METHODS, make_searcher
 from blcf_utils.words.codebook import Codebook
-from blcf_utils.words.kmeans import (
-    CHUNK,
-    DescriptorFile,
-    KMeansState,
-    fit_kmeans,
-    write_descriptors,
-)
+from blcf_utils.words.kmeans import CHUNK, DescriptorFile, fit_kmeans, write_descriptors
 
 FULL = 3_000_000  # descriptors that the thesis' codebooks are learned on
 # The draw of the first words and, of approximate assignment, each descriptor's word.
@@ -59,10 +53,10 @@ def lloyd_iteration(data: np.ndarray, start: np.ndarray, repeats: int) -> tuple[
     found: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        found["ours"] = fit_kmeans(data, words, 1, state=KMeansState(start))[0]
+        found["ours"] = fit_kmeans(data, words, 1, start=start)[0]
 
     def ours_and_labels() -> None:
-        centroids, objective = fit_kmeans(data, words, 1, state=KMeansState(start))
+        centroids, objective = fit_kmeans(data, words, 1, start=start)
         Codebook(centroids, objective, len(data)).assign(data)
 
     def sklearn() -> None:
@@ -147,15 +141,19 @@ def one_iteration(path: Path, number: int, options: argparse.Namespace) -> dict:
     before = peak_memory_mb()
     data = DescriptorFile(path, (number, options.dimensions))
     drawn = np.sort(np.random.default_rng(1).choice(number, options.words, replace=False))
-    state = KMeansState(data.rows(drawn))
-    if options.method != "exact":  # as from the second iteration on: the word it had is looked at
-        state.objective, state.words = [float("inf")], np.zeros(number, np.int32)
+    start, how = data[drawn], {"assignment": options.method, "effort": options.effort}
     busy = time.process_time()
-    make_searcher(state.centroids, options.method, options.effort)
+    make_searcher(start, options.method, options.effort)
     index = time.process_time() - busy
-    started, busy = time.perf_counter(), time.process_time()
-    how = {"assignment": options.method, "effort": options.effort}
-    fit_kmeans(data, options.words, len(state.objective) + 1, state=state, **how)
+    with tempfile.TemporaryDirectory() as folder:
+        # As from the second iteration on, in which the word that a descriptor had is looked at.
+        saved = Path(folder) / "state.npz"
+        state = {"centroids": start, "objective": [np.inf], "words": np.zeros(number, np.int32)}
+        if options.method == "exact":
+            del state["words"]
+        np.savez(saved, **state)
+        started, busy = time.perf_counter(), time.process_time()
+        fit_kmeans(data, options.words, 2, saved=saved, **how)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     each = max(busy - index, 1e-9) / number
     cores = usable_cores()

@@ -15,7 +15,7 @@ from side_by_side import interleave, machine, median, report, speed_ratio
 
 from blcf_utils.experiments.drawn.bags import first_rows, synthetic_database
 from blcf_utils.experiments.drawn.law import BagLaw, photographs_law
-from blcf_utils.ground.artefacts import peak_memory_mb
+from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.search.index.inverted_file import InvertedFile
 
 TOP = 100

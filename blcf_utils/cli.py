@@ -42,15 +42,15 @@ weights_app = typer.Typer(
     help="List and download the official weights of saliency models.", no_args_is_help=True
 )
 profile_app = typer.Typer(help="Look at profiles.", no_args_is_help=True)
-rehearse_app = typer.Typer(
-    help="Rehearse the study at full size, on pictures that stand in for a benchmark's own.",
+standins_app = typer.Typer(
+    help="Write datasets of a benchmark's size, to run the study without its photographs.",
     no_args_is_help=True,
 )
 export_app = typer.Typer(help="Take an index elsewhere.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(profile_app, name="profile")
-app.add_typer(rehearse_app, name="rehearse")
+app.add_typer(standins_app, name="standins")
 app.add_typer(export_app, name="export")
 
 ProfileOption = Annotated[
@@ -175,29 +175,15 @@ def status(
 def stages(
     profile: ProfileOption = "mini",
     results: ResultsOption = None,
-    full: Annotated[
-        str | None,
-        typer.Option("--as", metavar="PROFILE", help="Extrapolate to this profile's settings."),
-    ] = None,
-    assume: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Change what is assumed of a machine with a GPU."),
-    ] = None,
+    slowest: Annotated[bool, typer.Option("--slowest", help="The slowest stage first.")] = False,
 ) -> None:
-    """Write the table of what every stage of a run took: time, memory, disk (x10_stages)."""
+    """Show what every stage of a run took: time, memory, disk."""
     from blcf_utils.config.profile import load_profile
-    from blcf_utils.run.stages import TABLE, write_stages
-    from blcf_utils.run.stages_forecast import read_assumptions
+    from blcf_utils.results.tables import markdown
+    from blcf_utils.run.stages import stages_table
 
-    assumptions = read_assumptions(_pairs(assume, "--assume"))
-    name = load_profile(profile).name
-    table = write_stages(name, results, full=full, assumptions=assumptions)
-    sums = table[["seconds", "seconds_extrapolated", "seconds_predicted"]].sum() / 3600
-    typer.echo(
-        f"{TABLE}: {len(table)} stages, {sums['seconds']:.2f} h measured, "
-        f"{sums['seconds_extrapolated']:.1f} h extrapolated on this machine, "
-        f"{sums['seconds_predicted']:.1f} h predicted for {assumptions.name}"
-    )
+    table = stages_table(load_profile(profile).name, results, slowest_first=slowest)
+    typer.echo(markdown(table, index=False).rstrip())
 
 
 @app.command()
@@ -360,10 +346,10 @@ def export_milvus(
     """Send an index to Milvus as sparse vectors; what is there already is kept."""
     from blcf_utils.apps.milvus.comparing import compare
     from blcf_utils.apps.milvus.export import export_vectors
-    from blcf_utils.apps.milvus.vectors import vectors_of_collection, vectors_of_study
+    from blcf_utils.apps.milvus.vectors import vectors_of_collection, vectors_of_dataset
 
     if folder is not None:
-        from blcf_utils.apps.photographs.opened import Collection
+        from blcf_utils.apps.photographs.collection import Collection
 
         opened = Collection(folder)
         base = opened.base(weighting or "None")
@@ -371,10 +357,9 @@ def export_milvus(
     else:
         from blcf_utils.study.study import open_study
 
-        study = open_study(profile, _pairs(settings, "--set"))
-        name = study.pick(dataset)
-        base = study.searcher(name, study.weighting_name(weighting)).base
-        vectors = vectors_of_study(study, name, weighting)
+        bench = open_study(profile, _pairs(settings, "--set")).open(dataset)
+        base = bench.searcher(bench.weightings.checked(weighting)).base
+        vectors = vectors_of_dataset(bench, weighting)
     done = export_vectors(vectors, uri, collection, token=token, anew=anew)
     typer.echo(
         f"{done.index.collection} at {uri}: {done.sent + done.kept:,} vectors ({done.sent:,} sent, "
@@ -484,38 +469,30 @@ def profile_list() -> None:
         typer.echo(f"{name:{width}}  {load_profile(name).description}".rstrip())
 
 
-@rehearse_app.command("write")
-def rehearse_write(
-    folder: Annotated[Path, typer.Argument(help="Where they go; BLCF_DATA for the rehearsal.")],
+@standins_app.command("write")
+def standins_write(
+    folder: Annotated[Path, typer.Argument(help="Where their folders go, a value for BLCF_DATA.")],
     groundtruth: Annotated[
         Path,
         typer.Option(metavar="DIR", help="oxford5k/ and paris6k/ with text files, gnd_*.mat."),
     ],
-    dataset: Annotated[
+    benchmark: Annotated[
         list[str] | None,
         typer.Option(
             help="oxford5k, paris6k, instre or oxc1_100k; repeatable. The first three, if none."
         ),
     ] = None,
     pictures: Annotated[int, typer.Option(min=2, help="Different pictures of each.")] = 96,
-    names: Annotated[
-        int | None,
-        typer.Option(min=2, help="A reduced number of names; loaders need partial: true then."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the pictures and who gets which.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the pictures and which image shows which.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores, if none.")] = None,
 ) -> None:
-    """Write stand-ins with the official names, counts, sizes and ground truth."""
-    from blcf_utils.datasets.stand_ins.writing import DATASETS, write_stand_ins
+    """Write oxford5k-standin and others: a benchmark's names and boxes on rendered pictures."""
+    from blcf_utils.datasets.stand_ins.writing import BENCHMARKS, write_stand_ins
 
-    options = {"pictures": pictures, "names": names, "seed": seed, "workers": workers}
-    for one in write_stand_ins(folder, groundtruth, datasets=dataset or DATASETS, **options):
-        typer.echo(
-            f"{one['dataset']}: {one['images']:,} names of the official "
-            f"{one['official_images']:,} on {one['distinct_pictures']:,} pictures "
-            f"({one['bytes_of_pictures'] / 1e6:,.0f} MB, {one['bytes_as_images'] / 1e6:,.0f} MB as "
-            f"separate files), {len(one['invented_names']):,} names invented [{one['digest']}]"
-        )
+    options = {"pictures": pictures, "seed": seed, "workers": workers}
+    written = write_stand_ins(folder, groundtruth, benchmarks=benchmark or BENCHMARKS, **options)
+    for name, given in written.items():
+        typer.echo(f"{name}: {len(given):,} images of {len(set(given.values())):,} pictures")
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:

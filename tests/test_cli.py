@@ -75,8 +75,8 @@ def timed_help() -> float:
 
 def test_every_command_has_help():
     for words in (
-        ["run"], ["status"], ["verify"], ["report"], ["data", "list"], ["data", "fetch"],
-        ["data", "check"], ["profile", "show"], ["profile", "list"],
+        ["run"], ["status"], ["stages"], ["verify"], ["report"], ["data", "list"],
+        ["data", "fetch"], ["data", "check"], ["profile", "show"], ["profile", "list"],
     ):  # fmt: skip
         answer = blcf(*words, "--help")
         assert answer.exit_code == 0, words

@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 
 from blcf_utils.datasets.files import content_digest
-from blcf_utils.datasets.stand_ins.marker import marked_folders
 from blcf_utils.ground.errors import StudyError
 
 # x1, y1, x2, y2 in pixels of the image: left, top, right, bottom.
 Box = tuple[float, float, float, float]
+# Ends the name of a dataset that `blcf standins write` makes from a benchmark's ground truth.
+STANDIN = "-standin"
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,6 @@ class Dataset:
     def image_index(self) -> dict[Path, int]:
         """Position of each path in ``all_images``."""
         return {path: i for i, path in enumerate(self.all_images)}
-
-    @cached_property
-    def stand_in(self) -> bool:
-        """Whether pictures stand in for the dataset's own, so that nothing found is measured."""
-        return bool(marked_folders(self.all_images, self.root))
 
     def of_query_images(self) -> Dataset:
         """Return the query images as a database of their own, without queries."""

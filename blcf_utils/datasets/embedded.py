@@ -13,9 +13,10 @@ from blcf_utils.datasets import rendering
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.groundtruth_json import load_groundtruth_json
 from blcf_utils.datasets.rendering.benchmark import BENCHMARKS, RECIPE_VERSION, render_benchmark
-from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError
 
+STAGE = Stage("rendered", version=RECIPE_VERSION)
 _DOMAINS = {"mini-buildings": "buildings (rendered)", "mini-objects": "objects (rendered)"}
 
 
@@ -46,7 +47,7 @@ def load_embedded(
 
 def rendered_folder(name: str, *, seed: int = 0, scale: float = 1.0) -> Path | None:
     """Return where a collection has been rendered to, or None when it is yet to be."""
-    return ArtefactStore().find("rendered", *_artefact(name, seed, float(scale)))
+    return ArtefactStore().find(STAGE, *_artefact(name, seed, float(scale)))
 
 
 def planned_counts(name: str, scale: float = 1.0) -> tuple[int, int]:
@@ -59,7 +60,6 @@ def planned_counts(name: str, scale: float = 1.0) -> tuple[int, int]:
 
 def _artefact(name: str, seed: int, scale: float) -> tuple[str, dict]:
     document = {
-        "version": RECIPE_VERSION,
         "recipe": _recipe_digest(),
         "collection": name,
         "seed": seed,
@@ -76,7 +76,7 @@ def _rendered(name: str, seed: int, scale: float) -> Path:
             with _without_the_callers_script():
                 render_benchmark(name, folder / "set", seed=seed, scale=scale)
 
-    return ArtefactStore().get_or_make("rendered", *_artefact(name, seed, scale), make) / "set"
+    return ArtefactStore().get_or_make(STAGE, *_artefact(name, seed, scale), make) / "set"
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 Layout: images anywhere below the folder (Oxford's flat, Paris' in one sub-folder per landmark or
 flat), the text files ``<landmark>_<n>_{query,good,ok,junk}.txt`` in the folder itself or in one
 of its sub-folders. The 100,071 distractors of the 105k versions are a folder ``oxc1_100k`` in
-the folder or beside it.
+the folder or beside it. Stand-ins (``oxford5k-standin``) have ``oxc1_100k-standin`` beside them.
 
 Philbin et al., Object retrieval with large vocabularies and fast spatial matching, CVPR 2007;
 Philbin et al., Lost in quantization, CVPR 2008; ``compute_ap.cpp``.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blcf_utils.datasets.base import Box, Dataset, Protocol
+from blcf_utils.datasets.base import STANDIN, Box, Dataset, Protocol
 from blcf_utils.datasets.distractors import FOLDER as DISTRACTORS
 from blcf_utils.datasets.distractors import add_distractors
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images, read_lines
@@ -21,8 +21,10 @@ from blcf_utils.datasets.joining import Expected, ParsedQuery, join_files
 from blcf_utils.ground.errors import StudyError, known
 
 EXPECTED = {"oxford5k": Expected(5_063, 55), "paris6k": Expected(6_392, 55)}
+EXPECTED |= {f"{name}{STANDIN}": counts for name, counts in EXPECTED.items()}
 
 WITH_DISTRACTORS = {"oxford105k": "oxford5k", "paris106k": "paris6k"}
+WITH_DISTRACTORS |= {f"{k}{STANDIN}": f"{name}{STANDIN}" for k, name in WITH_DISTRACTORS.items()}
 
 # Oxford's query files name images with this prefix, all other files without it.
 QUERY_PREFIX = "oxc1_"
@@ -66,7 +68,8 @@ def load_vgg(
 
     Args:
         root: the folder of the 5k or 6k photographs and the text files.
-        name: ``oxford5k``, ``paris6k``, ``oxford105k`` or ``paris106k``.
+        name: ``oxford5k``, ``paris6k``, ``oxford105k`` or ``paris106k``, or one of
+            these with ``-standin``.
         distractors: folder of the distractors, when not ``oxc1_100k`` in or beside ``root``.
         partial: accept an incomplete copy (see ``join_files``).
 
@@ -92,6 +95,8 @@ def load_vgg(
     )
     if name == base:
         return dataset
+    if distractors is None and name.endswith(STANDIN):
+        distractors = root.parent / f"{DISTRACTORS}{STANDIN}"
     return add_distractors(dataset, name, distractors, partial=partial)
 
 

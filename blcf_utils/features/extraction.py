@@ -21,7 +21,6 @@ from blcf_utils.features.forward import (
     Pictures,
     _forward_pictures,
     batches_of_one_size,
-    features_document,
     refuse_overflow,
     resolve_device,
     resolve_precision,
@@ -29,13 +28,15 @@ from blcf_utils.features.forward import (
 from blcf_utils.features.networks.backbones import Backbone, load_backbone
 from blcf_utils.features.rows import copies_of
 from blcf_utils.features.stored import DONE, PENDING, SKIPPED, Features
-from blcf_utils.ground.artefacts import ArtefactStore, atomic_path, write_json
+from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
 
 log = logging.getLogger("blcf")
+
+STAGE = Stage("features", version=1)
 
 _DECODERS = 2
 _BATCHES_AHEAD = 3
@@ -72,7 +73,16 @@ def extract_features(
         if not path.is_file():
             raise UnreadableImage(f"{path}: no such file; fetch {dataset.name} again")
     precision = resolve_precision(config, device)
-    label, document = features_document(dataset, config, backbone, precision)
+    label = f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}"
+    document = {
+        "images": dataset.manifest,
+        "backbone": backbone.document(),
+        "longest_side": config.longest_side,
+        "precision": precision,
+        "exif_orientation": dataset.exif_orientation,
+        "on_corrupt": config.on_corrupt,
+        "n_database": len(dataset.images),
+    }
     if view != AS_IT_IS:
         document["view"] = asdict(view)
         label += f"-{view.name.replace(' ', '-')}"
@@ -81,7 +91,7 @@ def extract_features(
         extraction = _Extraction(dataset, config, backbone, folder, device, precision, view)
         extraction.run()
 
-    made = store.get_or_make("features", label, document, make)
+    made = store.get_or_make(STAGE, label, document, make)
     return store.once(made.key, lambda: Features(made, dataset.distinct))
 
 

@@ -9,14 +9,10 @@ import numpy as np
 import torch
 
 from blcf_utils.config.profile import FeatureConfig
-from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.datasets.views import View
 from blcf_utils.features.networks.backbones import Backbone
 from blcf_utils.ground.errors import StudyError
-
-STAGE_VERSION = 1
-
 
 # A batch: paths, and the width and height that each picture is resized to.
 Pictures = tuple[tuple[Path, tuple[int, int]], ...]
@@ -70,23 +66,6 @@ def resolve_precision(config: FeatureConfig, device: torch.device) -> str:
     if config.precision == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return config.precision
-
-
-def features_document(
-    dataset: Dataset, config: FeatureConfig, backbone: Backbone, precision: str
-) -> tuple[str, dict]:
-    """Return the label of a dataset's features and all that determines them, as JSON values."""
-    document = {
-        "version": STAGE_VERSION,
-        "images": dataset.manifest,
-        "backbone": backbone.document(),
-        "longest_side": config.longest_side,
-        "precision": precision,
-        "exif_orientation": dataset.exif_orientation,
-        "on_corrupt": config.on_corrupt,
-        "n_database": len(dataset.images),
-    }
-    return f"{dataset.name}-{config.backbone.name}-{config.backbone.layer}", document
 
 
 @torch.inference_mode()

@@ -14,13 +14,13 @@ import numpy as np
 from blcf_utils.config.finetuning import MiningConfig
 from blcf_utils.config.profile import VerificationConfig
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.progress import progress
 from blcf_utils.search.query import Ranking
 from blcf_utils.search.sift.keypoints import SiftFeatures
 from blcf_utils.search.sift.verification import verify
 
-STAGE_VERSION = 1
+STAGE = Stage("image-rankings", version=1)
 NOBODY = -1
 
 
@@ -93,7 +93,6 @@ def rank_images(
     """
     verification = verification.model_copy(update={"images": config.images})
     document = {
-        "version": STAGE_VERSION,
         **made_of,
         "verification": verification.document(),
         "recipe": config.recipe,
@@ -122,7 +121,7 @@ def rank_images(
         kept.unlink(missing_ok=True)
 
     label = f"{dataset.name}-{config.recipe}"
-    return ImageRankings(store.get_or_make("image-rankings", label, document, make), config)
+    return ImageRankings(store.get_or_make(STAGE, label, document, make), config)
 
 
 def _merge(image: int, by_words: Ranking, inliers: dict[int, int], config: MiningConfig):

@@ -18,12 +18,12 @@ from blcf_utils.config.finetuning import MiningConfig, Negatives
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.finetuning.image_rankings import ImageRankings
 from blcf_utils.finetuning.splits import Split, class_labels
-from blcf_utils.ground.artefacts import ArtefactStore, atomic_path
+from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.errors import StudyError, known
 
 Source = Literal["fused", "labels"]
 SOURCES = ("fused", "labels")
-STAGE_VERSION = 1
+STAGE = Stage("triplets", version=1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,6 @@ def mine_triplets(
     if source not in SOURCES:
         raise known("source of triplets", source, SOURCES)
     document = {
-        "version": STAGE_VERSION,
         "rankings": rankings.key,
         "images": split.images.tolist(),
         "source": source,
@@ -121,7 +120,7 @@ def mine_triplets(
             table.to_csv(path, index=False, lineterminator="\n")
 
     label = f"{dataset.name}-fold{split.number}-{source}"
-    artefact = store.get_or_make("triplets", label, document, make)
+    artefact = store.get_or_make(STAGE, label, document, make)
     with np.load(artefact / "triplets.npz") as stored:
         return Triplets(stored["images"], stored["scores"], artefact.key)
 

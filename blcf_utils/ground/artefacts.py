@@ -24,18 +24,13 @@ from weakref import WeakValueDictionary
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir
-from blcf_utils.ground.peak_memory import PeakMemory, peak_memory_mb
+from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.ground.settings import digest_of
 
 log = logging.getLogger("blcf")
 
 MANIFEST = "artefact.json"
 MADE = "made.json"
-# Settings that say how much work a stage is; the run's record keeps them.
-WORK = (
-    "batch", "dimensions", "factor", "inputs", "interpolate", "iterations", "keypoints", "layer",
-    "longest_side", "max_descriptors", "model", "name", "size", "steps", "words",
-)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -62,6 +57,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value) -> None:
     """Write ``value`` as indented JSON with sorted keys, atomically."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is, declared once in its module.
+
+    Attributes:
+        name: a folder of the store.
+        version: goes up when the code gives another result for the same document.
+    """
+
+    name: str
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -100,31 +108,6 @@ def log_event(record: dict) -> None:
             stream.write(json.dumps(record, sort_keys=True) + "\n")
 
 
-_noted: list[dict[str, int]] = []
-
-
-def note_work(**numbers: int) -> None:
-    """Let the record of the stage that is being made say how much there was to do.
-
-    Numbers of one name add up. Outside of a stage nothing happens.
-    """
-    if _noted:
-        for name, number in numbers.items():
-            _noted[-1][name] = _noted[-1].get(name, 0) + number
-
-
-def _settings(document: dict) -> dict:
-    """Return those numbers of a document that say how much work its stage is."""
-    flat = dict(document)
-    for group in document.values():
-        flat |= group if isinstance(group, dict) else {}
-    return {
-        name: value
-        for name, value in sorted(flat.items())
-        if name in WORK and isinstance(value, int | float | str)
-    }
-
-
 class ArtefactStore:
     """Finds artefacts by their document, or makes them.
 
@@ -148,7 +131,7 @@ class ArtefactStore:
 
     def get_or_make(
         self,
-        stage: str,
+        stage: Stage,
         label: str,
         document: dict,
         make: Callable[[Path], None],
@@ -161,9 +144,9 @@ class ArtefactStore:
         processes that want the same artefact wait for one another.
 
         Args:
-            stage: short stage name; a folder of the store.
+            stage: which.
             label: for people; part of the folder's name.
-            document: JSON values that determine the artefact, the stage's version among them.
+            document: JSON values that determine the artefact beside the stage.
             make: writes the files.
             quiet: say nothing to the reader; for many small artefacts that take no time.
 
@@ -181,50 +164,41 @@ class ArtefactStore:
                 if not reused:
                     self._make(folder, document, make)
         made = json.loads((folder / MADE).read_text(encoding="utf-8"))
-        artefact = Artefact(stage, label, key, folder, reused, made["seconds"])
+        artefact = Artefact(stage.name, label, key, folder, reused, made["seconds"])
         log.log(logging.DEBUG if quiet else logging.INFO, "%s", artefact)
         log_event(
             {
-                "stage": stage,
+                "stage": stage.name,
                 "label": label,
                 "key": key,
                 "reused": reused,
                 "seconds": round(time.perf_counter() - started, 3),
                 "made_in_seconds": made["seconds"],
                 "peak_rss_so_far_mb": peak_memory_mb(),
-                # Of the run that made it, like its seconds.
-                **{
-                    name: made[name]
-                    for name in ("peak_own_mb", "peak_rss_mb", "resumed", "work")
-                    if name in made
-                },
                 "bytes": self._size(folder),
-                "settings": _settings(document),
             }
         )
         return artefact
 
-    def find(self, stage: str, label: str, document: dict) -> Path | None:
+    def find(self, stage: Stage, label: str, document: dict) -> Path | None:
         """Return the folder of a finished artefact, or None when it has not been made."""
         folder, document = self._place(stage, label, document)
         return folder if self._is_complete(folder, document) else None
 
-    def _place(self, stage: str, label: str, document: dict) -> tuple[Path, dict]:
-        document = json.loads(json.dumps({"stage": stage, **document}))
+    def _place(self, stage: Stage, label: str, document: dict) -> tuple[Path, dict]:
+        whole = {"stage": stage.name, "version": stage.version, **document}
+        document = json.loads(json.dumps(whole))
         safe = re.sub(r"[^\w.+-]+", "_", label)
-        return self.root / stage / f"{safe}-{digest_of(document)}", document
+        return self.root / stage.name / f"{safe}-{digest_of(document)}", document
 
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")
-        resumed = work.exists()
         work.mkdir(parents=True, exist_ok=True)
         for stale in work.glob(".*"):  # half-written by a killed run (see atomic_path)
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         started = time.perf_counter()
-        _noted.append({})
         try:
-            with PeakMemory() as peak:
-                make(work)
+            make(work)
         except OSError as error:
             if error.errno == 28:
                 free = shutil.disk_usage(self.root).free
@@ -233,19 +207,7 @@ class ArtefactStore:
                     "BLCF_CACHE to another disk and run again: finished parts are kept"
                 ) from None
             raise
-        finally:
-            noted = _noted.pop()
-        seconds = round(time.perf_counter() - started, 3)
-        made = {"seconds": seconds}
-        if peak.exact:
-            made["peak_rss_mb"] = peak.mb
-        if peak.own_mb:
-            made["peak_own_mb"] = peak.own_mb
-        if resumed:  # what an earlier, killed run had made is not in these seconds
-            made["resumed"] = True
-        if noted:
-            made["work"] = noted
-        write_json(work / MADE, made)
+        write_json(work / MADE, {"seconds": round(time.perf_counter() - started, 3)})
         files = sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST)
         sizes = {p.relative_to(work).as_posix(): p.stat().st_size for p in files}
         write_json(work / MANIFEST, {"document": document, "files": sizes})

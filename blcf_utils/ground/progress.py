@@ -16,7 +16,7 @@ def _wanted() -> bool:
     # The runner sets BLCF_BATCH in its kernels: a bar there would only fill the executed notebook.
     if os.environ.get("BLCF_BATCH"):
         return False
-    in_kernel = "ipykernel" in sys.modules
+    in_kernel = "ipykernel.kernelapp" in sys.modules  # the runner loads other parts of ipykernel
     return in_kernel or sys.stderr.isatty()
 
 

@@ -6,12 +6,12 @@ import numpy as np
 
 from blcf_utils.features.rows import normalise_rows, sample_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.words.codebook import Codebook, read_codebook, train_words
 from blcf_utils.words.whitening import Whitening
 
-STAGE_VERSION = 1
+STAGE = Stage("dense-codebook", version=1)
 
 
 def learn_dense_codebook(
@@ -39,7 +39,6 @@ def learn_dense_codebook(
         StudyError: fewer descriptors than words.
     """
     document = {
-        "version": STAGE_VERSION,
         "features": features.key,
         "words": words,
         "iterations": iterations,
@@ -63,4 +62,4 @@ def learn_dense_codebook(
         train_words(folder, descriptors, words, iterations, seed)
 
     label = f"{features.artefact.label}-K{words}"
-    return read_codebook(store.get_or_make("dense-codebook", label, document, make, quiet=True))
+    return read_codebook(store.get_or_make(STAGE, label, document, make, quiet=True))

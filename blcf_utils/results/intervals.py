@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
-from blcf_utils.ground.artefacts import write_text
-from blcf_utils.results.evaluation import Evaluation
-from blcf_utils.results.tables import read_per_query
-import csv
-import io
-import math
-import numbers
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 import numpy as np
 import pandas as pd
+
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.results.published import TableInfo, dataset_of, load_published, number, table_info
-from blcf_utils.results.rehearsal import rehearsed, rehearsed_datasets
-from blcf_utils.results.tables import LONG
-from blcf_utils.results.tables import PER_QUERY
-from blcf_utils.results.tables import NOT_RUN
-from blcf_utils.results.tables import Measurement
-from blcf_utils.results.tables import _text
-from blcf_utils.results.tables import _csv
-from blcf_utils.results.tables import _read
-from blcf_utils.results.tables import _why_not_run
-from blcf_utils.results.tables import write_table
-from blcf_utils.results.tables import read_table
+from blcf_utils.results.evaluation import Evaluation
 from blcf_utils.results.tables import read_per_query
-from blcf_utils.results.tables import wide
-from blcf_utils.results.tables import shown_number
-from blcf_utils.results.tables import _shown
-from blcf_utils.results.tables import _printed
-from blcf_utils.results.tables import beside
-from blcf_utils.results.tables import markdown
-from blcf_utils.results.tables import _page
 
 KEY = ("table", "row", "column")
 
@@ -136,4 +107,3 @@ def paired_bootstrap(
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(difference.mean()), float(low), float(high)
-

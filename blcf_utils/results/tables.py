@@ -1,7 +1,6 @@
-"""Result tables: published beside measured, on disk, with verdicts on like against like."""
+"""Result tables: published beside measured, on disk."""
 
 from __future__ import annotations
-
 
 import csv
 import io
@@ -18,7 +17,6 @@ import pandas as pd
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.published import TableInfo, dataset_of, load_published, number, table_info
-from blcf_utils.results.rehearsal import rehearsed, rehearsed_datasets
 
 LONG = ("row", "column", "published", "measured", "status", "seconds", "config_digest")
 PER_QUERY = ("row", "column", "query", "ap")
@@ -119,8 +117,7 @@ def write_table(
     """Write ``tables/<id>.csv``, ``tables/<id>.md`` and, with APs, ``per_query/<id>.csv``.
 
     Rows and columns come in the published order, then new ones in the order given; the same input
-    gives the same bytes. The whole table is replaced. In a folder that is marked as a rehearsal's
-    nothing is measured (see ``blcf_utils.results.rehearsal``).
+    gives the same bytes. The whole table is replaced.
 
     Args:
         table_id: a published id or one of your own, ``x01_name``.
@@ -147,8 +144,6 @@ def write_table(
         )
     }
     measured: dict[tuple[str, str], Measurement] = {}
-    if rehearsed_datasets(folder):
-        measurements = map(rehearsed, measurements)
     for item in measurements:
         key = (item.row, item.column)
         if key in measured:
@@ -322,13 +317,3 @@ def _page(table_id: str, info: TableInfo, table: pd.DataFrame, decimals: int) ->
     if info.notes:
         parts.append(f"{info.notes}\n")
     return "\n".join(parts)
-
-
-
-
-
-
-
-
-
-

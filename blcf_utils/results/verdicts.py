@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import numbers
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-import numpy as np
-import pandas as pd
-from blcf_utils.ground.artefacts import write_text
-from blcf_utils.ground.errors import StudyError
-from blcf_utils.results.published import TableInfo, dataset_of, load_published, number, table_info
-from blcf_utils.results.rehearsal import rehearsed, rehearsed_datasets
-from blcf_utils.results.tables import LONG
-from blcf_utils.results.tables import PER_QUERY
-from blcf_utils.results.tables import NOT_RUN
-from blcf_utils.results.tables import Measurement
-from blcf_utils.results.tables import _text
-from blcf_utils.results.tables import _csv
-from blcf_utils.results.tables import _read
-from blcf_utils.results.tables import _why_not_run
-from blcf_utils.results.tables import write_table
-from blcf_utils.results.tables import read_table
-from blcf_utils.results.tables import read_per_query
-from blcf_utils.results.tables import wide
-from blcf_utils.results.tables import shown_number
-from blcf_utils.results.tables import _shown
-from blcf_utils.results.tables import _printed
-from blcf_utils.results.tables import beside
-from blcf_utils.results.tables import markdown
-from blcf_utils.results.tables import _page
 
+import pandas as pd
+
+from blcf_utils.results.published import TableInfo, dataset_of, table_info
+from blcf_utils.results.tables import read_table
 
 VERDICT = ("row", "column", "published", "measured", "difference", "tolerance", "verdict", "reason")
 
@@ -110,4 +85,3 @@ def verdicts(table_id: str, folder: Path, context: Mapping[str, str] | None = No
             reason = "compared as text"
         lines.append((row, column, published, measured, difference, tolerance, verdict, reason))
     return pd.DataFrame(lines, columns=list(VERDICT))
-

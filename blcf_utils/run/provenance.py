@@ -9,50 +9,58 @@ import platform
 import re
 import subprocess
 import sys
-import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from blcf_utils.ground.cores import usable_cores
-from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir, datasets_dir, project_root, weights_path
 
 DISTRIBUTION = "blcf-study"
 
 
-def describe_run(seeds: dict[str, int] | None = None, **facts: Any) -> dict:
+def describe_run(seeds: dict[str, int]) -> dict:
     """Return what is needed to judge and repeat a run, as JSON values.
 
     No absolute path, host name or user name is among them.
 
     Args:
         seeds: the run's seeds by what they seed.
-        **facts: anything else to record.
 
     Returns:
-        ``git`` (revision, dirty), ``packages``, ``python``, ``platform``, ``hardware`` (cpu,
-        cores, memory_gb, gpus), ``torchvision_ops``, ``seeds``, ``time`` and ``facts``' keys.
+        ``study`` (version), ``git`` (revision, dirty), ``packages``, ``python``, ``platform``,
+        ``hardware`` (cpu, cores, memory_gb, gpus, cuda), ``torchvision_ops``, ``seeds``, ``time``.
     """
-    accelerator = _accelerator()
+    torch = _torch_facts() if "torch" in sys.modules else _torch_facts_of_another_process()
     return {
         "study": _version(DISTRIBUTION),
         "git": git_state(project_root()),
-        "packages": package_versions(),
+        "packages": _packages(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "hardware": {
             "cpu": _cpu_model(),
             "cores": usable_cores(),
             "memory_gb": _memory_gb(),
-            "gpus": accelerator["gpus"],
-            "cuda": accelerator["cuda"],
+            "gpus": torch["gpus"],
+            "cuda": torch["cuda"],
         },
-        "torchvision_ops": accelerator["torchvision_ops"],
-        "seeds": dict(seeds or {}),
+        "torchvision_ops": torch["torchvision_ops"],
+        "seeds": seeds,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        **facts,
     }
+
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """Return what a git command prints about a folder, or None when it fails."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def git_state(folder: Path) -> dict | str:
@@ -63,63 +71,11 @@ def git_state(folder: Path) -> dict | str:
     Returns:
         ``{"revision": str | None, "dirty": bool}``, or ``"not a git checkout"``.
     """
-    top = _git(folder, "rev-parse", "--show-toplevel")
+    top = git(folder, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != folder.resolve():
         return "not a git checkout"
-    changes = _git(folder, "status", "--porcelain", "--", ".", ":(exclude)results")
-    return {"revision": _git(folder, "rev-parse", "--verify", "HEAD"), "dirty": bool(changes)}
-
-
-def package_versions() -> dict[str, str]:
-    """Return the installed version of every dependency that ``pyproject.toml`` declares."""
-    return {name: _version(name) for name in sorted(declared_dependencies())}
-
-
-def declared_dependencies() -> list[str]:
-    """Return the names of the study's dependencies, from pyproject.toml or the installation."""
-    pyproject = project_root() / "pyproject.toml"
-    if pyproject.is_file():
-        lines = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
-    else:
-        try:
-            lines = importlib.metadata.requires(DISTRIBUTION) or []
-        except importlib.metadata.PackageNotFoundError:
-            return []
-        lines = [line for line in lines if "extra ==" not in line]
-    return [re.match(r"[\w.-]+", line).group() for line in lines]
-
-
-def private_places() -> dict[str, str]:
-    """Return this machine's folders by path, each with what to show instead, longest first."""
-    named = [
-        (cache_dir(), "<cache>"),
-        (Path.home(), "~"),
-        (weights_path(), "<weights>"),
-    ]
-    # Not a system Python: its prefix is /usr, where much else lives.
-    if sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix:
-        named.append((Path(sys.prefix), "<python>"))
-    for locate, label in ((project_root, "<project>"), (datasets_dir, "<data>")):
-        try:
-            named.append((locate(), label))
-        except StudyError:
-            continue
-    places = {}
-    for path, label in named:
-        if path is not None:
-            for form in (path.absolute(), path.resolve()):
-                if len(form.parts) > 1:
-                    places.setdefault(str(form), label)
-    # Inside the project its own folders keep their place in it.
-    project = next((p for p, label in places.items() if label == "<project>"), None)
-    if project:
-        inside = f"{project}{os.sep}"
-        places = {
-            p: label
-            for p, label in places.items()
-            if not p.startswith(inside) or label == "<python>"
-        }
-    return dict(sorted(places.items(), key=lambda item: -len(item[0])))
+    changes = git(folder, "status", "--porcelain", "--", ".", ":(exclude)results")
+    return {"revision": git(folder, "rev-parse", "--verify", "HEAD"), "dirty": bool(changes)}
 
 
 def without_paths(value: Any, *, html: bool = False) -> Any:
@@ -129,16 +85,19 @@ def without_paths(value: Any, *, html: bool = False) -> Any:
         value: text, or lists and dicts of it.
         html: the text is HTML, so the names' angle brackets are escaped.
     """
-    places = private_places()
-    if html:
-        places = {p: x.replace("<", "&lt;").replace(">", "&gt;") for p, x in places.items()}
-    pattern = re.compile("|".join(rf"{re.escape(p)}(?![\w.-])" for p in places) or r"(?!)")
-    kernel_cell = "&lt;cell&gt;" if html else "<cell>"
+    places = _private_places()
+    pattern = re.compile(
+        "|".join(rf"{re.escape(place)}(?![\w.-])" for place in places)
+        + r"|(?P<cell>/[\w/.-]*ipykernel_\d+/\d+\.py)"
+    )
+
+    def name(match: re.Match) -> str:
+        label = "<cell>" if match["cell"] else places[match.group()]
+        return label.replace("<", "&lt;").replace(">", "&gt;") if html else label
 
     def clean(item: Any) -> Any:
         if isinstance(item, str):
-            item = pattern.sub(lambda m: places[m.group()], item)
-            return re.sub(r"/[\w/.-]*ipykernel_\d+/\d+\.py", kernel_cell, item)
+            return pattern.sub(name, item)
         if isinstance(item, dict):
             return {clean(k): clean(v) for k, v in item.items()}
         if isinstance(item, list | tuple):
@@ -148,15 +107,34 @@ def without_paths(value: Any, *, html: bool = False) -> Any:
     return clean(value)
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def _private_places() -> dict[str, str]:
+    """Return this machine's folders by path, each with what to show instead, best match first.
+
+    Inside the project its own folders keep their place in it, all but an environment there.
+    """
+    named = [(cache_dir(), "<cache>"), (weights_path(), "<weights>"), (datasets_dir(), "<data>"),
+             (Path.home(), "~")]  # fmt: skip
+    named.sort(key=lambda one: len(str(one[0])), reverse=True)
+    named.insert(0, (project_root(), "<project>"))
+    # Not a system Python: its prefix is /usr, where much else lives.
+    if sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix:
+        named.insert(0, (Path(sys.prefix), "<python>"))
+    places: dict[str, str] = {}
+    for path, label in named:
+        for form in (path.absolute(), path.resolve()) if path else ():
+            if len(form.parts) > 1:
+                places.setdefault(str(form), label)
+    return places
+
+
+def _packages() -> dict[str, str]:
+    """Return the installed version of every dependency of the study."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        lines = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    names = [re.match(r"[\w.-]+", line).group() for line in lines if "extra ==" not in line]
+    return {name: _version(name) for name in sorted(names)}
 
 
 def _version(name: str) -> str:
@@ -166,54 +144,42 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _accelerator() -> dict:
-    if "torch" in sys.modules:
-        return _torch_facts()
-    # In a process of its own: torch takes seconds and hundreds of megabytes that the process
-    # asking (the runner, which lives as long as the study) has no use for.
+def _torch_facts() -> dict:
+    import torch
+
+    from blcf_utils.ground import torchvision_compat
+
+    gpus = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        found = torch.cuda.get_device_properties(index)
+        gpus.append({"name": found.name, "memory_gb": round(found.total_memory / 2**30, 1)})
+    ops = {"mode": torchvision_compat.ensure_torchvision(), "reason": torchvision_compat.REASON}
+    cuda = torch.version.cuda if gpus else None
+    return {"gpus": gpus, "cuda": cuda, "torchvision_ops": without_paths(ops)}
+
+
+def _torch_facts_of_another_process() -> dict:
+    # torch takes seconds and hundreds of megabytes, which the runner, who lives as long as the
+    # study, has no other use for.
     code = (
-        "import json; from blcf_utils.run.provenance import _torch_facts; "
-        "print('FACTS' + json.dumps(_torch_facts()))"
+        "import json; from blcf_utils.run import provenance; "
+        "print('', json.dumps(provenance._torch_facts()), sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
-    for line in done.stdout.splitlines():
-        if line.startswith("FACTS"):
-            return json.loads(line.removeprefix("FACTS"))
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
     last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-    return {
-        "gpus": [],
-        "cuda": None,
-        "torchvision_ops": without_paths(f"torch cannot be imported: {last}"),
-    }
-
-
-def _torch_facts() -> dict:
-    import torch
-
-    gpus = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            found = torch.cuda.get_device_properties(index)
-            gpus.append({"name": found.name, "memory_gb": round(found.total_memory / 2**30, 1)})
-    from blcf_utils.ground import torchvision_compat
-
-    ops = {"mode": torchvision_compat.ensure_torchvision(), "reason": torchvision_compat.REASON}
-    return {
-        "gpus": gpus,
-        "cuda": torch.version.cuda if gpus else None,
-        "torchvision_ops": without_paths(ops),
-    }
+    why = without_paths(f"torch cannot be imported: {last}")
+    return {"gpus": [], "cuda": None, "torchvision_ops": why}
 
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
-        if found:
-            return found.group(1).strip()
-    return platform.processor() or platform.machine()
+    text = info.read_text(errors="replace") if info.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _memory_gb() -> float | None:

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from blcf_utils.features.networks.weight_files import weights_identity
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import published_dir, results_dir
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.results.rehearsal import RESULTS_MARKER
 from blcf_utils.run.notebooks import NotebookSource
 
 RUN_FILE = "run.json"
-WRITTEN_BY_THE_RUNNER = ("notebooks", "report", RESULTS_MARKER)
+# The rooms above the study: changing them changes no number that a notebook writes.
+RUNNER_LAYER = ("cli.py", "run/")
+WRITTEN_BY_THE_RUNNER = ("notebooks", "report", RUN_FILE)
 # What later notebooks read; figures are only looked at.
-READ_BY_LATER_NOTEBOOKS = ("tables/", "per_query/")
+READ_BY_LATER = ("tables/", "per_query/")
 # Parts of a profile that change no number.
 WITHOUT_EFFECT = ("name", "description", "notebooks", "parameters")
 
@@ -65,10 +66,24 @@ def refuse_reference(folder: Path, profile: str) -> None:
         )
 
 
-def settings_digest(profile: Profile) -> str:
-    """Return a digest of the settings of a profile that change numbers."""
-    document = {k: v for k, v in profile.document().items() if k not in WITHOUT_EFFECT}
-    return digest_of(document)
+@contextlib.contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Refuse to write to a results folder that another run is writing to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(
+                f"{folder}: another run is writing there; wait for it to end or give this one "
+                "another folder with --results DIR"
+            ) from None
+        yield
+
+
+def settings_of(document: dict) -> dict:
+    """Return the settings in a profile's document that change numbers."""
+    return {name: value for name, value in document.items() if name not in WITHOUT_EFFECT}
 
 
 def seeds_of(profile: Profile) -> dict[str, int]:
@@ -91,10 +106,12 @@ def key_parts(
     profile: Profile,
     parameters: dict[str, Any],
     code: str,
-    datasets: dict[str, dict],
-    earlier: dict[str, dict],
+    datasets: dict[str, dict | None],
+    entries: dict[str, dict],
 ) -> dict[str, str]:
-    """Return a digest of each thing that a notebook's results depend on, by its name.
+    """Return a digest of each thing that determines a notebook's result, by its name.
+
+    The notebook's key is the digest of them all; the parts only tell what changed.
 
     Args:
         source: the notebook.
@@ -102,91 +119,37 @@ def key_parts(
         parameters: values of the notebook's parameters.
         code: digest of the package's source.
         datasets: identities of the datasets it loads, by name.
-        earlier: entries of the run's record, of which those before the notebook count.
+        entries: the notebooks of the run's record, of which those before this one count.
     """
-    read = {
-        name: {
-            path: digest
-            for path, digest in entry["outputs"].items()
-            if path.startswith(READ_BY_LATER_NOTEBOOKS)
-        }
-        for name, entry in earlier.items()
-        if name < source.name
+    published = sorted(p for p in published_dir().glob("*") if p.suffix in (".csv", ".yaml"))
+    earlier = {
+        f"{name}/{file}": digest
+        for name, entry in entries.items()
+        for file, digest in entry["outputs"].items()
+        if name < source.name and file.startswith(READ_BY_LATER)
     }
-    return {
+    parts = {
         "notebook": source.digest,
-        "profile": settings_digest(profile),
-        "parameters": digest_of(parameters),
+        "profile": settings_of(profile.document()),
+        "parameters": parameters,
         "package code": code,
-        "datasets": digest_of(datasets),
-        "weights": digest_of(weights_identity(profile)),
-        "published": digest_of(_published()),
-        "earlier tables": digest_of({name: files for name, files in read.items() if files}),
+        **{f"dataset {name}": identity for name, identity in datasets.items()},
+        "weights": weights_identity(profile),
+        "published": {path.name: content_digest(path) for path in published},
+        "earlier tables": earlier,
     }
+    return {name: digest_of(part) for name, part in parts.items()}
 
 
-def changed_output(folder: Path, name: str, notebooks: dict[str, dict]) -> str:
-    """Return the first result of a notebook that is not as a run left it, or an empty text.
-
-    A notebook that comes later may write the same file: what it wrote counts as well.
-
-    Args:
-        folder: the results folder.
-        name: the notebook.
-        notebooks: entries of the run's record.
-    """
-    for file, digest in notebooks[name]["outputs"].items():
-        if not file.startswith(READ_BY_LATER_NOTEBOOKS):
-            continue
-        later = {e["outputs"].get(file) for other, e in notebooks.items() if other > name}
-        if content_digest(folder / file) not in later | {digest}:
-            return file
-    return ""
-
-
-def kept_outputs(folder: Path, name: str, notebooks: dict[str, dict]) -> dict[str, str]:
-    """Return those results of a notebook's last run that are still there as it wrote them.
-
-    A notebook that writes only what is missing goes on answering for what it wrote before.
-    """
-    owned = {file for other, e in notebooks.items() if other != name for file in e["outputs"]}
-    return {
-        file: digest
-        for file, digest in notebooks[name]["outputs"].items()
-        if file not in owned
-        and (folder / file).is_file()
-        and content_digest(folder / file) == digest
-    }
-
-
-def output_files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return modification time and size of what notebooks wrote below a results folder."""
-    found = {}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        ours = name.split("/")[0] in WRITTEN_BY_THE_RUNNER or name == RUN_FILE
-        if not ours and not path.name.startswith(".") and path.is_file():
-            found[name] = (path.stat().st_mtime_ns, path.stat().st_size)
-    return found
-
-
-def content_digest(path: Path) -> str:
-    """Hash a file; of a CSV without its ``seconds`` column, which differs from run to run."""
-    content = path.read_bytes()
-    if path.suffix == ".csv":
-        rows = list(csv.reader(io.StringIO(content.decode("utf-8"))))
-        if rows and "seconds" in rows[0]:
-            at = rows[0].index("seconds")
-            content = json.dumps([row[:at] + row[at + 1 :] for row in rows]).encode()
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def identities(events: Iterable[dict]) -> dict[str, dict]:
-    """Return what identifies each dataset that a stage log or a record tells of, by name."""
-    return {
-        event["dataset"]: {key: event.get(key) for key in ("manifest", "ground_truth")}
-        for event in events
-    }
+def code_digest() -> str:
+    """Return a hash of the package's source, without the rooms that only run and report."""
+    package = Path(__file__).parents[1]
+    whole = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).as_posix()
+        if not name.startswith(RUNNER_LAYER):
+            whole.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return whole.hexdigest()[:16]
 
 
 def dataset_identity(profile: Profile, name: str) -> dict | None:
@@ -200,21 +163,62 @@ def dataset_identity(profile: Profile, name: str) -> dict | None:
     return {"manifest": dataset.manifest, "ground_truth": dataset.ground_truth_digest}
 
 
-@contextlib.contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Refuse to write to a results folder that another run is writing to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(
-                f"{folder}: another run is writing there; wait for it to end or give this one "
-                "another folder with --results DIR"
-            ) from None
-        yield
+def changed_output(folder: Path, name: str, entries: dict[str, dict]) -> str:
+    """Say which result of a notebook is not as a run left it; an empty text when all are.
+
+    A notebook that comes later may write the same file: what it wrote counts as well.
+
+    Args:
+        folder: the results folder.
+        name: the notebook.
+        entries: the notebooks of the run's record.
+    """
+    for file, digest in entries[name]["outputs"].items():
+        path = folder / file
+        later = [entry["outputs"].get(file) for other, entry in entries.items() if other > name]
+        if not path.exists():
+            return f"{file} is missing"
+        if file.startswith(READ_BY_LATER) and content_digest(path) not in [digest, *later]:
+            return f"{path.name} was changed"
+    return ""
 
 
-def _published() -> list[list[str]]:
-    files = sorted(p for p in published_dir().glob("*") if p.suffix in (".csv", ".yaml"))
-    return [[p.name, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files]
+def output_files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return modification time and size of what notebooks wrote below a results folder."""
+    found = {}
+    for path in folder.rglob("[!.]*"):
+        name = path.relative_to(folder)
+        if name.parts[0] not in WRITTEN_BY_THE_RUNNER and path.is_file():
+            state = path.stat()
+            found[name.as_posix()] = (state.st_mtime_ns, state.st_size)
+    return found
+
+
+def written_outputs(folder: Path, before: dict, known: dict[str, str]) -> dict[str, str]:
+    """Return the digests of what a notebook wrote, by file.
+
+    Args:
+        folder: the results folder.
+        before: ``output_files`` before it ran.
+        known: outputs of its last run. It still answers for those that are there as it left them:
+            some write only what is missing.
+    """
+    after = output_files(folder)
+    written = {name for name, state in after.items() if before.get(name) != state}
+    digests = {name: content_digest(folder / name) for name in written | after.keys() & known}
+    return {
+        name: digest
+        for name, digest in sorted(digests.items())
+        if name in written or digest == known[name]
+    }
+
+
+def content_digest(path: Path) -> str:
+    """Hash a file; of a CSV without its ``seconds`` column, which differs from run to run."""
+    content = path.read_bytes()
+    if path.suffix == ".csv":
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8"))))
+        if rows and "seconds" in rows[0]:
+            at = rows[0].index("seconds")
+            content = json.dumps([row[:at] + row[at + 1 :] for row in rows]).encode()
+    return hashlib.sha256(content).hexdigest()[:16]

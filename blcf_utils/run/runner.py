@@ -1,22 +1,21 @@
 """Running the study: its notebooks in reading order, resumed where they stopped, on record.
 
-A notebook whose executed copy and outputs are there as it left them, and whose key (source,
-profile, parameters, package code, data, weights, published tables, results of the notebooks before
-it) is what it was, is not run again. A results folder never holds tables of different settings.
-``run.json`` in the results folder keeps every key, time and digest, and is rewritten after every
-notebook, so a killed run loses only the notebook it was in.
+A notebook whose executed copy and outputs are there as it left them, and whose key is what it was,
+is not run again. The key is a digest of what determines its result: source, settings, parameters,
+package code, data, weights, published tables and the tables of the notebooks before it. A results
+folder never holds tables of different settings. ``run.json`` in the results folder keeps every
+key, time and digest, and is rewritten before and after every notebook, so a killed run loses only
+the notebook it was in.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shlex
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,30 +28,25 @@ from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.results.rehearsal import banner
-from blcf_utils.run.lines import Lines
-from blcf_utils.run.notebooks import (
-    NotebookSource,
-    code_digest,
-    find_notebooks,
-    list_notebooks,
-)
+from blcf_utils.run.notebooks import NotebookSource, find_notebooks, list_notebooks
 from blcf_utils.run.provenance import describe_run, git_state, without_paths
 from blcf_utils.run.record import (
     RUN_FILE,
     changed_output,
-    content_digest,
+    code_digest,
     dataset_identity,
-    identities,
-    kept_outputs,
     key_parts,
     only_run,
     output_files,
     read_run,
     results_folder,
     seeds_of,
-    settings_digest,
+    settings_of,
+    written_outputs,
 )
+
+INTERRUPTED = 130  # exit code of what was stopped from the keyboard
+NEW = {"status": "not run", "message": "", "seconds": 0.0, "peak_rss_mb": None, "outputs": {}}
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class NotebookRun:
         status: ``done``, ``unchanged``, ``failed``, ``interrupted`` or ``not run``.
         seconds: how long it ran, in this run or, when unchanged, in the run that made it.
         peak_rss_mb: its kernel's peak resident memory, where the system tells.
-        message: why it failed, or was run again.
+        message: why it failed, or has to run.
     """
 
     name: str
@@ -92,7 +86,7 @@ class RunSummary:
     def exit_code(self) -> int:
         """0 when ok, 130 when interrupted from the keyboard, else 1."""
         if any(run.status == "interrupted" for run in self.notebooks):
-            return 130
+            return INTERRUPTED
         return 0 if self.ok else 1
 
 
@@ -131,29 +125,23 @@ def run_study(
     settings, parameters = settings or {}, parameters or {}
     resolved = load_profile(profile, settings)
     sources = find_notebooks(notebooks or resolved.notebooks)
-    values = {
-        source.name: _parameter_values(source, profile, resolved, settings, parameters)
-        for source in sources
-    }
     for name in resolved.parameters:
         find_notebooks([name])
+    values = {s.name: _values(s, profile, resolved, settings, parameters) for s in sources}
     folder = results_folder(resolved.name, results)
-    summary = RunSummary(
-        resolved.name, folder, _command(profile, notebooks, settings, parameters, results)
-    )
+    command = _command(profile, notebooks, settings, parameters, results)
+    summary = RunSummary(resolved.name, folder, command)
     with only_run(folder):
-        lines = Lines(stream or sys.stdout, [source.name for source in sources])
-        run = _Run(resolved, settings, folder, lines)
+        run = _Run(resolved, folder)
         if notebooks:
-            run.refuse_to_mix(sources)
-        stopped = False
+            run.refuse_to_mix(values)
         for source in sources:
-            if stopped:
-                summary.notebooks.append(NotebookRun(source.name, "not run"))
-                continue
-            done = run.bring_up_to_date(source, values[source.name], force=force)
+            if summary.ok or (keep_going and summary.exit_code != INTERRUPTED):
+                done, reason = run.bring_up_to_date(source, values[source.name], force=force)
+                print(_line(done, reason, max(map(len, values))), file=stream, flush=True)
+            else:
+                done = NotebookRun(source.name, "not run")
             summary.notebooks.append(done)
-            stopped = done.status == "interrupted" or (done.status == "failed" and not keep_going)
         run.finish(summary)
     return summary
 
@@ -167,102 +155,115 @@ def read_status(
     message what changed since it ran, if it ever did.
     """
     resolved = load_profile(profile, settings)
-    folder = results_folder(resolved.name, results)
-    run = _Run(resolved, settings or {}, folder, Lines(io.StringIO(), []))
+    run = _Run(resolved, results_folder(resolved.name, results))
     rows = []
     for source in find_notebooks(resolved.notebooks):
-        values = _parameter_values(source, profile, resolved, settings or {}, {})
-        entry = run.record["notebooks"].get(source.name)
+        values = _values(source, profile, resolved, settings or {}, {})
+        entry = run.entries.get(source.name, NEW)
         reason = run.reason_to_run(source, values, check_data=False)
-        status, message = ("not run", reason) if reason else ("done", "")
-        if entry and entry["status"] != "done":
-            status = "interrupted" if entry["status"] == "running" else entry["status"]
-            message = entry.get("message", "")
-        seconds, peak = (entry["seconds"], entry["peak_rss_mb"]) if entry else (0.0, None)
-        rows.append(NotebookRun(source.name, status, seconds, peak, message))
+        status, message = entry["status"], entry["message"] or reason
+        if status == "done":
+            status, message = "not run" if reason else "done", reason
+        rows.append(_told(source, entry, status, message))
     return rows
 
 
 class _Run:
     """One run of the study: decides, executes and keeps the record."""
 
-    def __init__(self, profile: Profile, settings: dict, folder: Path, lines: Lines):
-        self.profile, self.settings, self.folder, self.lines = profile, settings, folder, lines
+    def __init__(self, profile: Profile, folder: Path):
+        self.profile, self.folder = profile, folder
         self.record = read_run(folder)
+        self.entries: dict[str, dict] = self.record["notebooks"]
         self.code = code_digest()
         self.root = project_root()
         self.executed = False
         self.data: dict[str, dict | None] = {}
 
-    def refuse_to_mix(self, chosen: Sequence[NotebookSource]) -> None:
+    def refuse_to_mix(self, chosen: Collection[str]) -> None:
         """Refuse to run notebooks beside others of the study that they do not fit.
 
         Raises:
             StudyError: a notebook that is not chosen was run with other settings, or comes
                 before a chosen one and did not finish.
         """
-        own = settings_digest(self.profile)
-        chosen_names = [source.name for source in chosen]
-        differing, unfinished = [], []
-        for name in (source.name for source in list_notebooks()):
-            entry = self.record["notebooks"].get(name)
-            if entry is None or name in chosen_names:
-                continue
-            if entry.get("key_parts", {}).get("profile", own) != own:
-                differing.append(name)
-            elif entry["status"] != "done" and name < max(chosen_names):
-                unfinished.append(name)
-        for names, what in (
-            (differing, "ran with other settings"),
-            (unfinished, "did not finish"),
-        ):
-            if names:
-                raise StudyError(
-                    f"{self.folder}: {', '.join(names)} {what}, and results of different runs "
-                    f"must not be mixed; run {' '.join(name[:2] for name in names)} as well, or "
-                    "give this run another folder with --results DIR"
-                )
+        own = digest_of(settings_of(self.profile.document()))
+        study = {source.name for source in list_notebooks()}
+        unfit = {}
+        for name, entry in self.entries.items():
+            if name in study and name not in chosen:
+                if entry.get("key_parts", {}).get("profile", own) != own:
+                    unfit[name] = "ran with other settings"
+                elif entry["status"] != "done" and name < max(chosen):
+                    unfit[name] = "did not finish"
+        if unfit:
+            raise StudyError(
+                f"{self.folder}: {', '.join(f'{name} {why}' for name, why in unfit.items())}, and "
+                "results of different runs must not be mixed; run "
+                f"{' '.join(name[:2] for name in unfit)} as well, or give this run another folder "
+                "with --results DIR"
+            )
 
-    def bring_up_to_date(self, source: NotebookSource, values: dict, *, force: bool) -> NotebookRun:
+    def bring_up_to_date(
+        self, source: NotebookSource, values: dict, *, force: bool
+    ) -> tuple[NotebookRun, str]:
+        """Run a notebook unless it is up to date; return what happened and why it ran."""
         reason = "forced" if force else self.reason_to_run(source, values)
-        if not reason:
-            entry = self.record["notebooks"][source.name]
-            done = NotebookRun(source.name, "unchanged", entry["seconds"], entry["peak_rss_mb"])
-            self.lines.finish(done.name, done.status, done.seconds, done.peak_rss_mb)
-            return done
-        self._start_record()
-        last = self.record["notebooks"].get(source.name, {"outputs": {}})
-        entry = {
-            "status": "running", "seconds": 0.0, "peak_rss_mb": None, "outputs": last["outputs"],
-        }  # fmt: skip
-        self.record["notebooks"][source.name] = entry
+        if reason:
+            self._run_notebook(source, values)
+        entry = self.entries[source.name]
+        status, message = (entry["status"], entry["message"]) if reason else ("unchanged", "")
+        return _told(source, entry, status, message), reason
+
+    def reason_to_run(
+        self, source: NotebookSource, values: dict, *, check_data: bool = True
+    ) -> str:
+        """Return why the notebook has to run, or an empty text when it is up to date."""
+        entry = self.entries.get(source.name, NEW)
+        if entry["status"] != "done":
+            return "new" if entry is NEW else f"{entry['status']} before"
+        if not self._executed_copy(source).is_file():
+            return "no executed copy"
+        changed = changed_output(self.folder, source.name, self.entries)
+        if changed:
+            return changed
+        datasets = _identities(entry["datasets"])
+        if check_data:
+            datasets = {name: self._identity_now(name) for name in datasets}
+        parts = self._key_parts(source, values, datasets)
+        if digest_of(parts) == entry["key"]:
+            return ""
+        differing = [name for name in parts if parts[name] != entry["key_parts"].get(name)]
+        return f"{', '.join(differing)} changed"
+
+    def finish(self, summary: RunSummary) -> None:
+        """Close the record, if this run has executed anything."""
+        if self.executed:
+            self.record["status"] = "done" if summary.ok else "not finished"
+            self._write()
+
+    def _run_notebook(self, source: NotebookSource, values: dict) -> None:
+        if not self.executed:
+            self._start_record()
+        known = self.entries.get(source.name, NEW)["outputs"]
+        # What the record says if this process is killed.
+        entry = self.entries[source.name] = {**NEW, "status": "interrupted", "outputs": known}
         self._write()
-        self.lines.start(source.name, reason)
         before = output_files(self.folder)
+        started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="blcf-") as scratch:
             log = Path(scratch) / "stages.jsonl"
-            started = time.perf_counter()
+            log.touch()
             try:
-                execution = self._execute(source, values, Path(scratch), log)
-                seconds, peak = execution.seconds, execution.peak_rss_mb
-                status = "failed" if execution.failure else "done"
-                message = str(execution.failure or "")
+                done = self._execute(source, values, Path(scratch), log)
+                status, message = "failed" if done.failure else "done", done.failure
+                seconds, peak = done.seconds, done.peak_rss_mb
             except KeyboardInterrupt:
-                seconds, peak = round(time.perf_counter() - started, 2), None
                 status, message = "interrupted", "interrupted from the keyboard"
+                seconds, peak = round(time.perf_counter() - started, 2), None
             events = [json.loads(line) for line in log.read_text().splitlines()]
-        stages = [event for event in events if "stage" in event]
         datasets = {event["dataset"]: event for event in events if "dataset" in event}
-        after = output_files(self.folder)
-        written = {
-            name: content_digest(self.folder / name)
-            for name, state in after.items()
-            if before.get(name) != state
-        }
-        kept = kept_outputs(self.folder, source.name, self.record["notebooks"])
-        known_peaks = [p for p in (peak, *(s.get("peak_rss_so_far_mb") for s in stages)) if p]
-        peak = max(known_peaks, default=None)
-        parts = self._key_parts(source, values, identities(datasets.values()))
+        parts = self._key_parts(source, values, _identities(datasets.values()))
         entry.update(
             status=status,
             message=message,
@@ -271,50 +272,17 @@ class _Run:
             key=digest_of(parts),
             key_parts=parts,
             parameters=without_paths(values),
-            stages=without_paths(stages),
+            stages=without_paths([event for event in events if "stage" in event]),
             datasets=without_paths(list(datasets.values())),
-            outputs=dict(sorted({**kept, **written}.items())),
+            outputs=written_outputs(self.folder, before, known),
             git=git_state(self.root),
-            finished=_now(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         self._write()
-        done = NotebookRun(source.name, status, seconds, peak, message)
-        self.lines.finish(done.name, done.status, done.seconds, done.peak_rss_mb)
-        return done
-
-    def reason_to_run(
-        self, source: NotebookSource, values: dict, *, check_data: bool = True
-    ) -> str:
-        """Return why the notebook has to run, or an empty text when it is up to date."""
-        entry = self.record["notebooks"].get(source.name)
-        if not entry:
-            return "new"
-        if entry["status"] != "done":
-            return "cut short" if entry["status"] == "running" else f"{entry['status']} before"
-        if not self._executed_copy(source).is_file():
-            return "no executed copy"
-        missing = [name for name in entry["outputs"] if not (self.folder / name).exists()]
-        if missing:
-            return f"{missing[0]} is missing"
-        overwritten = changed_output(self.folder, source.name, self.record["notebooks"])
-        if overwritten:
-            return f"{Path(overwritten).name} was changed"
-        known = identities(entry["datasets"])
-        parts = self._key_parts(source, values, known)
-        changed = [name for name, digest in parts.items() if entry["key_parts"].get(name) != digest]
-        if not changed and check_data:
-            changed = [name for name, recorded in known.items() if self._identity(name) != recorded]
-        return f"{', '.join(changed)} changed" if changed else ""
-
-    def finish(self, summary: RunSummary) -> None:
-        if self.executed:
-            self.record["status"] = "done" if summary.ok else "not finished"
-            self._write()
 
     def _execute(self, source: NotebookSource, values: dict, scratch: Path, log: Path):
         from blcf_utils.run.execution import execute
 
-        log.touch()
         environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
         environment |= {
             "BLCF_HOME": str(self.root),
@@ -324,31 +292,22 @@ class _Run:
             # Not the user's own start-up files and history.
             "IPYTHONDIR": str(scratch / "ipython"),
         }
-        return execute(
-            source,
-            self._executed_copy(source),
-            values,
-            cwd=self.root,
-            environment=environment,
-            on_progress=self.lines.progress,
-        )
+        target = self._executed_copy(source)
+        return execute(source, target, values, cwd=self.root, environment=environment)
 
     def _executed_copy(self, source: NotebookSource) -> Path:
         return self.folder / "notebooks" / f"{source.name}.ipynb"
 
     def _key_parts(self, source: NotebookSource, values: dict, datasets: dict) -> dict[str, str]:
-        entries = self.record["notebooks"]
-        return key_parts(source, self.profile, values, self.code, datasets, entries)
+        return key_parts(source, self.profile, values, self.code, datasets, self.entries)
 
-    def _identity(self, dataset: str) -> dict | None:
+    def _identity_now(self, dataset: str) -> dict | None:
         if dataset not in self.data:
             self.data[dataset] = dataset_identity(self.profile, dataset)
         return self.data[dataset]
 
     def _start_record(self) -> None:
         """Describe this run, before the first notebook it executes."""
-        if self.executed:
-            return
         self.executed = True
         self.record = {
             "profile": {
@@ -356,48 +315,56 @@ class _Run:
                 "digest": self.profile.digest(),
                 "document": without_paths(self.profile.document()),
             },
-            "settings": without_paths(self.settings),
             "provenance": describe_run(seeds_of(self.profile)),
             "status": "running",
-            "notebooks": self.record["notebooks"],
+            "notebooks": self.entries,
         }
 
     def _write(self) -> None:
-        self.record["notebooks"] = dict(sorted(self.record["notebooks"].items()))
-        self.record.pop("rehearsal", None)
-        stand_ins = {
-            data["dataset"]
-            for entry in self.record["notebooks"].values()
-            for data in entry.get("datasets", [])
-            if data.get("stand_in")
-        }
-        if stand_ins:
-            self.record["rehearsal"] = banner(sorted(stand_ins))
         write_json(self.folder / RUN_FILE, self.record)
 
 
-def _parameter_values(
+def _told(source: NotebookSource, entry: dict, status: str, message: str) -> NotebookRun:
+    return NotebookRun(source.name, status, entry["seconds"], entry["peak_rss_mb"], message)
+
+
+def _line(run: NotebookRun, reason: str, width: int) -> str:
+    """Return the line that tells of a notebook; ``width`` is that of the column of names."""
+    memory = f"  {run.peak_rss_mb:6,} MB" if run.peak_rss_mb else ""
+    why = f"  ({reason})" if run.status == "done" else ""
+    return f"{run.name:{width}}  {run.status:11}  {run.seconds:7.1f} s{memory}{why}"
+
+
+def _identities(events: Iterable[dict]) -> dict[str, dict]:
+    """Return what identifies each dataset that a stage log tells of, by name."""
+    return {
+        event["dataset"]: {key: event.get(key) for key in ("manifest", "ground_truth")}
+        for event in events
+    }
+
+
+def _values(
     source: NotebookSource, profile: str, resolved: Profile, settings: dict, given: dict
 ) -> dict[str, Any]:
+    """Return the checked values of a notebook's parameters."""
     path = Path(profile)
     if path.suffix in (".yaml", ".yml"):
         path = path.resolve()
         inside = path.is_relative_to(project_root())
         profile = str(path.relative_to(project_root()) if inside else path)
     values = {"PROFILE": profile, "SETTINGS": settings}
-    source.check({name: values[name] for name in values})
     own = {**resolved.parameters.get(source.name, {}), **given}
-    for name in values:
-        if name in own:
-            raise StudyError(
-                f"parameter {name} of {source.name} is set by the run itself; "
-                "use --profile and --set KEY=VALUE"
-            )
-    source.check(own)
+    for name in values.keys() & own:
+        raise StudyError(
+            f"parameter {name} of {source.name} is set by the run itself; "
+            "use --profile and --set KEY=VALUE"
+        )
+    source.check(values | own)
     return values | own
 
 
 def _command(profile, notebooks, settings, parameters, results) -> str:
+    """Return the command that runs the same again."""
     words = ["blcf", "run", *notebooks, "--profile", profile]
     for option, values in (("--set", settings), ("--parameter", parameters)):
         for key, value in values.items():
@@ -406,7 +373,3 @@ def _command(profile, notebooks, settings, parameters, results) -> str:
     if results:
         words += ["--results", str(results)]
     return shlex.join(words)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -7,47 +7,31 @@ ranks, and with them an mAP by some thousandths. Times are not compared.
 
 from __future__ import annotations
 
-import csv
 import io
+import json
 import re
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
-from blcf_utils.run.record import refuse_reference, results_folder
+from blcf_utils.run.provenance import git
+from blcf_utils.run.record import (
+    RUN_FILE,
+    read_run,
+    refuse_reference,
+    results_folder,
+    settings_of,
+)
 
 TOLERANCE = 0.005
 KEY_COLUMNS = ("row", "column")
 # How long something took, and the digest of settings that include what is compared anyway.
 NOT_COMPARED = ("seconds", "config_digest")
-# Times, memory and disk of a run: no result.
-ABOUT_THE_RUN = ("x10_stages",)
 TIMES = re.compile(r"\(s\)|\b(?:ms|seconds?|times?|per s)\b", re.I)
 # A number written with a point or an exponent: a count has neither, and is compared exactly.
 REAL = re.compile(r"(?<![\w.])[+-]?(?:\d+\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(?![\w.]*\d)")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One disagreement.
-
-    Attributes:
-        table: file name without its suffix.
-        cell: which row and column.
-        expected: the reference's value, or ``missing``.
-        found: the fresh run's value, or ``missing``.
-    """
-
-    table: str
-    cell: str
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        where = f"{self.table}: {self.cell}" if self.cell else self.table
-        return f"{where}: expected {self.expected}, found {self.found}"
 
 
 def verify(
@@ -56,7 +40,7 @@ def verify(
     reference: Path | None = None,
     *,
     tolerance: float = TOLERANCE,
-) -> list[Difference]:
+) -> list[str]:
     """Compare the tables of a run with the reference run's.
 
     Args:
@@ -68,107 +52,117 @@ def verify(
             differ by that share.
 
     Returns:
-        The differences, in the reference's order; none when the run agrees.
+        The differences, a sentence each, in the reference's order; none when the run agrees.
 
     Raises:
-        StudyError: there is no reference, or no run.
+        StudyError: there is no reference, no run, or a run with other settings.
     """
-    folder = results_folder(profile, results) / "tables"
-    fresh = _read_folder(folder)
+    folder = results_folder(profile, results)
+    fresh = _tables(folder / "tables")
     if not fresh:
-        raise StudyError(f"{folder}: no table to verify; run blcf run --profile {profile} first")
+        raise StudyError(
+            f"{folder / 'tables'}: no table to verify; run blcf run --profile {profile} first"
+        )
     if reference is None:
-        refuse_reference(folder.parent, profile)
-    expected = _committed(profile) if reference is None else _read_reference(Path(reference))
+        refuse_reference(folder, profile)
+        expected, record = _committed(profile)
+    else:
+        expected, record = _reference(Path(reference))
+    _refuse_other_settings(folder, read_run(folder), record)
     differences = []
     for name, text in expected.items():
         if name not in fresh:
-            differences.append(Difference(name, "", "the table", "missing"))
+            differences.append(f"{name}: expected the table, found missing")
         else:
-            differences += _compare(name, text, fresh[name], tolerance)
-    for name in fresh:
-        if name not in expected:
-            differences.append(Difference(name, "", "missing", "the table"))
-    return differences
+            differences += [f"{name}: {it}" for it in _compare(text, fresh[name], tolerance)]
+    new = [name for name in fresh if name not in expected]
+    return differences + [f"{name}: expected missing, found the table" for name in new]
 
 
-def _read_folder(folder: Path) -> dict[str, str]:
-    paths = [path for path in sorted(folder.glob("*.csv")) if path.stem not in ABOUT_THE_RUN]
-    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
+def _tables(folder: Path) -> dict[str, str]:
+    return {p.stem: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.csv"))}
 
 
-def _read_reference(folder: Path) -> dict[str, str]:
-    tables = _read_folder(folder / "tables") or _read_folder(folder)
+def _reference(folder: Path) -> tuple[dict[str, str], dict]:
+    tables = _tables(folder / "tables") or _tables(folder)
     if not tables:
         raise StudyError(
             f"{folder}: expected a reference run (tables/*.csv), found none; name the results "
             "folder of the profile, such as results/mini"
         )
-    return tables
+    return tables, read_run(folder)
 
 
-def _committed(profile: str) -> dict[str, str]:
-    root = project_root()
-    where = f"results/{profile}/tables"
-    listing = _git(root, "ls-tree", "--name-only", "HEAD", f"{where}/")
-    names = [line for line in (listing or "").splitlines() if line.endswith(".csv")]
+def _committed(profile: str) -> tuple[dict[str, str], dict]:
+    root, where = project_root(), f"results/{profile}"
+    listing = git(root, "ls-tree", "--name-only", "HEAD", f"{where}/tables/") or ""
+    names = sorted(line for line in listing.splitlines() if line.endswith(".csv"))
     if not names:
         raise StudyError(
-            f"no reference for profile {profile}: git has no {where}/*.csv committed; name one "
-            "with --against DIR"
+            f"no reference for profile {profile}: git has no {where}/tables/*.csv committed; name "
+            "one with --against DIR"
         )
-    return {Path(name).stem: _git(root, "show", f"HEAD:{name}") or "" for name in sorted(names)}
+    record = json.loads(git(root, "show", f"HEAD:{where}/{RUN_FILE}") or "{}")
+    return {Path(name).stem: git(root, "show", f"HEAD:{name}") or "" for name in names}, record
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, check=False, timeout=60
+def _refuse_other_settings(folder: Path, run: dict, reference: dict) -> None:
+    """Refuse to compare runs whose records name different settings, as far as both have them."""
+    ours, theirs = (
+        pd.json_normalize(settings_of(record["profile"]["document"])).to_dict("records")[0]
+        if "profile" in record
+        else {}
+        for record in (run, reference)
+    )
+    told = [
+        f"{name} {ours[name]} instead of {theirs[name]}"
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    ]
+    if told:
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        raise StudyError(
+            f"{folder}: run with other settings than the reference ({', '.join(told[:3])}{more}), "
+            "so their tables are not compared; run with the reference's settings or name another "
+            "reference with --against DIR"
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.decode("utf-8") if done.returncode == 0 else None
 
 
-def _compare(name: str, expected: str, found: str, tolerance: float) -> list[Difference]:
-    header, reference = _rows(expected)
-    fresh_header, fresh = _rows(found)
-    if header != fresh_header:
-        return [Difference(name, "header", ",".join(header), ",".join(fresh_header))]
-    differences = []
-    for key, row in reference.items():
-        if key not in fresh:
-            differences.append(Difference(name, key, "the row", "missing"))
-            continue
-        for column, value in row.items():
-            other = fresh[key][column]
-            timed = TIMES.search(f"{key} {column} {value}") and REAL.search(value)
-            if column in NOT_COMPARED or timed or _agree(value, other, tolerance):
-                continue
-            differences.append(
-                Difference(name, f"{key}, {column}", value or "blank", other or "blank")
-            )
-    extra = [key for key in fresh if key not in reference]
-    return differences + [Difference(name, key, "missing", "the row") for key in extra]
+def _compare(expected: str, found: str, tolerance: float) -> list[str]:
+    reference, fresh = _read(expected), _read(found)
+    if list(reference) != list(fresh):
+        return [f"header: expected {','.join(reference)}, found {','.join(fresh)}"]
+    shared = reference.index.intersection(fresh.index, sort=False)
+    lost = [
+        f"{row}: expected the row, found missing"
+        for row in reference.index.difference(shared, sort=False)
+    ]
+    new = [
+        f"{row}: expected missing, found the row"
+        for row in fresh.index.difference(shared, sort=False)
+    ]
+    cells = pd.DataFrame(
+        {"expected": reference.loc[shared].stack(), "found": fresh.loc[shared].stack()}
+    )
+    differing = []
+    for (row, column), a, b in cells[cells["expected"] != cells["found"]].itertuples():
+        timed = TIMES.search(f"{row} {column} {a}") and REAL.search(a)
+        if not timed and column not in NOT_COMPARED and not _agree(a, b, tolerance):
+            differing.append(f"{row}, {column}: expected {a or 'blank'}, found {b or 'blank'}")
+    return lost + differing + new
 
 
-def _rows(text: str) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Return the header and the rows by what identifies them, in order."""
-    reader = csv.DictReader(io.StringIO(text))
-    header = list(reader.fieldnames or [])
-    keys = [name for name in KEY_COLUMNS if name in header] or header[:1]
-    rows: dict[str, dict[str, str]] = {}
-    for row in reader:
-        key = ", ".join(row[name] for name in keys)
-        again = sum(1 for known in rows if known == key or known.startswith(f"{key} #"))
-        rows[f"{key} #{again + 1}" if again else key] = row
-    return header, rows
+def _read(text: str) -> pd.DataFrame:
+    """Return a table of text, with what identifies each row as its index."""
+    table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    keys = [name for name in KEY_COLUMNS if name in table] or [table.columns[0]]
+    key = pd.Series(map(", ".join, table[keys].to_numpy()), table.index, str)
+    again = key.groupby(key).cumcount()
+    return table.set_index(key.where(again == 0, key + " #" + (again + 1).astype(str)))
 
 
 def _agree(expected: str, found: str, tolerance: float) -> bool:
     """Compare two texts: the real numbers in them within the tolerance, all else exactly."""
-    if expected == found:
-        return True
     if REAL.sub("0.0", expected) != REAL.sub("0.0", found):
         return False
     pairs = zip(REAL.findall(expected), REAL.findall(found), strict=True)

@@ -15,14 +15,14 @@ import torch
 
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.saliency.base import SaliencyModel
 
-STAGE_VERSION = 1
+STAGE = Stage("saliency", version=1)
 _A_TASK = 8  # images that a worker is sent at once
 
 
@@ -117,7 +117,6 @@ def saliency_maps(
         UnreadableImage: an image does not decode and ``on_corrupt`` is ``error``.
     """
     document = {
-        "version": STAGE_VERSION,
         "model": model.document,
         "images": dataset.manifest,
         "exif_orientation": dataset.exif_orientation,
@@ -150,7 +149,7 @@ def saliency_maps(
             if not _file(folder, i).exists():
                 _link(_file(folder, int(distinct[i])), _file(folder, i))
 
-    artefact = store.get_or_make("saliency", f"{dataset.name}-{model.name}", document, make)
+    artefact = store.get_or_make(STAGE, f"{dataset.name}-{model.name}", document, make)
     return SaliencyMaps(artefact)
 
 

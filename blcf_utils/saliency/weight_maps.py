@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from blcf_utils.features.maps import FeatureMaps
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.progress import progress
 from blcf_utils.saliency.weighting import Weighting
 
-STAGE_VERSION = 1
+STAGE = Stage("weights", version=1)
 
 
 class StoredWeights:
@@ -52,7 +52,6 @@ def weight_maps(
     count = features.n_database
     shapes = features.shapes[:count] * factor
     document = {
-        "version": STAGE_VERSION,
         "weighting": weighting.document,
         "shapes": hashlib.sha256(np.ascontiguousarray(shapes, "<i8").tobytes()).hexdigest()[:16],
     }
@@ -82,5 +81,5 @@ def weight_maps(
             np.save(path, flat)
 
     label = f"{features.artefact.label}-{weighting.name}-x{factor}"
-    made = store.get_or_make("weights", label, document, make, quiet=True)
+    made = store.get_or_make(STAGE, label, document, make, quiet=True)
     return store.once(made.key, lambda: StoredWeights(weighting.name, made, shapes))

@@ -36,7 +36,7 @@ from blcf_utils.finetuning.triplets import (
 )
 from blcf_utils.finetuning.validation import Validation
 from blcf_utils.finetuning.variants import TRAINED_A, VARIANTS, Variant
-from blcf_utils.ground.artefacts import Artefact, atomic_path, write_text
+from blcf_utils.ground.artefacts import Artefact, Stage, atomic_path, write_text
 from blcf_utils.ground.errors import known
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.results.evaluation import Evaluation, evaluate
@@ -46,9 +46,9 @@ from blcf_utils.search.recipes import Searcher
 from blcf_utils.search.sift.words import search_sift
 from blcf_utils.study.pipeline import Pipeline
 
-TRAINING_VERSION = 1
-DESCRIBING_VERSION = 1
-JUDGING_VERSION = 1
+TRAINED = Stage("finetuned", version=1)
+DESCRIBED = Stage("descriptors", version=1)
+JUDGED_TRIPLETS = Stage("judged-triplets", version=1)
 JUDGED = "statistics.json"
 
 
@@ -184,7 +184,6 @@ class Finetuning:
         dataset, split = self.dataset, self.splits[fold]
         found = self.triplets(fold, source)
         document = {
-            "version": JUDGING_VERSION,
             "triplets": found.key,
             "images": dataset.manifest,
             "ground_truth": dataset.ground_truth_digest,
@@ -199,7 +198,7 @@ class Finetuning:
                 triplet_sheet(dataset, found).save(path, quality=90)
 
         label = f"{self.name}-fold{fold}-{source}"
-        return self.store.get_or_make("judged-triplets", label, document, make)
+        return self.store.get_or_make(JUDGED_TRIPLETS, label, document, make)
 
     @cached_property
     def inputs(self) -> Maps:
@@ -228,7 +227,6 @@ class Finetuning:
         for speed_only in SPEED_ONLY:
             del training[speed_only]
         document = {
-            "version": TRAINING_VERSION,
             "network": variant.network,
             "projection": config.projection.document() if variant.network == "B" else None,
             "backbone": backbone.document(),
@@ -267,7 +265,7 @@ class Finetuning:
             (folder / CHECKPOINT).unlink(missing_ok=True)
 
         label = f"{self.name}-fold{fold}-{variant.network}-{variant.source}"
-        made = self.store.get_or_make("finetuned", label, document, train)
+        made = self.store.get_or_make(TRAINED, label, document, train)
         return Finetuned(variant, self.name, split, made)
 
     @remembered
@@ -293,7 +291,6 @@ class Finetuning:
         tuned = trained_on.trained(row, fold) if variant.source else None
         dataset = self.dataset
         document = {
-            "version": DESCRIBING_VERSION,
             "network": tuned.artefact.key if tuned else variant.network,
             "projection": projection.document() if variant.network == "B" else None,
             "backbone": backbone.document(),
@@ -317,7 +314,7 @@ class Finetuning:
                 np.savez(path, database=found.database, **found.queries)
 
         label = f"{self.name}-by-{row}-{trained_on.name if tuned else 'untrained'}"
-        made = self.store.get_or_make("descriptors", label, document, describe, quiet=True)
+        made = self.store.get_or_make(DESCRIBED, label, document, describe, quiet=True)
         with np.load(made / "descriptors.npz") as stored:
             queries = {mode: stored[mode] for mode in ("gs", "ls")}
             return Descriptors(stored["database"], queries, made.key)

@@ -151,7 +151,7 @@ class Pipeline:
             seed=self.profile.seed,
             device=self.profile.features.device,
         )
-        return codebook.searched(self.profile.encoding, self.store)
+        return codebook.with_assignment(self.profile.encoding)
 
     @cached_property
     def maps(self) -> AssignmentMaps:

@@ -8,10 +8,10 @@ from blcf_utils.config.profile import Profile
 from blcf_utils.datasets import load_dataset
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.checks import check_dataset
-from blcf_utils.ground.artefacts import ArtefactStore, log_event
+from blcf_utils.ground.artefacts import ArtefactStore, Stage, log_event
 from blcf_utils.ground.remembered import remembered
 
-CHECKS_VERSION = 1
+CHECKS = Stage("checks", version=1)
 
 
 class DatasetShelf:
@@ -41,15 +41,12 @@ class DatasetShelf:
         dataset = load_dataset(name, **self._options.get(name, {}))
         for part in dataset.parts or (dataset,):
             document = {
-                "version": CHECKS_VERSION,
                 "images": part.manifest,
                 "queries": part.ground_truth_digest,
                 "decode": self._decode,
             }
             check = partial(check_dataset, part, decode=self._decode)
-            self.store.get_or_make(
-                "checks", part.name, document, lambda folder, check=check: check()
-            )
+            self.store.get_or_make(CHECKS, part.name, document, lambda folder, check=check: check())
         log_event(
             {
                 "dataset": name,

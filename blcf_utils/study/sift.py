@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.search.boxes import Mode
 from blcf_utils.search.index.inverted_file import InvertedFile
@@ -23,7 +23,7 @@ from blcf_utils.search.sift.words import (
     sift_index,
 )
 
-VERIFICATION_VERSION = 1
+VERIFICATION = Stage("verification", version=1)
 
 
 class SiftPipeline:
@@ -82,7 +82,6 @@ class SiftPipeline:
         dataset, words = self.dataset, self.words
         rankings, config = self.search(mode), self.profile.sift
         made_of = {
-            "version": VERIFICATION_VERSION,
             "sift_words": words.key,
             "queries": dataset.ground_truth_digest,
             "mode": mode,
@@ -96,7 +95,7 @@ class SiftPipeline:
             found = verify(dataset, rankings, words.features, config.verification, mode, kept)
             return found[0]
 
-        artefact = self.store.get_or_make("verification", words.artefact.label, made_of, verified)
+        artefact = self.store.get_or_make(VERIFICATION, words.artefact.label, made_of, verified)
         return verified(artefact.folder), artefact.seconds
 
     def partner(self) -> dict[str, Ranking]:

@@ -7,13 +7,12 @@ threads and however the rows are cut into calls, up to rounding.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import faiss
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
 from blcf_utils.ground.errors import known
 
@@ -22,6 +21,7 @@ DEFAULT_EFFORT = {"hnsw": 64, "ivf": 16}
 METHODS = ("exact", *DEFAULT_EFFORT)
 _LINKS, _BUILD_EFFORT = 32, 40
 _CELL_ITERATIONS = 10
+_SCORES_AT_ONCE = 32_000_000  # float32 values: 128 MB
 
 
 class Searcher(Protocol):
@@ -36,13 +36,39 @@ class ExactSearcher:
     """Looks at every word, through faiss' matrix product that never writes all distances."""
 
     def __init__(self, centroids: np.ndarray):
-        self.index = faiss.IndexFlatL2(centroids.shape[1])
-        self.index.add(np.ascontiguousarray(centroids, np.float32))
+        self.centroids = np.ascontiguousarray(centroids, np.float32)
 
     def search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (words, squared distances)."""
-        distances, words = self.index.search(rows, 1)
+        distances, words = faiss.knn(rows, self.centroids, 1)
         return words[:, 0], distances[:, 0]
+
+
+class TorchSearcher:
+    """Looks at every word, through torch's matrix product, on a GPU or not.
+
+    The nearest centroid c minimises |x - c|^2, that is maximises x.c - |c|^2 / 2. It rounds
+    otherwise than faiss, which can move a row that lies between two words.
+    """
+
+    def __init__(self, centroids: np.ndarray, device: str):
+        self.device = torch.device(device)
+        self.centroids = torch.from_numpy(np.ascontiguousarray(centroids)).to(self.device)
+        self.bias = -0.5 * (self.centroids * self.centroids).sum(1)
+
+    @torch.inference_mode()
+    def search(self, rows: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return (words, squared distances)."""
+        rows = torch.as_tensor(rows, device=self.device)
+        words = torch.empty(len(rows), dtype=torch.int64, device=self.device)
+        distances = torch.empty(len(rows), device=self.device)
+        step = max(1, _SCORES_AT_ONCE // len(self.centroids))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            best, word = torch.addmm(self.bias, part, self.centroids.T).max(dim=1)
+            words[start : start + step] = word
+            distances[start : start + step] = ((part * part).sum(1) - 2 * best).clamp_(min=0)
+        return words.cpu().numpy(), distances.cpu().numpy()
 
 
 class HnswSearcher:
@@ -51,19 +77,13 @@ class HnswSearcher:
     Args:
         centroids: (K, D) float32.
         effort: efSearch, how many candidates a search keeps.
-        file: where the graph is kept; read if it is there, otherwise built and written.
     """
 
-    def __init__(self, centroids: np.ndarray, effort: int, file: Path | None = None):
-        if file is not None and file.exists():
-            self.index = faiss.read_index(str(file))
-        else:
-            self.index = faiss.IndexHNSWFlat(centroids.shape[1], _LINKS)
-            self.index.hnsw.efConstruction = _BUILD_EFFORT
-            with single_threaded():  # several threads link in whatever order they come
-                self.index.add(np.ascontiguousarray(centroids, np.float32))
-            if file is not None:
-                faiss.write_index(self.index, str(file))
+    def __init__(self, centroids: np.ndarray, effort: int):
+        self.index = faiss.IndexHNSWFlat(centroids.shape[1], _LINKS)
+        self.index.hnsw.efConstruction = _BUILD_EFFORT
+        with threadpool_limits(1):  # several threads link in whatever order they come
+            self.index.add(np.ascontiguousarray(centroids, np.float32))
         self.index.hnsw.efSearch = effort
 
     def search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +93,7 @@ class HnswSearcher:
 
 
 class IvfSearcher:
-    """Words in cells; a row looks at the words of the cells nearest to it.
+    """Words in cells, about the square root of K; a row looks at the words of the nearest cells.
 
     faiss' inverted lists compare a row at a time with a list. Here all rows that look into a cell
     are compared with its words in one matrix product, which is several times as fast.
@@ -86,7 +106,7 @@ class IvfSearcher:
 
     def __init__(self, centroids: np.ndarray, effort: int, seed: int = 0):
         centroids = np.ascontiguousarray(centroids, np.float32)
-        number = cells_of(len(centroids))
+        number = max(1, round(len(centroids) ** 0.5))
         kmeans = faiss.Kmeans(
             centroids.shape[1],
             number,
@@ -96,78 +116,53 @@ class IvfSearcher:
             max_points_per_centroid=len(centroids),
         )
         kmeans.train(centroids)
-        cells = kmeans.centroids
-        of_word, _ = ExactSearcher(cells).search(centroids)
+        of_word, _ = ExactSearcher(kmeans.centroids).search(centroids)
+        filled, of_word = np.unique(of_word, return_inverse=True)
         self.order = np.argsort(of_word, kind="stable")
-        starts = np.searchsorted(of_word[self.order], np.arange(number + 1))
-        filled = np.diff(starts) > 0
-        self.starts = [*starts[:-1][filled].tolist(), len(centroids)]
-        self.cells = faiss.IndexFlatL2(centroids.shape[1])
-        self.cells.add(cells[filled])
+        self.starts = np.searchsorted(of_word[self.order], np.arange(len(filled) + 1))
+        self.cells = kmeans.centroids[filled]
         self.centroids = centroids[self.order]
-        self.effort = min(effort, int(filled.sum()))
+        self.effort = min(effort, len(filled))
 
     def search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (words, squared distances)."""
         words = np.zeros(len(rows), np.int64)
         nearest = np.full(len(rows), np.inf, np.float32)
-        if not len(rows):
-            return words, nearest
-        looks = self.cells.search(rows, self.effort)[1].ravel()
+        looks = faiss.knn(rows, self.cells, self.effort)[1].ravel()
         by_cell = np.argsort(looks, kind="stable")
         ends = np.searchsorted(looks[by_cell], np.arange(len(self.starts)))
         by_cell //= self.effort
-        for cell, start in enumerate(self.starts[:-1]):
+        for cell in np.flatnonzero(np.diff(ends)):
             members = by_cell[ends[cell] : ends[cell + 1]]
-            if not len(members):
-                continue
-            found = faiss.knn(rows[members], self.centroids[start : self.starts[cell + 1]], 1)
-            distances = found[0][:, 0]
-            better = distances < nearest[members]
+            inside = slice(self.starts[cell], self.starts[cell + 1])
+            distances, found = faiss.knn(rows[members], self.centroids[inside], 1)
+            better = distances[:, 0] < nearest[members]
             members = members[better]
-            nearest[members] = distances[better]
-            words[members] = self.order[start + found[1][better, 0]]
+            nearest[members] = distances[better, 0]
+            words[members] = self.order[inside][found[better, 0]]
         return words, nearest
 
 
-def cells_of(words: int) -> int:
-    """Return how many cells K words are put in: about the square root of K."""
-    return max(1, round(words**0.5))
-
-
 def make_searcher(
-    centroids: np.ndarray, method: str = "exact", effort: int = 0, file: Path | None = None
+    centroids: np.ndarray, method: str = "exact", effort: int = 0, device: str = "cpu"
 ) -> Searcher:
     """Return what finds the nearest of ``centroids`` (K, D).
 
     Args:
         centroids: (K, D) float32.
-        method: ``exact``, ``hnsw`` or ``ivf``.
+        method: ``exact``, ``hnsw`` or ``ivf``; approximate ones run on the CPU.
         effort: efSearch of hnsw, cells looked at of ivf; 0 is the default of ``DEFAULT_EFFORT``.
-        file: where a graph of hnsw is kept between uses.
+        device: ``cpu`` (faiss) or ``cuda`` (torch).
 
     Raises:
         StudyError: an unknown method.
     """
-    if method == "exact":
-        return ExactSearcher(centroids)
     if method not in METHODS:
         raise known("assignment", method, METHODS)
-    effort = effort or DEFAULT_EFFORT[method]
-    if method == "hnsw":
-        return HnswSearcher(centroids, effort, file)
-    return IvfSearcher(centroids, effort)
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Let faiss use one thread within the block."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
+    if method == "exact":
+        return ExactSearcher(centroids) if device == "cpu" else TorchSearcher(centroids, device)
+    approximate = HnswSearcher if method == "hnsw" else IvfSearcher
+    return approximate(centroids, effort or DEFAULT_EFFORT[method])
 
 
 def assignment_quality(

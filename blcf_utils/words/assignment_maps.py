@@ -18,14 +18,15 @@ from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.joined import Joined
 from blcf_utils.features.rows import copies_of, sample_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path, write_json
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
+from blcf_utils.words.assignment import assignment_quality
 from blcf_utils.words.codebook import Codebook
 from blcf_utils.words.whitening import Whitening
 
-STAGE_VERSION = 1
+STAGE = Stage("assignment", version=1)
 _A_TASK = 4  # images that a worker is sent at once
 # Of so many images every position tells how good approximate assignment is.
 QUALITY_IMAGES = 24
@@ -134,6 +135,8 @@ def measure_assignment(
 ) -> dict:
     """Return how near a codebook's assignment comes to exact on a dataset's own descriptors.
 
+    It holds the codebook's ``assignment`` and ``effort``, and what ``assignment_quality`` returns.
+
     Args:
         features, whitening, codebook: as for :func:`assignment_maps`.
         factor: enlargement of the maps.
@@ -143,7 +146,8 @@ def measure_assignment(
     usable = np.flatnonzero(features.shapes[: features.n_database].prod(axis=1))
     drawn = sample_rows(usable, images, seed)
     rows = [whitened_positions(features.map(i), whitening, factor) for i in drawn]
-    return codebook.quality(np.concatenate(rows))
+    found = assignment_quality(codebook.centroids, codebook.searcher, np.concatenate(rows))
+    return {"assignment": codebook.assignment, "effort": codebook.effort, **found}
 
 
 @dataclass(frozen=True)
@@ -154,12 +158,6 @@ class _Encoder:
     codebook: Codebook
     factor: int
     device: str
-
-    @property
-    def files(self) -> list[Path]:
-        """What it reads."""
-        graph = self.codebook.graph
-        return [graph / "hnsw.faiss"] if graph else []
 
 
 def _encode(encoder: _Encoder, feature_map: np.ndarray) -> np.ndarray:
@@ -180,7 +178,6 @@ def _encoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (numbers of an image and its copies, its assignment map), each image once."""
     copies, files = copies_of(features.distinct), [features.artefact / "features.h5"]
-    files += encoder.files
     results = mapped(
         _encode_image,
         (features, encoder),
@@ -207,7 +204,6 @@ def assignment_maps(
     are measured and kept with the maps.
     """
     document = {
-        "version": STAGE_VERSION,
         "features": features.key,
         "whitening": whitening.key,
         "codebook": codebook.key,
@@ -227,7 +223,7 @@ def assignment_maps(
             write_json(folder / QUALITY_FILE, quality)
 
     label = f"{features.artefact.label}-K{codebook.words}"
-    artefact = store.get_or_make("assignment", label, document, make)
+    artefact = store.get_or_make(STAGE, label, document, make)
     return store.once(
         artefact.key,
         lambda: AssignmentMaps(artefact, codebook.words, features, config.interpolate),

@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import faiss
 import numpy as np
-import torch
 
 from blcf_utils.config.profile import CodebookConfig, EncodingConfig
 from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.rows import sample_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.progress import progress
 from blcf_utils.words.assignment import (
     DEFAULT_EFFORT,
     Searcher,
-    assignment_quality,
+    TorchSearcher,
     make_searcher,
 )
-from blcf_utils.words.kmeans import (
-    MIN_GAIN,
-    DescriptorFile,
-    KMeansState,
-    fit_kmeans,
-    write_descriptors,
-)
+from blcf_utils.words.kmeans import MIN_GAIN, DescriptorFile, fit_kmeans, write_descriptors
 from blcf_utils.words.whitening import Whitening
 
-STAGE_VERSION = 1
+STAGE = Stage("codebook", version=1)
 # Files of an artefact that learns words: the first two are gone when it has, the last is written
 # after all others.
 DESCRIPTORS, _ITERATIONS, _LAST = "descriptors.f32", "iterations.npz", "n_descriptors.npy"
-_SCORES_AT_ONCE = 32_000_000  # float32 values: 128 MB
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,6 @@ class Codebook:
         key: artefact key, with how words are assigned where that is approximate.
         assignment: how :meth:`assign` finds the nearest word: ``exact``, ``hnsw`` or ``ivf``.
         effort: of approximate assignment; 0 is its default.
-        graph: artefact that keeps the graph of hnsw; None builds it anew.
     """
 
     centroids: np.ndarray
@@ -61,64 +51,34 @@ class Codebook:
     key: str = ""
     assignment: str = "exact"
     effort: int = 0
-    graph: Artefact | None = field(default=None, repr=False, compare=False)
 
     @property
     def words(self) -> int:
         """K."""
         return len(self.centroids)
 
-    def searched(self, config: EncodingConfig, store: ArtefactStore | None = None) -> Codebook:
-        """Return the codebook whose words are assigned as ``config`` says.
-
-        Args:
-            config: of it ``assignment`` and ``assignment_effort``.
-            store: keeps the graph of hnsw, which takes seconds to build; None builds it anew.
-        """
-        if config.assignment == "exact":
-            return self
+    def with_assignment(self, config: EncodingConfig) -> Codebook:
+        """Return the codebook whose words are assigned as ``config`` says."""
         method = config.assignment
+        if method == "exact":
+            return self
         effort = config.assignment_effort or DEFAULT_EFFORT[method]
-        graph = None
-        if method == "hnsw" and store is not None and self.key:
-            document = {"version": STAGE_VERSION, "codebook": self.key}
-
-            def make(folder: Path) -> None:
-                make_searcher(self.centroids, "hnsw", effort, folder / "hnsw.faiss")
-
-            graph = store.get_or_make("word-graph", f"K{self.words}", document, make, quiet=True)
         key = f"{self.key}-{method}-{effort}" if self.key else ""
-        return replace(self, key=key, assignment=method, effort=effort, graph=graph)
+        return replace(self, key=key, assignment=method, effort=effort)
 
     @cached_property
     def searcher(self) -> Searcher:
         """What finds the nearest words on a CPU."""
-        file = self.graph / "hnsw.faiss" if self.graph else None
-        return make_searcher(self.centroids, self.assignment, self.effort, file)
-
-    def quality(self, descriptors: np.ndarray) -> dict[str, float | int | str]:
-        """Return how near approximate assignment comes to exact, measured on (N, D) descriptors.
-
-        Returns:
-            ``assignment`` and ``effort``, and what ``assignment_quality`` measures.
-        """
-        rows = np.ascontiguousarray(descriptors, np.float32)
-        how = {"assignment": self.assignment, "effort": self.effort}
-        return {**how, **assignment_quality(self.centroids, self.searcher, rows)}
+        return make_searcher(self.centroids, self.assignment, self.effort)
 
     @cached_property
-    def _on_gpu(self) -> tuple[torch.Tensor, torch.Tensor]:
-        centroids = torch.from_numpy(self.centroids).to("cuda")
-        return centroids.T.contiguous(), -0.5 * (centroids * centroids).sum(1)
+    def _gpu_searcher(self) -> Searcher:
+        return TorchSearcher(self.centroids, "cuda")
 
-    @torch.inference_mode()
     def assign(self, descriptors: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Return the nearest word of each descriptor: (N, D) to (N,) uint16.
 
-        Exactly, unless the codebook was asked for otherwise (:meth:`searched`). The nearest
-        centroid c minimises |x - c|^2, that is maximises x.c - |c|^2 / 2, so a matrix product and
-        an argmax do it: torch's on a GPU, faiss' fused one, which never writes the product to
-        memory, on a CPU.
+        Exactly, unless the codebook was asked for otherwise (:meth:`with_assignment`).
 
         Args:
             descriptors: whitened as those the words were learned on.
@@ -130,20 +90,9 @@ class Codebook:
                 f"assignment: descriptors have {descriptors.shape[1]} dimensions and the codebook "
                 f"{self.centroids.shape[1]}; use the whitening the codebook was learned with"
             )
-        descriptors = np.ascontiguousarray(descriptors, np.float32)
-        if self.assignment != "exact":
-            return self.searcher.search(descriptors)[0].astype(np.uint16)
-        if device == "cpu":
-            return faiss.knn(descriptors, self.centroids, 1)[1][:, 0].astype(np.uint16)
-        centroids, bias = self._on_gpu
-        rows = torch.from_numpy(descriptors)
-        words = np.empty(len(rows), np.uint16)
-        step = max(1, _SCORES_AT_ONCE // self.words)
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step].to(centroids.device)
-            scores = torch.addmm(bias, part, centroids)
-            words[start : start + step] = scores.argmax(dim=1).cpu().numpy()
-        return words
+        on_cpu = device == "cpu" or self.assignment != "exact"
+        searcher = self.searcher if on_cpu else self._gpu_searcher
+        return searcher.search(np.ascontiguousarray(descriptors, np.float32))[0].astype(np.uint16)
 
 
 def learn_codebook(
@@ -159,8 +108,8 @@ def learn_codebook(
 
     Uses every database descriptor, or a seeded uniform sample of ``config.max_descriptors``; the
     number used is kept in the codebook. The whitened descriptors are written to a file beside the
-    words while these are learned (4 N D bytes), so memory does not grow with their number. Killed,
-    it goes on where it was, at most a minute back.
+    words while these are learned (4 N D bytes), so memory does not grow with their number. After a
+    kill it goes on from the last finished iteration.
 
     Args:
         features: stored feature maps of the teacher.
@@ -175,7 +124,6 @@ def learn_codebook(
     """
     device = resolve_device(device).type
     document = {
-        "version": STAGE_VERSION,
         "features": features.key,
         "whitening": whitening.key,
         "config": config.document(),
@@ -216,8 +164,8 @@ def learn_codebook(
         )
 
     label = f"{features.artefact.label}-K{config.words}"
-    artefact = store.get_or_make("codebook", label, document, make)
-    return read_codebook(artefact)
+    artefact = store.get_or_make(STAGE, label, document, make)
+    return store.once(artefact.key, lambda: read_codebook(artefact))
 
 
 def train_words(
@@ -228,10 +176,10 @@ def train_words(
     seed: int,
     **settings,
 ) -> None:
-    """Run :func:`fit_kmeans` into a folder; killed, it goes on from what it last saved.
+    """Run :func:`fit_kmeans` into a folder; after a kill, go on from the last finished iteration.
 
-    It saves after each iteration and, within one, every minute. What words are learned from and
-    with is removed only when they are there, so that no kill costs more than that minute.
+    What words are learned from and with is removed only when the words are there, so that a kill
+    never costs more than one iteration.
 
     Args:
         folder: of an artefact.
@@ -239,37 +187,18 @@ def train_words(
             file ``DESCRIPTORS`` of the folder.
         words, iterations, seed, settings: as for :func:`fit_kmeans`.
     """
-    if not (folder / _LAST).exists():
-        _train(folder, descriptors(folder), words, iterations, seed, settings)
-    for name in (_ITERATIONS, DESCRIPTORS):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _train(folder: Path, data, words: int, iterations: int, seed: int, settings: dict) -> None:
     saved = folder / _ITERATIONS
-    state = KMeansState.load(saved) if saved.exists() else None
-    bar = progress(label=f"k-means K={words}", total=iterations, unit="iteration")
-
-    def after(state: KMeansState) -> None:
-        state.save(saved)
-        bar.update(1)
-
-    with bar:
-        bar.update(len(state.objective) if state else 0)
+    if not (folder / _LAST).exists():
+        data = descriptors(folder)
         centroids, objective = fit_kmeans(
-            data,
-            words,
-            iterations,
-            seed=seed,
-            state=state,
-            on_iteration=after,
-            save=lambda state: state.save(saved),
-            **settings,
+            data, words, iterations, seed=seed, saved=saved, **settings
         )
-    np.save(folder / "centroids.npy", centroids)
-    np.save(folder / "objective.npy", objective)
-    with atomic_path(folder / _LAST) as path:
-        np.save(path, np.array(len(data)))
+        np.save(folder / "centroids.npy", centroids)
+        np.save(folder / "objective.npy", objective)
+        with atomic_path(folder / _LAST) as path:
+            np.save(path, np.array(len(data)))
+    for path in (saved, folder / DESCRIPTORS):
+        path.unlink(missing_ok=True)
 
 
 def read_codebook(artefact: Artefact) -> Codebook:

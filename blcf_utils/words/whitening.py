@@ -16,13 +16,13 @@ import numpy as np
 from blcf_utils.config.profile import WhiteningConfig
 from blcf_utils.features.rows import normalise_rows, sample_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.progress import progress
 
 log = logging.getLogger("blcf")
 
-STAGE_VERSION = 1
+STAGE = Stage("whitening", version=1)
 # Directions with less than this share of the largest variance hold only rounding noise (dead
 # channels); dividing by their standard deviation would make the noise as loud as the signal.
 VARIANCE_FLOOR = 1e-7
@@ -122,7 +122,6 @@ def learn_whitening(
         seed: of the sample.
     """
     document = {
-        "version": STAGE_VERSION,
         "features": features.key,
         "config": config.document(),
         "seed": seed,
@@ -137,7 +136,7 @@ def learn_whitening(
         whitening = fit_whitening(chunks, config.dimensions)
         save_whitening(folder, whitening)
 
-    artefact = store.get_or_make("whitening", features.artefact.label, document, make)
+    artefact = store.get_or_make(STAGE, features.artefact.label, document, make)
     return store.once(artefact.key, lambda: read_whitening(artefact))
 
 

@@ -1,7 +1,9 @@
 """Own photographs: indexed, brought up to date, resumed after a kill, searched."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +16,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from blcf_utils.apps.photographs import indexing
-from blcf_utils.apps.photographs.indexing import home_of, index_folder
-from blcf_utils.apps.photographs.opened import Collection
+from blcf_utils.apps.photographs.collection import Collection
+from blcf_utils.apps.photographs.encoder import Encoder
+from blcf_utils.apps.photographs.indexing import index_folder
+from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.querying import query_folder
-from blcf_utils.apps.photographs.shards import read_stamps
 from blcf_utils.cli import app
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.saliency.weighting import NONE
@@ -33,15 +36,13 @@ def test_what_is_new_is_read_and_the_rest_is_kept(album, album_profile, monkeypa
     paint(album / "day0" / "00.jpg", 99, 3)
     (album / "day1" / "01.jpg").unlink()
     read = []
-    decode = indexing._Indexing._decode
+    decode = Encoder.read
     monkeypatch.setattr(
-        indexing._Indexing,
-        "_decode",
-        lambda self, encoder, name: read.append(name) or decode(self, encoder, name),
+        Encoder, "read", lambda self, path: read.append(path.name) or decode(self, path)
     )
     third = index_folder(album)
     assert (third.added, third.changed, third.kept, third.removed) == (1, 1, 10, 1)
-    assert sorted(read) == ["day0/00.jpg", "new.png"]
+    assert sorted(read) == ["00.jpg", "new.png"]
     assert "day1/01.jpg" not in Collection(album).names
 
 
@@ -53,9 +54,9 @@ def test_an_index_brought_up_to_date_equals_one_made_at_once(album, album_profil
     maps = [grown.maps.map(i).copy() for i in range(len(grown.names))]
     scores = query_folder(album, "day0/00.jpg", weighting="Gaussian")
     # With the words kept, all photographs are encoded anew.
-    for path in (home_of(album) / "shards").glob("*.npz"):
-        path.unlink()
-    index_folder(album)
+    for part in ("shards", "searched"):
+        shutil.rmtree(home_of(album) / part)
+    assert index_folder(album).added == 13
     whole = Collection(album)
     assert whole.names == grown.names
     assert all(np.array_equal(whole.maps.map(i), one) for i, one in enumerate(maps))
@@ -92,7 +93,7 @@ def test_a_file_that_only_moved_or_was_touched_is_not_encoded_again(
     (album / "day0" / "00.jpg").rename(album / "renamed.jpg")
     (album / "day0" / "02.jpg").touch()
     (album / "copy.jpg").write_bytes((album / "day1" / "01.jpg").read_bytes())
-    monkeypatch.setattr(indexing._Indexing, "_encode", None)
+    monkeypatch.setattr(Encoder, "feature_maps", None)
     done = index_folder(album)
     counts = (done.photographs, done.added, done.changed, done.moved, done.kept, done.removed)
     assert counts == (13, 1, 0, 1, 11, 0)
@@ -159,27 +160,31 @@ def test_what_cannot_be_searched_with_is_said_without_talk_of_indexing(album, al
         assert "cannot be searched with" in str(caught.value)
 
 
-@pytest.mark.parametrize("recipe", ["GS", "LS", "LS + R", "LS + R + GQE", "LS + R + LQE"])
-def test_every_result_says_where_whatever_the_recipe(album, album_profile, recipe):
+def test_every_result_says_where_whatever_the_recipe(album, album_profile):
     index_folder(album, album_profile, [])
-    found = query_folder(album, "day0/00.jpg", (30, 20, 78, 68), recipe=recipe, top=12)
-    assert len(found) == 11
-    for x1, y1, x2, y2 in (one.box for one in found):
-        assert 0 <= x1 < x2 <= 120
-        assert 0 <= y1 < y2 <= 90
-    if recipe.startswith("LS"):  # the poster, not the photograph
-        assert all((b[2] - b[0]) * (b[3] - b[1]) < 0.6 * 120 * 90 for b in (found[0].box,))
+    for recipe in ("GS", "LS", "LS + R", "LS + R + GQE", "LS + R + LQE"):
+        found = query_folder(album, "day0/00.jpg", (30, 20, 78, 68), recipe=recipe, top=12)
+        assert len(found) == 11
+        for x1, y1, x2, y2 in (one.box for one in found):
+            assert 0 <= x1 < x2 <= 120
+            assert 0 <= y1 < y2 <= 90
+        if recipe.startswith("LS"):  # the poster, not the photograph
+            x1, y1, x2, y2 = found[0].box
+            assert (x2 - x1) * (y2 - y1) < 0.6 * 120 * 90
 
 
 def test_unreadable_files_are_named_once_and_tried_again_when_they_change(album, album_profile):
     (album / "broken.jpg").write_bytes(b"\xff\xd8 no photograph")
+    (album / "link.jpg").symlink_to("nowhere.jpg")
     first = index_folder(album, album_profile, [])
-    assert list(first.unreadable) == ["broken.jpg"]
-    assert "broken.jpg" in first.unreadable["broken.jpg"]
-    assert index_folder(album).unreadable.keys() == {"broken.jpg"}
+    assert list(first.unreadable) == ["broken.jpg", "link.jpg"]
+    assert "broken.jpg: expected an image" in first.unreadable["broken.jpg"]
+    assert "No such file" in first.unreadable["link.jpg"]
+    assert index_folder(album).unreadable == first.unreadable
     paint(album / "broken.jpg", 70)
+    paint(album / "nowhere.jpg", 71)
     mended = index_folder(album)
-    assert (mended.unreadable, mended.photographs) == ({}, 13)
+    assert (mended.unreadable, mended.photographs, mended.added) == ({}, 15, 3)
 
 
 def test_a_killed_indexing_goes_on_with_what_is_missing(album, album_profile, store):
@@ -190,26 +195,59 @@ def test_a_killed_indexing_goes_on_with_what_is_missing(album, album_profile, st
         f"if __name__ == '__main__': index_folder({str(album)!r}, {album_profile!r}, [], sample=20)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ})
-    shards = home_of(album) / "shards"
+    home = home_of(album)
+
+    def encoded():
+        manifest = Manifest.read(home)
+        return len(manifest.decoded()) if manifest else 0
+
     try:
         until = time.monotonic() + 100
-        while not list(shards.glob("0*.npz")) and process.poll() is None:
+        while not encoded() and process.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     finally:
         process.wait()
-    kept = sum(len(read_stamps(path)) for path in shards.glob("0*.npz"))
-    assert kept > 0
+    kept = encoded()
+    assert 0 < kept < 162
     done = index_folder(album)
     assert (done.kept, done.added) == (kept, 162 - kept)
     assert done.photographs == 162
 
 
-def test_nothing_is_written_into_the_folder(album, album_profile):
+def test_settings_are_kept_when_learning_is_interrupted(album, album_profile, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(indexing, "learn_words", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index_folder(album, album_profile, ["Gaussian"])
+    with pytest.raises(StudyError, match="not indexed yet"):
+        Collection(album)
+    index_folder(album)
+    collection = Collection(album)
+    assert (collection.profile.name, collection.weightings) == ("small", (NONE, "Gaussian"))
+
+
+def test_one_process_indexes_a_folder_at_a_time_and_writes_nothing_into_it(album, album_profile):
     before = sorted(path for path in album.rglob("*"))
     index_folder(album, album_profile, ["Gaussian"])
     assert sorted(path for path in album.rglob("*")) == before
+    with open(home_of(album) / ".lock") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(StudyError, match="another process is indexing it"):
+            index_folder(album)
+
+
+def test_an_index_of_another_version_is_made_anew(album, album_profile):
+    home_of(album).mkdir(parents=True)
+    (home_of(album) / "settings.json").write_text('{"version": 1}', encoding="utf-8")
+    for use in (index_folder, Collection):
+        with pytest.raises(StudyError, match=r"another version of the study; .* --anew"):
+            use(album)
+    assert index_folder(album, album_profile, [], anew=True).added == 12
 
 
 def test_other_settings_are_refused_until_asked_for_anew(album, album_profile):
@@ -253,15 +291,8 @@ def test_the_command_line_indexes_and_queries(album, album_profile):
     assert "is not indexed yet; run blcf index" in refused.output
     indexed = run(app, ["index", str(album), "--profile", album_profile, "--weighting", "Gaussian"])
     assert "12 photographs can be searched (12 new" in indexed.output
-    asked = [
-        "query",
-        str(album),
-        str(album / "day0/00.jpg"),
-        "--box",
-        "30,20,78,68",
-        "--top",
-        "2",
-    ]
+    photograph = str(album / "day0/00.jpg")
+    asked = ["query", str(album), photograph, "--box", "30,20,78,68", "--top", "2"]
     found = json.loads(run(app, [*asked, "--json"]).output)
     assert {one["photograph"] for one in found} == {"day0/02.jpg", "day1/01.jpg"}
     assert set(found[0]) == {"rank", "photograph", "score", "box"}

@@ -69,7 +69,9 @@ def test_a_visitor_draws_turns_uploads_and_asks_why(page, tmp_path):
     shoot(page, "demo-4-why")
 
     # Another knob: the explanation follows. Another query: it is about nothing shown, and goes.
+    before = scores(page)
     page.get_by_label("weighting").select_option("None")
+    changed(page, before)
     explained(page, first)
     before = scores(page)
     page.locator(".blcf-pick").first.click()

@@ -3,9 +3,11 @@
 import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from blcf_utils.config.profile import EncodingConfig, SiftConfig
 from blcf_utils.datasets import base, checks
@@ -14,8 +16,12 @@ from blcf_utils.datasets.checks import check_dataset
 from blcf_utils.features.extraction import extract_features
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.rows import copies_of
+from blcf_utils.finetuning.descriptors import describe_dataset
 from blcf_utils.ground.artefacts import ArtefactStore
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.pooling.aml import localise, localise_all
+from blcf_utils.pooling.compared import vectors
+from blcf_utils.pooling.sum_pooling import database_sums
 from blcf_utils.saliency.base import SaliencyModel
 from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.weight_maps import weight_maps
@@ -222,6 +228,55 @@ def test_weights_of_copies(features, tmp_path):
 def contents_of_weights(weights, root):
     (path,) = root.glob(f"weights/*{weights.key}/weights.npy")
     return path.read_bytes()
+
+
+def of_each(features):
+    return np.stack([features.map(i).sum(axis=(1, 2)) for i in range(features.n_database)])
+
+
+def test_sums_and_windows_of_copies(features):
+    np.testing.assert_array_equal(database_sums(features), of_each(features))
+    query = np.ones(features.channels, np.float32)
+    windows, scores = localise_all(features, range(6), query, 1.3)
+    for i in range(6):
+        window, score = localise(features.map(i), query, 1.3)
+        assert (tuple(windows[i]), scores[i]) == (window, np.float32(score))
+
+
+def test_vectors_of_compared_methods_of_copies(album, features, tmp_path):
+    described = []
+
+    def describe(maps):
+        described.extend(maps)
+        return maps.sum(axis=(2, 3))
+
+    method = SimpleNamespace(
+        name="sum", dataset=album, features=features, fitted=SimpleNamespace(describe=describe)
+    )
+    vectors._describe([(method, tmp_path)])
+    assert len(described) == 4
+    found = np.load(tmp_path / "vectors.npy")
+    np.testing.assert_allclose(found, of_each(features), rtol=1e-5)
+
+
+class Sums(torch.nn.Module):
+    """A network of no layers."""
+
+    trunk = torch.nn.Identity()
+
+    def pool(self, maps):
+        return maps.sum(dim=(2, 3))
+
+    def forward(self, maps):
+        return self.pool(maps)
+
+
+def test_descriptors_of_networks_of_copies(album, features):
+    network, forwarded = Sums(), []
+    network.register_forward_pre_hook(lambda _module, inputs: forwarded.extend(inputs[0]))
+    found = describe_dataset(network, album, features, "edges", torch.device("cpu"))
+    assert len(forwarded) == 4
+    np.testing.assert_allclose(found.database, of_each(features), rtol=1e-5)
 
 
 def test_checking_decodes_copies_once_and_names_every_broken_one(album, monkeypatch):

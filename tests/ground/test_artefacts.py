@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from blcf_utils.ground.artefacts import ArtefactStore, atomic_path, write_json, write_text
+from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path, write_json, write_text
 from blcf_utils.ground.errors import StudyError
 
 
@@ -24,8 +24,8 @@ def maker(calls, content="x"):
 
 def test_the_same_document_is_made_once(store):
     calls = []
-    first = store.get_or_make("stage", "set a/b", {"n": 1, "list": (1, 2)}, maker(calls))
-    again = store.get_or_make("stage", "set a/b", {"list": [1, 2], "n": 1}, maker(calls))
+    first = store.get_or_make(Stage("stage"), "set a/b", {"n": 1, "list": (1, 2)}, maker(calls))
+    again = store.get_or_make(Stage("stage"), "set a/b", {"list": [1, 2], "n": 1}, maker(calls))
     assert len(calls) == 1
     assert (first.reused, again.reused) == (False, True)
     assert first.folder == again.folder
@@ -42,8 +42,8 @@ def test_the_same_document_is_made_once(store):
 )
 def test_any_change_makes_another_artefact(store, stage, document):
     calls = []
-    first = store.get_or_make("stage", "x", {"n": 1}, maker(calls))
-    other = store.get_or_make(stage, "x", document, maker(calls))
+    first = store.get_or_make(Stage("stage"), "x", {"n": 1}, maker(calls))
+    other = store.get_or_make(Stage(stage), "x", document, maker(calls))
     assert len(calls) == 2
     assert first.key != other.key
     assert first.folder != other.folder
@@ -55,13 +55,13 @@ def test_a_failed_make_leaves_nothing_finished_and_is_resumed(store):
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        store.get_or_make("stage", "x", {"n": 1}, fails)
+        store.get_or_make(Stage("stage"), "x", {"n": 1}, fails)
     seen = []
 
     def goes_on(folder):
         seen.append((folder / "part").read_text())
 
-    artefact = store.get_or_make("stage", "x", {"n": 1}, goes_on)
+    artefact = store.get_or_make(Stage("stage"), "x", {"n": 1}, goes_on)
     assert seen == ["kept"]
     assert not artefact.reused
     assert list(store.root.glob("stage/*.partial")) == []
@@ -81,13 +81,13 @@ def run_python(code, root, *, wait=True):
 def test_a_killed_make_resumes_without_its_half_written_files(store):
     code = """
         import os, signal, sys
-        from blcf_utils.ground.artefacts import ArtefactStore, atomic_path
+        from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path
         def make(folder):
             (folder / "step1").write_text("done")
             with atomic_path(folder / "state.npz") as temporary:
                 temporary.write_bytes(b"half")
                 os.kill(os.getpid(), signal.SIGKILL)
-        ArtefactStore(sys.argv[1]).get_or_make("stage", "x", {"n": 1}, make)
+        ArtefactStore(sys.argv[1]).get_or_make(Stage("stage"), "x", {"n": 1}, make)
     """
     assert run_python(code, store.root).returncode == -signal.SIGKILL
     assert len(list(store.root.glob("stage/*.partial/.state-*"))) == 1
@@ -97,7 +97,7 @@ def test_a_killed_make_resumes_without_its_half_written_files(store):
         seen.append(sorted(p.name for p in folder.iterdir()))
         (folder / "step2").write_text("done")
 
-    artefact = store.get_or_make("stage", "x", {"n": 1}, make)
+    artefact = store.get_or_make(Stage("stage"), "x", {"n": 1}, make)
     assert seen == [["step1"]]
     assert sorted(p.name for p in artefact.folder.iterdir()) == [
         "artefact.json",
@@ -111,7 +111,7 @@ def test_processes_that_want_the_same_artefact_make_it_once(store):
     code = """
         import sys, time
         from pathlib import Path
-        from blcf_utils.ground.artefacts import ArtefactStore
+        from blcf_utils.ground.artefacts import ArtefactStore, Stage
         root = Path(sys.argv[1])
         def make(folder):
             with open(root / "calls", "a") as stream:
@@ -119,7 +119,7 @@ def test_processes_that_want_the_same_artefact_make_it_once(store):
             time.sleep(1)
             (folder / "a").write_text("x")
         root.mkdir(parents=True, exist_ok=True)
-        print(ArtefactStore(root).get_or_make("stage", "x", {"n": 1}, make).reused)
+        print(ArtefactStore(root).get_or_make(Stage("stage"), "x", {"n": 1}, make).reused)
     """
     processes = [run_python(code, store.root, wait=False) for _ in range(3)]
     outcomes = sorted(p.communicate(timeout=60)[0].strip() for p in processes)
@@ -128,38 +128,38 @@ def test_processes_that_want_the_same_artefact_make_it_once(store):
 
 
 def test_a_truncated_and_a_missing_file_are_named(store):
-    artefact = store.get_or_make("stage", "x", {"n": 1}, maker([], "content"))
+    artefact = store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([], "content"))
     os.truncate(artefact / "a.txt", 3)
     with pytest.raises(StudyError, match=r"a\.txt: expected 7 bytes, found 3; delete the folder"):
-        store.get_or_make("stage", "x", {"n": 1}, maker([]))
+        store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([]))
     (artefact / "a.txt").unlink()
     with pytest.raises(StudyError, match=r"a\.txt: expected 7 bytes, found None"):
-        store.get_or_make("stage", "x", {"n": 1}, maker([]))
+        store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([]))
 
 
 def test_a_lost_note_of_the_time_is_named(store):
-    artefact = store.get_or_make("stage", "x", {"n": 1}, maker([]))
+    artefact = store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([]))
     (artefact / "made.json").unlink()
     with pytest.raises(StudyError, match=r"made\.json: expected \d+ bytes, found None; delete"):
-        store.get_or_make("stage", "x", {"n": 1}, maker([]))
+        store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([]))
 
 
 def test_a_tampered_document_is_refused(store):
-    artefact = store.get_or_make("stage", "x", {"n": 1}, maker([]))
+    artefact = store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([]))
     manifest = json.loads((artefact / "artefact.json").read_text())
     manifest["document"]["n"] = 2
     write_json(artefact / "artefact.json", manifest)
     with pytest.raises(StudyError, match="made by another configuration than its name says"):
-        store.get_or_make("stage", "x", {"n": 1}, maker([]))
+        store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([]))
 
 
 def test_a_folder_that_lost_its_manifest_is_made_again(store):
-    artefact = store.get_or_make("stage", "x", {"n": 1}, maker([]))
+    artefact = store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([]))
     (artefact / "artefact.json").unlink()
     calls = []
-    assert not store.get_or_make("stage", "x", {"n": 1}, maker(calls)).reused
+    assert not store.get_or_make(Stage("stage"), "x", {"n": 1}, maker(calls)).reused
     assert len(calls) == 1
-    assert store.get_or_make("stage", "x", {"n": 1}, maker(calls)).reused
+    assert store.get_or_make(Stage("stage"), "x", {"n": 1}, maker(calls)).reused
 
 
 def test_a_full_disk_says_what_to_do_and_keeps_what_is_finished(store):
@@ -168,21 +168,21 @@ def test_a_full_disk_says_what_to_do_and_keeps_what_is_finished(store):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(StudyError, match=r"the disk is full .* BLCF_CACHE .* run again"):
-        store.get_or_make("stage", "x", {"n": 1}, fills)
+        store.get_or_make(Stage("stage"), "x", {"n": 1}, fills)
     assert [p.name for p in store.root.glob("stage/*.partial/*")] == ["part"]
 
     def other(folder):
         raise PermissionError(errno.EACCES, "no")
 
     with pytest.raises(PermissionError):
-        store.get_or_make("stage", "x", {"n": 1}, other)
+        store.get_or_make(Stage("stage"), "x", {"n": 1}, other)
 
 
 def test_the_stage_log_has_a_line_per_artefact(store, tmp_path, monkeypatch):
     log = tmp_path / "stages.jsonl"
     monkeypatch.setenv("BLCF_STAGE_LOG", str(log))
     for _ in range(2):
-        store.get_or_make("stage", "x", {"n": 1}, maker([]))
+        store.get_or_make(Stage("stage"), "x", {"n": 1}, maker([]))
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["reused"] for line in lines] == [False, True]
     assert {line["stage"] for line in lines} == {"stage"}
@@ -221,7 +221,9 @@ def test_folders_half_written_by_a_killed_run_do_not_stop_the_next(store):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.get_or_make("stage", "label", document, killed)
-    made = store.get_or_make("stage", "label", document, lambda f: (f / "a").write_text("whole"))
+        store.get_or_make(Stage("stage"), "label", document, killed)
+    made = store.get_or_make(
+        Stage("stage"), "label", document, lambda f: (f / "a").write_text("whole")
+    )
     assert sorted(path.name for path in made.folder.iterdir() if path.name[0] == ".") == []
     assert (made / "a").read_text() == "whole"

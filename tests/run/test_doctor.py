@@ -15,6 +15,7 @@ from blcf_utils.config.profile import (
     WeightingConfig,
     load_profile,
 )
+from blcf_utils.ground.artefacts import Stage
 from blcf_utils.pooling.compared.rows import row
 from blcf_utils.run.doctor import machine, room, weights
 from blcf_utils.run.doctor.datasets import RENDERED, USUAL, Counts, look_at_dataset
@@ -396,7 +397,7 @@ def test_another_network_pools_its_own_layer_at_full_resolution(store):
 
 def test_an_artefact_is_found_only_when_it_is_finished(store):
     document = {"version": 1}
-    assert store.find("stage", "label", document) is None
-    made = store.get_or_make("stage", "label", document, lambda folder: None)
-    assert store.find("stage", "label", document) == made.folder
-    assert store.find("stage", "label", {"version": 2}) is None
+    assert store.find(Stage("stage"), "label", document) is None
+    made = store.get_or_make(Stage("stage"), "label", document, lambda folder: None)
+    assert store.find(Stage("stage"), "label", document) == made.folder
+    assert store.find(Stage("stage"), "label", {"version": 2}) is None

@@ -13,18 +13,17 @@ from blcf_utils.datasets.stand_ins.writing import write_stand_ins
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_and_resume.py"
 PROFILE = """
     name: cut
-    datasets: [oxford5k, instre]
-    dataset_options: {oxford5k: {partial: true}, instre: {partial: true}}
+    datasets: [oxford5k-standin, instre-standin]
+    dataset_options: {oxford5k-standin: {partial: true}, instre-standin: {partial: true}}
     features: {backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}, longest_side: 64}
     whitening: {dimensions: 16}
     codebook: {words: 20, iterations: 2}
-    comparison: {learn_on: {oxford5k: instre, instre: oxford5k}}
 """
 
 
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path):
     truth = write_ground_truth(tmp_path / "truth")
-    options = {"datasets": ["oxford5k", "instre"], "pictures": 3, "names": 30, "workers": 1}
+    options = {"benchmarks": ["oxford5k", "instre"], "pictures": 3, "workers": 1}
     write_stand_ins(tmp_path / "data", truth, **options)
     profile = tmp_path / "cut.yaml"
     profile.write_text(textwrap.dedent(PROFILE), encoding="utf-8")

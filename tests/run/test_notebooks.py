@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 
+from blcf_utils import experiments
 from blcf_utils.results.tables import read_per_query, read_table
 from blcf_utils.run.report.site import write_report
 from blcf_utils.run.runner import run_study
@@ -58,6 +59,13 @@ def test_a_committed_notebook_is_stripped(path):
     for cell in _code(nbformat.read(path, as_version=4)):
         assert cell.outputs == []
         assert cell.execution_count is None
+
+
+def test_every_table_is_made_in_a_notebook():
+    code = [cell.source for path in SOURCES for cell in _code(nbformat.read(path, as_version=4))]
+    tables = [name for name in experiments.__all__ if name.endswith("_table")]
+    assert tables
+    assert not [name for name in tables if f"experiments.{name}(" not in "\n".join(code)]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from blcf_utils.features.networks.backbones import BACKBONES, _local_file
 from blcf_utils.features.networks.weight_files import candidate_files
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.torchvision_compat import ensure_torchvision
-from blcf_utils.run import notebooks
+from blcf_utils.run import record
 from blcf_utils.run.notebooks import NotebookSource, find_notebooks
 from blcf_utils.run.record import read_run, seeds_of
 from blcf_utils.run.runner import read_status, run_study
@@ -100,33 +100,21 @@ def test_notebooks_are_found_by_number_name_and_path_in_reading_order(project, t
         find_notebooks(["7"])
 
 
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("K = 3", r"line 3 .* expected NAME: type = literal, found 'K = 3'"),
-        ("K: int = 2 * LEVELS", r"expected a literal, found '2 \* LEVELS'"),
-        ("K: int", r"K has no default"),
-        ("K: int = 'three'", r"K is annotated int but its default is 'three'"),
-        ("K: Path = 'x'", r"K is annotated Path; expected str, int"),
-        ("import os", r"expected NAME: type = literal, found 'import os'"),
-        ("K: int = = 2", r"not Python \(line 3"),
-    ],
-)
-def test_a_parameters_cell_holds_annotated_literals_only(project, line, complaint):
-    path = write_notebook(project / "notebooks" / "01_a.ipynb", parameters=PARAMETERS + line)
-    with pytest.raises(StudyError, match=complaint):
-        _ = NotebookSource("01_a", path).parameters
-
-
 def test_a_notebook_needs_one_parameters_cell_with_the_profile(project):
-    path = write_notebook(project / "notebooks" / "01_a.ipynb", parameters="K: int = 3")
-    with pytest.raises(StudyError, match="must define PROFILE"):
-        _ = NotebookSource("01_a", path).parameters
+    path = write_notebook(project / "notebooks" / "01_a.ipynb", parameters="K: int = 3\nL = 2")
+    with pytest.raises(StudyError, match=r"no parameter 'PROFILE': expected one of K$"):
+        run()
+    write_notebook(path, parameters=PARAMETERS + "K: int = = 2")
+    with pytest.raises(StudyError, match=r"the parameters cell is not Python \(line 3"):
+        run()
     document = json.loads(path.read_text())
     document["cells"] = []
     path.write_text(json.dumps(document))
     with pytest.raises(StudyError, match="expected one cell tagged 'parameters', found 0"):
-        _ = NotebookSource("01_a", path).parameters
+        run()
+    path.write_text("{}")
+    with pytest.raises(StudyError, match="expected a Jupyter notebook"):
+        run()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +127,7 @@ def test_a_notebook_needs_one_parameters_cell_with_the_profile(project):
         ("list[str]", "['a']", [[], ["b"]], ["b", ["b", 1]]),
         ("dict[str, int]", "{}", [{"a": 1}], [{"a": "b"}, {1: 1}]),
         ("int | None", "None", [3, None], ["x"]),
+        ("Path", "'a'", [], ["a"]),
     ],
 )
 def test_parameter_values_must_be_of_the_annotated_type(project, annotation, default, good, bad):
@@ -232,7 +221,7 @@ def test_a_run_executes_records_and_resumes(project, tmp_path, monkeypatch):
     (folder / "second.txt").unlink()
     lines = io.StringIO()
     run_study("tiny", stream=lines)
-    assert "(pair changed)" in lines.getvalue()
+    assert "(dataset pair changed)" in lines.getvalue()
     assert "(second.txt is missing)" in lines.getvalue()
     write_notebook(second, SETUP + "\n# a comment", '(RESULTS / "second.txt").touch()')
     assert statuses(run()) == {"01_first": "unchanged", "02_second": "done"}
@@ -382,7 +371,7 @@ def test_a_folder_never_holds_results_of_different_settings(project):
     assert run(["01"]).ok
     assert statuses(run(["01", "02"], settings=other)) == {"01_a": "done", "02_b": "done"}
     assert set(statuses(run()).values()) == {"done"}
-    with pytest.raises(StudyError, match=r"01_a, 02_b ran with .* run 01 02 as well"):
+    with pytest.raises(StudyError, match=r"01_a ran with .*, 02_b ran with .* run 01 02 as well"):
         run(["03"], settings=other)
 
 
@@ -399,11 +388,11 @@ def test_a_notebook_is_not_run_on_what_an_unfinished_one_left(project):
 
 
 def test_the_package_code_is_digested_without_the_layers_that_only_run_and_report():
-    package = Path(notebooks.__file__).parents[1]
-    layer = [package / name for name in notebooks.RUNNER_LAYER]
+    package = Path(record.__file__).parents[1]
+    layer = [package / name for name in record.RUNNER_LAYER]
     assert [path for path in layer if not path.exists()] == []
     for path in package.rglob("*.py"):
-        if not path.relative_to(package).as_posix().startswith(notebooks.RUNNER_LAYER):
+        if not path.relative_to(package).as_posix().startswith(record.RUNNER_LAYER):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"^\s*(from|import) blcf_utils\.(cli|run)\b", text, re.M), path
 
@@ -462,10 +451,13 @@ def test_a_killed_run_keeps_what_was_done(project):
         "Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)",
     )
     code = (
-        "from blcf_utils import runner; runner.code_digest = lambda: 'frozen'; "
+        "from blcf_utils.run import runner; runner.code_digest = lambda: 'frozen'; "
         "runner.run_study('tiny')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ, cwd=project)
+    environment = {name: value for name, value in os.environ.items() if name != "BLCF_PROGRESS"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, cwd=project, stderr=subprocess.PIPE
+    )
     try:
         pid = project / "pid"
         wait_for(lambda: process.poll() is not None or (pid.is_file() and pid.read_text()))
@@ -477,11 +469,12 @@ def test_a_killed_run_keeps_what_was_done(project):
     record = read_run(project / "results" / "tiny")
     assert {n: e["status"] for n, e in record["notebooks"].items()} == {
         "01_a": "done",
-        "02_b": "running",
+        "02_b": "interrupted",
     }
     assert [row.status for row in read_status("tiny")] == ["done", "interrupted"]
     kernel = int((project / "pid").read_text())
     wait_for(lambda: not is_running(kernel))
+    assert process.stderr.read() == b""  # no progress bar in a log
 
     write_notebook(slow, "1 + 1")
     assert statuses(run()) == {"01_a": "unchanged", "02_b": "done"}

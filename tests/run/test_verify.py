@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.run.verify import Difference, verify
+from blcf_utils.run.verify import verify
 
 HEADER = "row,column,published,measured,status,seconds,config_digest\n"
 TABLE = HEADER + (
@@ -42,10 +43,13 @@ def folders(tmp_path, monkeypatch):
 def difference(folders, old: str, new: str, **options) -> list[str]:
     fresh, reference = folders
     write(fresh, TABLE.replace(old, new), CLAIMS.replace(old, new))
-    return [str(found) for found in verify("tiny", None, reference, **options)]
+    return verify("tiny", None, reference, **options)
 
 
 def test_equal_tables_agree(folders):
+    assert verify("tiny", None, folders[1]) == []
+    for folder in folders:  # tables without a row, and with the same row twice
+        write(folder, HEADER, CLAIMS + CLAIMS.splitlines()[1])
     assert verify("tiny", None, folders[1]) == []
 
 
@@ -91,8 +95,8 @@ def test_missing_and_additional_tables_are_reported(folders):
     fresh, reference = folders
     (fresh / "tables" / "claims.csv").rename(fresh / "tables" / "t99_new.csv")
     assert verify("tiny", None, reference) == [
-        Difference("claims", "", "the table", "missing"),
-        Difference("t99_new", "", "missing", "the table"),
+        "claims: expected the table, found missing",
+        "t99_new: expected missing, found the table",
     ]
 
 
@@ -114,7 +118,39 @@ def test_the_committed_reference_is_the_default(folders, tmp_path):
     git("commit", "-m", "reference")
     assert verify("tiny") == []
     write(folders[0], TABLE.replace("1200", "7"))
-    assert [found.found for found in verify("tiny")] == ["7"]
+    assert verify("tiny") == ["t02_x: images, set, measured: expected 1200, found 7"]
+    record(folders[0], codebook={"words": 64, "iterations": 20})
+    git("add", "results")
+    git("commit", "-m", "with its record")
+    record(folders[0], codebook={"words": 32, "iterations": 20})
+    with pytest.raises(
+        StudyError, match=r"other settings than .* \(codebook.words 32 instead of 64"
+    ):
+        verify("tiny")
+
+
+def record(folder: Path, **settings) -> None:
+    document = {"name": "tiny", "description": "a run", "datasets": ["set"], **settings}
+    run = {"profile": {"document": document}, "notebooks": {}}
+    (folder / "run.json").write_text(json.dumps(run))
+
+
+def test_a_run_with_other_settings_is_not_compared(folders):
+    fresh, reference = folders
+    write(fresh, TABLE.replace("1200", "7"))
+    record(fresh, seed=1, codebook={"words": 64})
+    assert len(verify("tiny", None, reference)) == 1  # tables alone: nothing is known of them
+    # A setting that only one of them has says nothing.
+    record(reference, codebook={"words": 64}, younger=True)
+    assert len(verify("tiny", None, reference)) == 1
+    record(reference, seed=0, codebook={"words": 32}, datasets=["set", "other"])
+    says = (
+        r"tiny: run with other settings than the reference "
+        r"\(datasets \['set'\] instead of \['set', 'other'\], seed 1 instead of 0, "
+        r"codebook.words 64 instead of 32\), so their tables are not compared; run with"
+    )
+    with pytest.raises(StudyError, match=says):
+        verify("tiny", None, reference)
 
 
 def test_nothing_to_compare_is_an_error(folders, tmp_path):

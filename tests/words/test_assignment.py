@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.words import assignment as module
 from blcf_utils.words.assignment import (
     DEFAULT_EFFORT,
     ExactSearcher,
-    HnswSearcher,
     IvfSearcher,
+    TorchSearcher,
     assignment_quality,
     make_searcher,
 )
@@ -97,18 +98,22 @@ def test_few_and_repeated_words(method, words):
     assert quality["recall"] == 1.0
 
 
-def test_a_graph_is_built_once_and_read_again(tmp_path, monkeypatch):
-    centroids, rows = words_and_rows()
-    file = tmp_path / "graph.faiss"
-    built = HnswSearcher(centroids, 32, file)
-    first = file.read_bytes()
-    other = tmp_path / "other.faiss"
-    HnswSearcher(centroids, 32, other)
-    assert other.read_bytes() == first  # one thread builds: the same graph
-    monkeypatch.setattr(faiss, "write_index", None)
-    read = HnswSearcher(np.zeros((0, 24), np.float32), 32, file)
-    np.testing.assert_array_equal(read.search(rows)[0], built.search(rows)[0])
-    assert faiss.omp_get_max_threads() >= 1
+@pytest.mark.parametrize("at_once", [7_000, 32_000_000])  # parts of 23 rows, or all in one
+def test_torch_finds_the_nearest_words(monkeypatch, at_once):
+    monkeypatch.setattr(module, "_SCORES_AT_ONCE", at_once)
+    centroids, rows = words_and_rows(words=300, rows=500)
+    words, distances = TorchSearcher(centroids, "cpu").search(rows)
+    expected, nearest = ExactSearcher(centroids).search(rows)
+    assert (words == expected).mean() > 0.99
+    np.testing.assert_allclose(distances, nearest, rtol=1e-3, atol=1e-3)
+
+
+def test_a_gpu_is_used_where_one_is_asked_for_and_only_for_exact_assignment(monkeypatch):
+    monkeypatch.setattr(module, "TorchSearcher", lambda centroids, device: device)
+    centroids, _ = words_and_rows(words=20)
+    assert make_searcher(centroids, "exact", 0, "cuda") == "cuda"
+    assert isinstance(make_searcher(centroids, "exact", 0, "cpu"), ExactSearcher)
+    assert isinstance(make_searcher(centroids, "ivf", 0, "cuda"), IvfSearcher)
 
 
 def test_quality_is_counted_from_distances():

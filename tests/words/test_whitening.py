@@ -125,7 +125,7 @@ def test_learning_uses_the_database_s_descriptors_and_is_found_again(toy_stages)
 LEARN_FROM_A_FILE = """
 import sys
 import numpy as np
-from blcf_utils.ground.artefacts import peak_memory_mb
+from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.features.rows import sample_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.words.whitening import fit_whitening

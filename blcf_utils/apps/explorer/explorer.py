@@ -11,8 +11,8 @@ import pandas as pd
 
 from blcf_utils.apps.explorer.subject import Subject
 from blcf_utils.apps.explorer.truth import judged, verdict
+from blcf_utils.apps.photographs.collection import WithPhotograph
 from blcf_utils.apps.photographs.encoder import reading_query
-from blcf_utils.apps.photographs.opened import WithPhotograph
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.images import image_size
 from blcf_utils.ground.errors import StudyError, known

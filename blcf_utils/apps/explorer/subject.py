@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from blcf_utils.apps.photographs.collection import Collection
 from blcf_utils.apps.photographs.encoder import Encoder
-from blcf_utils.apps.photographs.opened import Collection
 from blcf_utils.apps.photographs.shards import THUMBNAIL
 from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.base import Dataset
@@ -92,15 +92,14 @@ class StudySubject(Subject):
 
     def encoder(self, coding: str) -> Encoder:
         """Return what encodes a photograph that is not in the dataset."""
-        bench, features = self._benches[coding], self.profile.features
+        bench = self._benches[coding]
         return Encoder(
             bench.backbone,
             bench.whitening,
             bench.codebook,
-            features.longest_side,
+            self.profile.features,
             self.profile.encoding.interpolate,
             self.dataset.exif_orientation,
-            features.device,
         )
 
     @remembered

@@ -14,8 +14,8 @@ from blcf_utils.search.query import SearchBase
 from blcf_utils.words.histograms import Sparse
 
 if TYPE_CHECKING:
-    from blcf_utils.apps.photographs.opened import Collection
-    from blcf_utils.study.study import Study
+    from blcf_utils.apps.photographs.collection import Collection
+    from blcf_utils.study.pipeline import Pipeline
 
 VERSION = 2  # goes up when the rows made of the same maps, weights and idf change
 
@@ -51,22 +51,23 @@ def scaled(words: np.ndarray, values: np.ndarray, factors: np.ndarray | None) ->
     return words[held], values[held]
 
 
-def vectors_of_study(study: Study, dataset: str, weighting: str | None = None) -> IndexVectors:
-    """Return the vectors of a dataset's database images (arguments as for ``Study.index``)."""
-    name = study.weighting_name(weighting)
-    base = study.searcher(dataset, name).base
+def vectors_of_dataset(bench: Pipeline, weighting: str | None = None) -> IndexVectors:
+    """Return the vectors of a dataset's database images (arguments as for ``Pipeline.index``)."""
+    name = bench.weightings.checked(weighting)
+    base = bench.searcher(name).base
     made_of = {
         "maps": base.maps.key,
-        "idf": study.profile.encoding.idf,
+        "idf": bench.profile.encoding.idf,
         "weights": None if base.weights is None else base.weights.key,
     }
-    return vectors_of_base(base, f"{study.profile.name}_{dataset}_{name}", made_of)
+    return vectors_of_base(base, f"{bench.profile.name}_{bench.name}_{name}", made_of)
 
 
 def vectors_of_collection(collection: Collection, weighting: str = NONE) -> IndexVectors:
     """Return the vectors of an indexed folder's photographs."""
-    label, made_of = f"{collection.folder.name}_{weighting}", collection.digest(weighting)
-    return vectors_of_base(collection.base(weighting), label, {"collection": made_of})
+    made_of = {"collection": collection.key, "weighting": weighting}
+    label = f"{collection.folder.name}_{weighting}"
+    return vectors_of_base(collection.base(weighting), label, made_of)
 
 
 def vectors_of_base(base: SearchBase, label: str, made_of: dict) -> IndexVectors:

@@ -1,1 +1,11 @@
-"""Own photographs: a folder indexed once, brought up to date cheaply, and searched."""
+"""Own photographs: a folder indexed once, brought up to date cheaply, and searched.
+
+An index lies in the cache, never in the folder itself:
+
+| file | what it is |
+|---|---|
+| ``manifest.json`` | settings, the files and their contents, what can be searched (`manifest`) |
+| ``words/`` | whitening and codebook, learned once on a sample (`words`) |
+| ``shards/`` | encoded photographs, up to 64 a file (`shards`) |
+| ``searched/`` | artefacts that searches read, made of the shards (`collection`) |
+"""

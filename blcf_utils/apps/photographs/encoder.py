@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from blcf_utils.config.profile import FeatureConfig
 from blcf_utils.datasets.images import UnreadableImage, image_size, read_image, resized_size
-from blcf_utils.features.forward import forward_images, resolve_device
+from blcf_utils.datasets.views import AS_IT_IS
+from blcf_utils.features.forward import (
+    ForwardPass,
+    batches_of_one_size,
+    resolve_device,
+    resolve_precision,
+)
 from blcf_utils.features.networks.backbones import Backbone
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.words.assignment_maps import assign_map
@@ -26,19 +33,24 @@ class Encoder:
 
     Attributes:
         backbone, whitening, codebook: as learned for the dataset.
-        longest_side: pixels of the longest side that the network sees.
+        features: longest side, device, precision and batch size of the network.
         interpolate: cells per position of a feature map and side.
         exif_orientation: turn photographs as their EXIF tag says.
-        device: ``auto``, ``cpu`` or ``cuda``.
     """
 
     backbone: Backbone
     whitening: Whitening
     codebook: Codebook
-    longest_side: int
+    features: FeatureConfig
     interpolate: int = 1
     exif_orientation: bool = True
-    device: str = "auto"
+
+    @cached_property
+    def _network(self) -> ForwardPass:
+        device = self.features.device
+        precision = resolve_precision(self.features, resolve_device(device))
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        return ForwardPass(self.backbone, device, dtype, self.exif_orientation, AS_IT_IS)
 
     def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """Return what the network sees, (H, W, 3) uint8, and (width, height) of the photograph.
@@ -47,35 +59,34 @@ class Encoder:
             UnreadableImage: it does not decode, or is too narrow for the network.
         """
         turned = self.exif_orientation
-        size, seen = network_sizes(path, self.backbone, self.longest_side, turned)
+        size, seen = network_sizes(path, self.backbone, self.features.longest_side, turned)
         return read_image(path, seen, exif_orientation=turned), size
 
-    @cached_property
-    def _device(self) -> torch.device:
-        return resolve_device(self.device)
-
-    def feature_maps(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the feature maps (B, C, h, w) float32 of equally sized images (B, H, W, 3).
+    def feature_maps(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the feature map (C, h, w) float32 of each picture (H, W, 3) uint8.
 
         They are rounded to float16 on the way, as stored ones are.
         """
-        height, width = pixels.shape[1:3]
-        _, rows, columns = self.backbone.output_shape(height, width)
-        self.backbone.module.to(self._device)  # extraction moves it back to the CPU
-        made = forward_images(self.backbone, pixels, self._device)
-        maps = made.astype(np.float32).reshape(len(pixels), rows, columns, -1)
-        return maps.transpose(0, 3, 1, 2)
+        maps: list[np.ndarray] = [None] * len(pictures)
+        sizes = np.array([picture.shape[1::-1] for picture in pictures])
+        each = np.arange(len(pictures))
+        for batch in batches_of_one_size(sizes, each, self.features.batch_size):
+            found = self._network.forward([pictures[i] for i in batch])
+            for i, rows in zip(batch, found, strict=True):
+                _, height, width = self.backbone.output_shape(*pictures[i].shape[:2])
+                positions = rows.astype(np.float32).reshape(height, width, -1)
+                maps[i] = positions.transpose(2, 0, 1)
+        return maps
 
     def words(self, feature_map: np.ndarray) -> np.ndarray:
         """Return the assignment map (h, w) uint16 of a feature map (C, h', w')."""
-        return assign_map(
-            feature_map, self.whitening, self.codebook, self.interpolate, self._device.type
-        )
+        device = resolve_device(self.features.device).type
+        return assign_map(feature_map, self.whitening, self.codebook, self.interpolate, device)
 
     def encode(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """Return a photograph's assignment map (h, w) uint16 and its (width, height) in pixels."""
         pixels, size = self.read(path)
-        return self.words(self.feature_maps(np.stack([pixels]))[0]), size
+        return self.words(self.feature_maps([pixels])[0]), size
 
 
 def network_sizes(
@@ -100,7 +111,7 @@ def network_sizes(
 
 @contextmanager
 def reading_query(path: Path) -> Iterator[None]:
-    """Say of an image that cannot be read what helps someone who asks with it.
+    """Turn the error of an image that cannot be read into advice for someone who searches with it.
 
     Raises:
         StudyError: instead of UnreadableImage.

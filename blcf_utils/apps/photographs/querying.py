@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from blcf_utils.apps.photographs.collection import Collection, WithPhotograph
 from blcf_utils.apps.photographs.encoder import reading_query
-from blcf_utils.apps.photographs.opened import Collection, WithPhotograph
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.images import image_size
 from blcf_utils.ground.errors import StudyError

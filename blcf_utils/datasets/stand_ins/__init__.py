@@ -1,1 +1,1 @@
-"""Rehearsals: the study at a benchmark's true size, on pictures that stand in for its own."""
+"""Stand-ins: datasets with a benchmark's names and ground truth, on rendered pictures."""

@@ -1,225 +1,106 @@
-"""What a stand-in is called and what it must hold: names, folders and boxes of a benchmark.
+"""What a stand-in holds: the images, boxes and instances that a benchmark's ground truth names.
 
-The names are the official ones wherever the ground truth has them: ROxford5k's and RParis6k's list
-every image of Oxford5k and Paris6k, INSTRE's its own. Where it has not, names are invented in the
-official style up to the official count, and listed as invented.
+ROxford5k's and RParis6k's ground truth lists every image of Oxford5k and Paris6k, INSTRE's its own.
+The distractors have no ground truth: their names are invented.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
-from blcf_utils.datasets.base import Box
-from blcf_utils.datasets.distractors import EXPECTED as DISTRACTORS
-from blcf_utils.datasets.distractors import FOLDER as DISTRACTORS_FOLDER
-from blcf_utils.datasets.instre import EXPECTED as INSTRE
+from blcf_utils.datasets import distractors
+from blcf_utils.datasets.base import STANDIN, Box
 from blcf_utils.datasets.instre import parse_instre
 from blcf_utils.datasets.joining import ParsedQuery
 from blcf_utils.datasets.revisited import parse_revisited
-from blcf_utils.datasets.vgg_groundtruth import (
-    EXPECTED,
-    PARIS_CORRUPT,
-    groundtruth_folder,
-    parse_vgg_groundtruth,
-)
-from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.datasets.vgg_groundtruth import groundtruth_folder, parse_vgg_groundtruth
+from blcf_utils.ground.errors import known
 
-# How many positives and junk images of a query come first where only some names are wanted.
-FIRST_POSITIVES, FIRST_JUNK = 8, 2
+REVISITED = {"oxford5k": "gnd_roxford5k.mat", "paris6k": "gnd_rparis6k.mat"}
 
 
 @dataclass(frozen=True)
 class Names:
-    """The files of one stand-in.
+    """The files of one stand-in, by their paths below its folder.
 
     Attributes:
-        name: registry name of the benchmark.
-        images: paths below the dataset's folder, in their order.
-        boxes: boxes that must fit into an image, by its path.
-        groups: images that show the same instance, by its name, the query images first.
-        invented: those of ``images`` whose names no ground truth has.
-        corrupt: paths of files that the official copy holds and that do not decode.
-        groundtruth: files to be copied, by their path below the dataset's folder.
-        queries: number of queries.
+        dataset: registry name, which is also the folder's.
+        images: every image.
+        boxes: the boxes that must fit into an image, for query images.
+        instances: the instance that an image shows, where the ground truth says so.
+        groundtruth: the ground truth's files and where each is copied from.
     """
 
-    name: str
+    dataset: str
     images: tuple[str, ...]
-    boxes: dict[str, tuple[Box, ...]]
-    groups: dict[str, tuple[str, ...]]
-    invented: tuple[str, ...]
-    corrupt: tuple[str, ...]
+    boxes: dict[str, list[Box]]
+    instances: dict[str, str]
     groundtruth: dict[str, Path]
-    queries: int
 
 
-def names_of(name: str, groundtruth: Path, most: int | None = None) -> Names:
+def names_of(benchmark: str, groundtruth: Path) -> Names:
     """Return the names of a benchmark's stand-in.
 
     Args:
-        name: ``oxford5k``, ``paris6k``, ``instre`` or ``oxc1_100k``.
+        benchmark: ``oxford5k``, ``paris6k``, ``instre`` or ``oxc1_100k``, the distractors.
         groundtruth: folder of the official ground truth: ``oxford5k/`` and ``paris6k/`` with
-            their text files, ``gnd_instre.mat``, and ``gnd_roxford5k.mat`` and
-            ``gnd_rparis6k.mat`` for the names that the text files do not have.
-        most: a reduced number of images, of those that queries need first; all when None.
+            their text files, ``gnd_roxford5k.mat``, ``gnd_rparis6k.mat``, ``gnd_instre.mat``.
 
     Raises:
         StudyError: unknown name, or ground truth that is missing or malformed.
     """
-    if name not in BENCHMARKS:
-        raise known("dataset to stand in for", name, BENCHMARKS)
-    if most is not None and most < 2:
-        raise StudyError(f"names of {name}: expected at least 2, found {most}")
-    return BENCHMARKS[name](name, groundtruth, most)
+    if benchmark not in BENCHMARKS:
+        raise known("benchmark to stand in for", benchmark, BENCHMARKS)
+    return BENCHMARKS[benchmark](benchmark, groundtruth)
 
 
-def _vgg(name: str, groundtruth: Path, most: int | None) -> Names:
-    folder = groundtruth / name
-    if not folder.is_dir():
-        raise StudyError(
-            f"{folder} is missing: put {name}'s ground-truth text files there (*_query.txt, "
-            "*_good.txt, *_ok.txt, *_junk.txt)"
-        )
-    texts = groundtruth_folder(folder, name)
-    queries = parse_vgg_groundtruth(texts)
-    boxes = {q.image: (q.box,) for q in queries if q.box}
-    for query in queries:
-        if query.box and query.box not in boxes[query.image]:
-            boxes[query.image] += (query.box,)
-    stems = {n: None for q in queries for n in (q.image, *q.positives, *q.junk)}
-    revisited = groundtruth / {"oxford5k": "gnd_roxford5k.mat", "paris6k": "gnd_rparis6k.mat"}[name]
-    if revisited.is_file():
-        database, labelled = parse_revisited(revisited)
-        stems |= dict.fromkeys((*database, *(query.image for query in labelled)))
-        for query in labelled:
-            boxes[query.image] = (*boxes.get(query.image, ()), query.box)
-    true = len(stems)
-    for stem in _more(stems, EXPECTED[name].images - true):
-        stems[stem] = None
-    paths = {stem: _photograph(stem) for stem in stems}
-    invented = tuple(paths[stem] for stem in list(stems)[true:])
-    corrupt = [_photograph(stem) for stem in sorted(PARIS_CORRUPT)] if name == "paris6k" else []
-    return _some(
-        Names(
-            name,
-            tuple(sorted(paths.values())),
-            {paths[stem]: of for stem, of in boxes.items()},
-            _groups(queries, paths),
-            invented,
-            tuple(corrupt),
-            {f"gt/{path.name}": path for path in sorted(texts.glob("*_*.txt"))},
-            len(queries),
-        ),
-        queries,
-        paths,
-        most,
-    )
+def _vgg(benchmark: str, groundtruth: Path) -> Names:
+    folder = groundtruth_folder(groundtruth / benchmark, benchmark)
+    database, revisited = parse_revisited(groundtruth / REVISITED[benchmark])
+    images = {*database, *(query.image for query in revisited)}
+    files = {f"gt/{path.name}": path for path in folder.glob("*_*.txt")}
+    return _named(benchmark, "jpg/{}.jpg", images, parse_vgg_groundtruth(folder), files)
 
 
-def _photograph(stem: str) -> str:
-    """Return where ``blcf data fetch`` unpacks an image to."""
-    return f"jpg/{stem}.jpg"
-
-
-def _more(stems: dict[str, None], wanted: int) -> list[str]:
-    """Invent names in the style of those there are, landmarks in turn."""
-    styles = sorted({stem.rpartition("_")[0] for stem in stems})
-    found: list[str] = []
-    for number in count(0):
-        for style in styles:
-            if len(found) >= wanted:
-                return found
-            stem = f"{style}_{number:06d}"
-            if stem not in stems and stem not in PARIS_CORRUPT:
-                found.append(stem)
-    return found
-
-
-def _instre(name: str, groundtruth: Path, most: int | None) -> Names:
+def _instre(benchmark: str, groundtruth: Path) -> Names:
     path = groundtruth / "gnd_instre.mat"
-    database, queries = parse_instre(path)
-    paths = {image: f"images/{image}" for image in (*database, *(q.image for q in queries))}
-    return _some(
-        Names(
-            name,
-            tuple(paths.values()),
-            {paths[q.image]: (q.box,) for q in queries if q.box},
-            _groups(queries, paths),
-            (),
-            (),
-            {path.name: path},
-            len(queries),
-        ),
-        queries,
-        paths,
-        most,
-    )
+    images, queries = parse_instre(path)
+    return _named(benchmark, "images/{}", images, queries, {path.name: path})
 
 
-def _distractors(name: str, groundtruth: Path, most: int | None) -> Names:
+def _distractors(benchmark: str, groundtruth: Path) -> Names:
     # The official archive has a folder for each of the most popular Flickr tags.
-    total = DISTRACTORS if most is None else min(most, DISTRACTORS)
-    images = tuple(f"{i // 1000:03d}/oxc1_{i:06d}.jpg" for i in range(total))
-    return Names(name, images, {}, {}, images, (), {}, 0)
+    images = [f"{i // 1000:03d}/oxc1_{i:06d}" for i in range(distractors.EXPECTED)]
+    return _named(benchmark, "{}.jpg", images, (), {})
 
 
-BENCHMARKS: dict[str, Callable[[str, Path, int | None], Names]] = {
+BENCHMARKS: dict[str, Callable[[str, Path], Names]] = {
     "oxford5k": _vgg,
     "paris6k": _vgg,
     "instre": _instre,
-    DISTRACTORS_FOLDER: _distractors,
-}
-# What a benchmark consists of when it is complete.
-COUNTS = {
-    "oxford5k": EXPECTED["oxford5k"].images,
-    "paris6k": EXPECTED["paris6k"].images,
-    "instre": INSTRE.images + INSTRE.queries,
-    DISTRACTORS_FOLDER: DISTRACTORS,
+    distractors.FOLDER: _distractors,
 }
 
 
-def _groups(queries: tuple[ParsedQuery, ...], paths: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    groups: dict[str, dict[str, None]] = {}
-    for query in queries:
-        groups.setdefault(query.instance, {})[paths[query.image]] = None
-    for query in queries:
-        groups[query.instance] |= dict.fromkeys(paths[p] for p in query.positives)
-    return {instance: tuple(members) for instance, members in groups.items()}
-
-
-def _some(
-    names: Names, queries: tuple[ParsedQuery, ...], paths: dict[str, str], most: int | None
+def _named(
+    benchmark: str,
+    path: str,
+    images: Iterable[str],
+    queries: Sequence[ParsedQuery],
+    groundtruth: dict[str, Path],
 ) -> Names:
-    """Cut names down to ``most`` images, in an order in which queries keep their images."""
-    if most is None or most >= len(names.images):
-        return names
-    # One query of each instance first, then the second of each ...
-    turns: dict[str, int] = {}
-    ordered = []
-    for number, query in enumerate(queries):
-        turn = turns[query.instance] = turns.get(query.instance, -1) + 1
-        ordered.append((turn, number, query))
-    wanted: dict[str, None] = {}
-    for _, _, query in sorted(ordered, key=lambda one: one[:2]):
-        members = (*query.positives[:FIRST_POSITIVES], *query.junk[:FIRST_JUNK])
-        chosen = dict.fromkeys(paths[member] for member in (query.image, *members))
-        if len(wanted | chosen) > most:
-            break
-        wanted |= chosen
-    for image in names.images:
-        if len(wanted) >= most:
-            break
-        wanted[image] = None
-    return Names(
-        names.name,
-        tuple(image for image in names.images if image in wanted),
-        {image: boxes for image, boxes in names.boxes.items() if image in wanted},
-        {k: tuple(i for i in members if i in wanted) for k, members in names.groups.items()},
-        tuple(image for image in names.invented if image in wanted),
-        names.corrupt,
-        names.groundtruth,
-        names.queries,
-    )
+    """Return the names; ``path`` is where the image ``{}`` lies."""
+    boxes: dict[str, list[Box]] = {}
+    instances: dict[str, str] = {}
+    every = set(images)
+    for query in queries:
+        every.update((query.image, *query.positives, *query.junk))
+        instances |= {path.format(image): query.instance for image in query.positives}
+        if query.box:
+            boxes.setdefault(path.format(query.image), []).append(query.box)
+    # A query image shows what it asks for, also where it is a positive of another instance.
+    instances |= {path.format(query.image): query.instance for query in queries}
+    found = tuple(sorted(path.format(image) for image in every))
+    return Names(f"{benchmark}{STANDIN}", found, boxes, instances, groundtruth)

@@ -12,7 +12,7 @@ import numpy as np
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import image_size, read_image, resized_size
 from blcf_utils.features.rows import normalise_rows
-from blcf_utils.ground.artefacts import ArtefactStore, atomic_path
+from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.pooling.compared.refinement import expand_average, ranked
@@ -27,7 +27,7 @@ from blcf_utils.pooling.mac import mac_pool
 from blcf_utils.search.boxes import Mode, Projection, query_cells
 from blcf_utils.search.query import Ranking
 
-STAGE_VERSION = 1
+STAGE = Stage("detector", version=1)
 _RERANKED, _EXPANDED = 100, 5  # images, as in the paper
 
 
@@ -102,12 +102,11 @@ class DetectorSearch:
                 np.savez(target, whole=whole, regions=np.concatenate(regions), ends=ends)
 
         document = {
-            "version": STAGE_VERSION,
             "images": dataset.manifest,
             "weights": hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16],
             "longest_side": self.longest_side,
         }
-        made = self.store.get_or_make("detector", dataset.name, document, make)
+        made = self.store.get_or_make(STAGE, dataset.name, document, make)
         with np.load(made / "vectors.npz") as held:
             regions = held["regions"].astype(np.float32)
             return DetectedImages(held["whole"], regions, held["ends"], made.key)

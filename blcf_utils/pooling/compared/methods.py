@@ -18,6 +18,7 @@ import numpy as np
 from blcf_utils.features.networks.backbones import read_state
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.features.stored import Features
+from blcf_utils.ground.artefacts import Stage
 from blcf_utils.pooling.cam import cam_descriptor, cam_pool, predicted_classes
 from blcf_utils.pooling.compared.teacher import Pool, TeacherData
 from blcf_utils.pooling.crow import crow_pool
@@ -36,6 +37,7 @@ from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening
 
 DATABASE_LEVELS, QUERY_LEVELS = 4, 3  # of the patch grids (Razavian et al., 2014)
+MOP_CODEBOOK = Stage("mop-codebook", version=1)
 _MOP_TEACHERS = 300  # images whose patches teach MOP's words
 
 
@@ -196,7 +198,7 @@ def _mop(teacher: TeacherData) -> FittedMethod:
         save_books(folder, learn_mop(maps, code, head.grid, words=words, seed=seed))
 
     label = f"{teacher.features.artefact.label}-mop"
-    made = teacher.store.get_or_make("mop-codebook", label, document, make, quiet=True)
+    made = teacher.store.get_or_make(MOP_CODEBOOK, label, document, make, quiet=True)
     pool = partial(mop_pool, encode=code, books=read_books(made.folder))
     # Its own windows are regions already.
     return _whitened("mop", pool, teacher, regions=False, books=made.key)

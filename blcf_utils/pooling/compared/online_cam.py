@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from blcf_utils.features.rows import normalise_rows
-from blcf_utils.ground.artefacts import atomic_path
+from blcf_utils.ground.artefacts import Stage, atomic_path
 from blcf_utils.ground.progress import progress
 from blcf_utils.pooling.cam import cam_pool, predicted_classes
 from blcf_utils.pooling.compared.methods import class_whitening
 from blcf_utils.pooling.compared.refinement import expand_average, ranked
-from blcf_utils.pooling.compared.vectors import STAGE_VERSION, MethodVectors
+from blcf_utils.pooling.compared.vectors import MethodVectors
 from blcf_utils.search.boxes import Mode
 from blcf_utils.search.query import Ranking
+
+STAGE = Stage("class-vectors", version=1)
 
 
 def class_vectors(vectors: MethodVectors) -> np.ndarray:
@@ -29,7 +31,6 @@ def class_vectors(vectors: MethodVectors) -> np.ndarray:
     whitening = class_whitening(vectors.teacher)
     every, count = np.arange(len(head.linear)), features.n_database
     document = {
-        "version": STAGE_VERSION,
         "features": features.key,
         "method": vectors.fitted.document,
     }
@@ -52,7 +53,7 @@ def class_vectors(vectors: MethodVectors) -> np.ndarray:
             held.flush()
 
     label = f"{features.artefact.label}-cam"
-    made = vectors.store.get_or_make("class-vectors", label, document, make, quiet=True)
+    made = vectors.store.get_or_make(STAGE, label, document, make, quiet=True)
     return np.load(made / "vectors.npy", mmap_mode="r")
 
 

@@ -16,7 +16,7 @@ from blcf_utils.config.comparison import ComparisonConfig
 from blcf_utils.features.networks.heads import ClassifierHead
 from blcf_utils.features.rows import normalise_rows, sample_rows
 from blcf_utils.features.stored import Features
-from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.pooling.rmac import rmac_regions
 from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening, fit_whitening, read_whitening, save_whitening
@@ -24,7 +24,7 @@ from blcf_utils.words.whitening import Whitening, fit_whitening, read_whitening,
 # (B, C, h, w) maps, their weights or None, a window or None, to descriptors (B, ..., D).
 Pool = Callable[[np.ndarray, np.ndarray | None, Window | None], np.ndarray]
 
-STAGE_VERSION = 1
+STAGE = Stage("pooled-whitening", version=1)
 # Beyond so many values a covariance no longer fits in memory; a few thousand vectors do, drawn
 # from the regions of as many images as it takes.
 _WIDE = 4096
@@ -56,7 +56,7 @@ class TeacherData:
     def document(self) -> dict:
         """What determines all that is learned here beside the method, as JSON values."""
         return {
-            "version": STAGE_VERSION,
+            "version": STAGE.version,
             "features": self.features.key,
             "dimensions": self.dimensions,
             "comparison": self.config.model_dump(exclude={"weights", "learn_on", "rerank"}),
@@ -93,11 +93,11 @@ class TeacherData:
             save_whitening(folder, self._fit(chunks))
 
         # Whole, however many directions are asked for: the first ones are always the same.
-        document = {"version": STAGE_VERSION, "features": self.features.key, "seed": self.seed}
+        document = {"features": self.features.key, "seed": self.seed}
         document |= {"head": self.head.digest if self.head else "", "regions": regions}
         document |= {"method": name, "settings": settings}
         label = f"{self.features.artefact.label}-{name}"
-        made = self.store.get_or_make("pooled-whitening", label, document, make, quiet=True)
+        made = self.store.get_or_make(STAGE, label, document, make, quiet=True)
         whole = read_whitening(made)
         kept = min(self.dimensions, whole.dimensions)
         projection = np.ascontiguousarray(whole.projection[:, :kept])

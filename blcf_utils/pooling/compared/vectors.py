@@ -13,7 +13,7 @@ import numpy as np
 from blcf_utils.config.comparison import ComparisonConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.features.maps import FeatureMaps
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, atomic_path
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.errors import known
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.remembered import remembered
@@ -25,7 +25,7 @@ from blcf_utils.search.boxes import Mode, Projection, query_cells
 from blcf_utils.search.query import Ranking
 from blcf_utils.search.windows import Window
 
-STAGE_VERSION = 1
+STAGE = Stage("descriptors", version=1)
 
 
 def method_named(name: str) -> Method:
@@ -84,17 +84,16 @@ class MethodVectors:
     def make(self, make) -> Artefact:
         """Return the artefact of the database's vectors; ``make(folder)`` writes it if needed."""
         label = f"{self.features.artefact.label}-{self.name}"
-        return self.store.get_or_make("descriptors", label, self._document(), make, quiet=True)
+        return self.store.get_or_make(STAGE, label, self._document(), make, quiet=True)
 
     @property
     def stored(self) -> bool:
         """Whether the vectors of the database have been made."""
         label = f"{self.features.artefact.label}-{self.name}"
-        return self.store.find("descriptors", label, self._document()) is not None
+        return self.store.find(STAGE, label, self._document()) is not None
 
     def _document(self) -> dict:
-        features, method = self.features.key, self.fitted.document
-        return {"version": STAGE_VERSION, "features": features, "method": method}
+        return {"features": self.features.key, "method": self.fitted.document}
 
     def of_teacher(self) -> np.ndarray:
         """Return the unit vectors of the teacher's images, described in the same way."""

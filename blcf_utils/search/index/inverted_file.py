@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.search.index.building import Builder, levels_of_saved, scales_of_words
 from blcf_utils.search.index.scoring import best_images, score_all
@@ -25,6 +25,7 @@ BLOCK_SIZE = 65_536
 # Words of more images are added up last, four at a time.
 FREQUENT_SHARE = 0.2
 MAPPED = ("offsets", "data")
+STAGE = Stage("index", version=3)
 
 
 @dataclass(frozen=True)
@@ -290,12 +291,11 @@ def build_index(
         build: called only when no such index is stored.
         quiet: say nothing to the reader.
     """
-    document = {"version": 3, **document}
 
     def make(folder):
         build().save(folder)
 
-    artefact = store.get_or_make("index", label, document, make, quiet)
+    artefact = store.get_or_make(STAGE, label, document, make, quiet)
     return store.once(artefact.key, lambda: InvertedFile.open(artefact.folder))
 
 

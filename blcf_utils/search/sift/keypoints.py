@@ -20,7 +20,7 @@ from blcf_utils.config.profile import SiftConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.images import UnreadableImage, image_size, read_image, resized_size
 from blcf_utils.features.rows import normalise_rows
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore, write_json
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, write_json
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
@@ -28,7 +28,7 @@ from blcf_utils.search.boxes import Mode, query_cells
 
 log = logging.getLogger("blcf")
 
-STAGE_VERSION = 1
+STAGE = Stage("sift", version=1)
 DIMENSIONS = 128
 DENSE_OCTAVES = (0, 1, 2)
 _THREADS = 2
@@ -133,7 +133,6 @@ def extract_sift(
         StudyError: a missing image, or an unreadable one (unless ``skip``).
     """
     document = {
-        "version": STAGE_VERSION,
         "images": dataset.manifest,
         "n_database": len(dataset.images),
         "keypoints": config.keypoints,
@@ -144,7 +143,7 @@ def extract_sift(
     }
     label = f"{dataset.name}-{'dense' if config.dense else 'sift'}{config.keypoints}"
     artefact = store.get_or_make(
-        "sift", label, document, lambda folder: _extract(dataset, config, on_corrupt, folder)
+        STAGE, label, document, lambda folder: _extract(dataset, config, on_corrupt, folder)
     )
     n_database, distinct = len(dataset.images), dataset.distinct
     return SiftFeatures(artefact, n_database, config.longest_side, config.root, distinct)
@@ -234,12 +233,12 @@ class _Describer:
     skip: bool
 
 
-def _read_and_describe(how: _Describer, path: Path):
+def _read_and_describe(describer: _Describer, path: Path):
     """Return the stored image's size, keypoints in its pixels, and raw descriptors."""
     try:
-        return _describe_file(path, how.config, how.exif)
+        return _describe_file(path, describer.config, describer.exif)
     except UnreadableImage:
-        if not how.skip:
+        if not describer.skip:
             raise
         return (0, 0), np.empty((0, 4)), np.empty((0, DIMENSIONS))
 
@@ -263,12 +262,13 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
     records = _cut_to_finished(folder).tolist()
     ends = [0, *np.cumsum([record[0] for record in records], dtype=np.int64).tolist()]
     missing = [paths[i] for i in range(len(records), len(paths)) if distinct[i] == i]
-    how = _Describer(config, dataset.exif_orientation, on_corrupt == "skip")
+    describer = _Describer(config, dataset.exif_orientation, on_corrupt == "skip")
     described = mapped(
         _read_and_describe,
-        how,
+        describer,
         missing,
         files=lambda path: [path],
+        ordered=True,  # records are appended
         threads=_THREADS,
         at_once=_A_TASK,
     )

@@ -20,7 +20,6 @@ from threadpoolctl import threadpool_limits
 
 from blcf_utils.config.profile import VerificationConfig
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.ground.artefacts import note_work
 from blcf_utils.ground.progress import progress
 from blcf_utils.search.boxes import Mode
 from blcf_utils.search.query import Ranking
@@ -247,7 +246,6 @@ class _Matcher:
             which = b"" if inside is None else hashlib.sha256(np.packbits(inside)).digest()
             found = self.known.setdefault(b"%d " % self.features.distinct[image] + which, found)
         todo = [first for first in dict.fromkeys(firsts) if first not in found]
-        note_work(pairs=len(firsts), pairs_matched=len(todo))
         found |= zip(todo, self.pool.map(lambda i: self._match(query, i), todo), strict=True)
         return np.array([found[first] for first in firsts], np.int32)
 

@@ -15,7 +15,7 @@ from scipy import sparse
 from blcf_utils.config.profile import SiftConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.features.rows import sample_rows
-from blcf_utils.ground.artefacts import Artefact, ArtefactStore
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.progress import progress
 from blcf_utils.search.boxes import Mode
@@ -26,7 +26,8 @@ from blcf_utils.words.codebook import DESCRIPTORS, Codebook, read_codebook, trai
 from blcf_utils.words.histograms import Sparse
 from blcf_utils.words.kmeans import CHUNK, MIN_GAIN, write_descriptors
 
-STAGE_VERSION = 1
+CODEBOOK = Stage("sift_codebook", version=1)
+WORDS = Stage("sift_words", version=1)
 
 
 class SiftWords:
@@ -71,7 +72,6 @@ def learn_sift_codebook(
         StudyError: fewer descriptors than words.
     """
     document = {
-        "version": STAGE_VERSION,
         "sift": features.key,
         "words": config.words,
         "iterations": config.iterations,
@@ -101,7 +101,7 @@ def learn_sift_codebook(
     def make(folder):
         train_words(folder, descriptors, config.words, config.iterations, seed)
 
-    return read_codebook(store.get_or_make("sift_codebook", label, document, make))
+    return read_codebook(store.get_or_make(CODEBOOK, label, document, make))
 
 
 def assign_sift_words(
@@ -111,7 +111,7 @@ def assign_sift_words(
 
     Of images with the same bytes the first one's words are those of its copies.
     """
-    document = {"version": STAGE_VERSION, "sift": features.key, "codebook": codebook.key}
+    document = {"sift": features.key, "codebook": codebook.key}
     size = np.dtype(np.uint16).itemsize
     ends = np.cumsum(features.counts) * size
 
@@ -134,7 +134,7 @@ def assign_sift_words(
         path.unlink()
 
     label = f"{features.artefact.label}-K{codebook.words}"
-    artefact = store.get_or_make("sift_words", label, document, make)
+    artefact = store.get_or_make(WORDS, label, document, make)
     return SiftWords(artefact, features, codebook.words)
 
 
