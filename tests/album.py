@@ -1,5 +1,7 @@
 """A small album of photographs that show posters, for tests of indexing and exploring."""
 
+import textwrap
+
 import numpy as np
 from PIL import Image
 
@@ -26,3 +28,16 @@ def paint(path, seed, poster=None, size=(120, 90)):
         pixels[20:68, 30:78] = tiles.repeat(8, axis=0).repeat(8, axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, quality=95)
+
+
+def fill(root):
+    """Write twelve photographs: four posters, three photographs each, in two sub-folders."""
+    for i in range(12):
+        paint(root / f"day{i % 2}" / f"{i:02d}.jpg", i, i // 3)
+    return root
+
+
+def write_profile(path):
+    """Write a profile with which a few photographs are indexed within a second."""
+    path.write_text(textwrap.dedent(PROFILE), encoding="utf-8")
+    return str(path)

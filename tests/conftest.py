@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import textwrap
 from pathlib import Path
 
 import album as album_pictures
@@ -202,15 +201,10 @@ def toy_searcher(toy, toy_stages, tiny_network):
 @pytest.fixture
 def album_profile(tmp_path) -> str:
     """The path of a profile with which a few photographs are indexed within a second."""
-    path = tmp_path / "small.yaml"
-    path.write_text(textwrap.dedent(album_pictures.PROFILE), encoding="utf-8")
-    return str(path)
+    return album_pictures.write_profile(tmp_path / "small.yaml")
 
 
 @pytest.fixture
 def album(tmp_path, store) -> Path:
     """A folder of twelve photographs: four posters, three photographs each, in two sub-folders."""
-    root = tmp_path / "holiday"
-    for i in range(12):
-        album_pictures.paint(root / f"day{i % 2}" / f"{i:02d}.jpg", i, i // 3)
-    return root
+    return album_pictures.fill(tmp_path / "holiday")

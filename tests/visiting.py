@@ -55,7 +55,8 @@ def changed(page, before):
 
 def explained(page, before=""):
     """Wait for the picture of an explanation, another than ``before``; returns its address."""
-    found = "[...document.images].find(e => e.naturalWidth > 900 && e.offsetParent)"
+    found = "[...document.images].find(e => e.naturalWidth > 900 && e.offsetParent"
+    found += " && !e.classList.contains('blcf-stale'))"
     page.wait_for_function(f"old => {{ const e = {found}; return e && e.src !== old }}", arg=before)
     return page.evaluate(f"{found}.src")
 

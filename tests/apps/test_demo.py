@@ -20,6 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 import requests
+from album import fill, paint, write_profile
 from PIL import Image
 from typer.testing import CliRunner
 from visiting import changed, choose, drag, explained, scores, shoot, visiting
@@ -33,15 +34,19 @@ from blcf_utils.ground.errors import StudyError
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def page(browser, album, album_profile, tmp_path):
-    """The demo on a small indexed folder, open in the browser and ready."""
-    index_folder(album, album_profile, ["Gaussian"])
-    with visiting(browser, page_of_folder(album), tmp_path) as opened:
-        yield opened
+@pytest.fixture(scope="module")
+def page(browser, tmp_path_factory):
+    """The demo on a small indexed folder in the browser; tests go on where the last one stopped."""
+    root = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLCF_CACHE", str(root / "cache"))
+        folder = fill(root / "holiday")
+        index_folder(folder, write_profile(root / "small.yaml"), ["Gaussian"])
+        with visiting(browser, page_of_folder(folder), root) as opened:
+            yield opened
 
 
-def test_a_visitor_draws_turns_uploads_and_asks_why(page, album, tmp_path):
+def test_a_visitor_draws_turns_uploads_and_asks_why(page, tmp_path):
     shoot(page, "demo-1-first")
     before = scores(page)
     # 00.jpg is shown first, without a box; its poster fills (30, 20) to (78, 68) of 120 x 90.
@@ -64,7 +69,9 @@ def test_a_visitor_draws_turns_uploads_and_asks_why(page, album, tmp_path):
     shoot(page, "demo-4-why")
 
     # Another knob: the explanation follows. Another query: it is about nothing shown, and goes.
+    before = scores(page)
     page.get_by_label("weighting").select_option("None")
+    changed(page, before)
     explained(page, first)
     before = scores(page)
     page.locator(".blcf-pick").first.click()
@@ -80,7 +87,7 @@ def test_a_visitor_draws_turns_uploads_and_asks_why(page, album, tmp_path):
     assert page.get_by_placeholder("x1,y1,x2,y2").input_value() == "30,20,78,68"
 
     copy = tmp_path / "mine.jpg"
-    shutil.copy(album / "day1" / "07.jpg", copy)
+    paint(copy, 7, 7 // 3)  # the same photograph as day1/07.jpg
     before = scores(page)
     choose(page, copy)
     changed(page, before)
@@ -247,14 +254,16 @@ def test_a_server_that_ends_is_said():
         wait_until_served("http://127.0.0.1:9/", process)
 
 
-def _instructions(text):
-    joined = text.replace("\\\n", " ")
-    lines = [line.strip() for line in joined.splitlines()]
-    return [line.partition(" ")[::2] for line in lines if line and not line.startswith("#")]
+def _tracked():
+    command = ["git", "ls-files"]
+    return subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
 
 
 def _dockerfile():
-    return _instructions((ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    """Return the instructions as (word, rest of the line)."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    return [line.partition(" ")[::2] for line in lines if line and not line.startswith("#")]
 
 
 def _healthy(port):
@@ -268,9 +277,7 @@ def _healthy(port):
 def test_the_dockerfiles_steps_fit_the_repository():
     steps = _dockerfile()
     kinds = [kind for kind, _ in steps]
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    tracked = _tracked()
     for kind, rest in steps:
         if kind == "COPY" and "--from" not in rest:
             for source in [part for part in rest.split() if not part.startswith("--")][:-1]:
@@ -311,9 +318,7 @@ def _sent(tracked):
 
 def test_what_the_image_copies_is_enough_to_index_and_to_serve(album, tmp_path):
     """The build's COPY steps done in a folder, its ENV set, its program run there."""
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    tracked = _tracked()
     image, environment = tmp_path / "image", {"PATH": os.environ["PATH"]}
     for kind, rest in _dockerfile():
         if kind == "COPY" and "--from" not in rest:

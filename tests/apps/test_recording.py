@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from visiting import changed, choose, drag, explained, scores, shoot, visiting
 
@@ -26,17 +25,9 @@ def aps(page):
     return float(text.partition("AP ")[2].split()[0]) if "AP " in text else None
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The quarter of the embedded data that tests run, its artefacts in a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLCF_CACHE", str(tmp_path_factory.mktemp("recording") / "cache"))
-        yield open_study("smoke")
-
-
-def test_the_demo_from_its_first_open_to_an_own_photograph(browser, study, tmp_path):
+def test_the_demo_from_its_first_open_to_an_own_photograph(browser, store, tmp_path):
     code = page_of_dataset("smoke", words=())
-    dataset = study.dataset(study.pick(""))
+    dataset = open_study("smoke").open("").dataset
     query = dataset.queries[0]
     x1, y1, x2, y2 = query.box
     width, height = Image.open(query.image).size

@@ -54,25 +54,19 @@ class Knobs:
 
 
 @dataclass(frozen=True)
-class Hit:
-    """One result.
+class Hit(Place):
+    """One result: where an image shows the query, and what is known of that image.
 
     Attributes:
         rank: from 1; the query's own image is not counted.
-        image: its number.
         name: of its file.
         size: its (width, height) in pixels.
-        score: what it is ranked by.
-        box: where the query was found, (x1, y1, x2, y2) in pixels of the image.
         verdict: ``relevant``, ``not relevant``, ``junk``, or empty where nothing is known.
     """
 
     rank: int
-    image: int
     name: str
     size: tuple[int, int]
-    score: float
-    box: Box
     verdict: str
 
 
@@ -252,10 +246,10 @@ class Explorer:
 
 
 def _hit(base: SearchBase, query: Query, rank: int, place: Place) -> Hit:
-    dataset, image = base.dataset, place.image
-    size = tuple(base.maps.sizes[image].tolist())
-    judgement = verdict(query, dataset.unit_of(image))
-    return Hit(rank, image, dataset.images[image].name, size, place.score, place.box, judgement)
+    name = base.dataset.images[place.image].name
+    size = tuple(base.maps.sizes[place.image].tolist())
+    judgement = verdict(query, base.dataset.unit_of(place.image))
+    return Hit(**vars(place), rank=rank, name=name, size=size, verdict=judgement)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -255,13 +255,13 @@ class Panel:
     def _explain(self, image: int | None) -> None:
         """Show why an image was found, or nothing."""
         self._explained = image
-        self.why.layout.display = "none" if image is None else None
         if image is None:
-            self.caption.value = _ASK
+            self.why.layout.display, self.caption.value = "none", _ASK
             return
         name = self.explorer.subject.dataset.images[image].name
         self.why.value = _png(show_why(self.explorer, image))
         self.why.remove_class("blcf-stale")
+        self.why.layout.display = None
         self.caption.value = f"Words that the query shares with <b>{html.escape(name)}</b>"
 
 

@@ -25,6 +25,9 @@ from blcf_utils.study.pipeline import Pipeline
 class Subject:
     """What an explorer searches in; one *coding* is a layer with a codebook.
 
+    Sub-classes give ``base(coding, weighting)``, a SearchBase; ``encoder(coding)``, an Encoder of
+    photographs that are not in the dataset; ``thumbnail(image)``, a small JPEG by its number.
+
     Attributes:
         title: for people.
         dataset: images, and queries where some are known.
@@ -38,18 +41,6 @@ class Subject:
     codings: tuple[str, ...]
     weightings: tuple[str, ...]
     profile: Profile
-
-    def base(self, coding: str, weighting: str) -> SearchBase:
-        """Return what searches need."""
-        raise NotImplementedError
-
-    def encoder(self, coding: str) -> Encoder:
-        """Return what encodes a photograph that is not in the dataset."""
-        raise NotImplementedError
-
-    def thumbnail(self, image: int) -> bytes:
-        """Return a small JPEG of a database image."""
-        raise NotImplementedError
 
     def picture(self, path: Path, longest: int) -> np.ndarray:
         """Return an image (H, W, 3) uint8, its longest side at most ``longest`` pixels."""

@@ -39,12 +39,10 @@ class PhotoUpload(_Widget):
     One that is empty or has too many bytes comes without them.
 
     Attributes:
-        accept: what the browser's file dialogue offers.
         most_bytes: what is sent at most.
     """
 
     _esm = _STATIC / "upload.js"
-    accept = traitlets.Unicode(".jpg,.jpeg,.png,.webp,.bmp,.tif,.tiff").tag(sync=True)
     most_bytes = traitlets.Int().tag(sync=True)
 
 

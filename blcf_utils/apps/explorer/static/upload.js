@@ -2,7 +2,7 @@
 function render({ model, el }) {
   const input = document.createElement("input");
   input.type = "file";
-  input.accept = model.get("accept");
+  input.accept = ".jpg,.jpeg,.png,.webp,.bmp,.tif,.tiff";
   input.hidden = true;
   const button = document.createElement("button");
   button.type = "button";
