@@ -221,7 +221,7 @@ def test_idf_weighs_words_on_both_sides(profile):
     plain, weighted = open_study(profile), open_study(profile, {"encoding.idf": True})
     index = weighted.index("toy")
     assert plain.index("toy").factors is None
-    holders = plain.index("toy").list_lengths
+    holders = plain.index("toy").holders
     expected = np.where(holders > 0, np.log(18 / np.maximum(holders, 1)), 0)
     np.testing.assert_allclose(index.factors, expected, rtol=1e-5)
     query = weighted.dataset("toy").queries[0]

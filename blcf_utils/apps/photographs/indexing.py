@@ -53,7 +53,7 @@ from blcf_utils.saliency.weighting import NONE
 from blcf_utils.words.codebook import Codebook, learn_codebook
 from blcf_utils.words.whitening import Whitening, learn_whitening
 
-VERSION = 1
+VERSION = 2  # to be raised also when the layout of inverted files changes
 WEIGHTINGS = ("Gaussian", "salgan-mini")
 SAMPLE = 400
 # What telephones and cameras also write, but nothing here reads.
