@@ -21,7 +21,6 @@ TINY = {
     "memory": "--few 4 --many 24 --longest-side 64",
     "scaling": "--database 200 900 --queries 3 --repeats 1",
     "search": "--database 300 900 --words 500 --queries 3 --top 50 --repeats 1",
-    "pruning": "--database 300 --words 500 --queries 2 --top 20",
     "reranking": "--images 4 --words 300 --height 5 --width 4 --repeats 1",
     "saliency": "--number 2 --longest-side 96 --repeats 1 --width 0.02",
     "aggregation": "--images 2 --channels 16 --words 4 --repeats 1",

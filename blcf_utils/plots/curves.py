@@ -42,7 +42,7 @@ def plot_kmeans(codebook: Codebook) -> Figure:
 
 def plot_word_frequencies(index: InvertedFile) -> Figure:
     """Plot in how many images each word occurs, sorted: the lengths of the inverted lists."""
-    lengths = np.sort(index.list_lengths)[::-1]
+    lengths = np.sort(index.holders)[::-1]
     figure, axes = grid(1, 1, 4, 2.4)
     axes[0, 0].loglog(np.arange(1, len(lengths) + 1), np.maximum(lengths, 0.5), color=SERIES[0])
     axes[0, 0].set(xlabel="word, most frequent first", ylabel="images that hold it")

@@ -7,16 +7,25 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.search.index.building import Builder
+from blcf_utils.search.index import inverted_file
 from blcf_utils.search.index.inverted_file import InvertedFile, build_index
+from blcf_utils.search.index.segments import pack_block
 from blcf_utils.words.histograms import inverse_document_frequency, scale_words
 
 LAYOUTS = [  # (block size, share of the images from which a word is frequent)
-    pytest.param(32_768, 0.2, id="one-block"),
-    pytest.param(7, 0.2, id="blocks"),
-    pytest.param(7, 2.0, id="none-frequent"),
-    pytest.param(64, 0.0, id="all-frequent"),
+    pytest.param((32_768, 0.2), id="one-block"),
+    pytest.param((7, 0.2), id="blocks"),
+    pytest.param((7, 2.0), id="none-frequent"),
+    pytest.param((64, 0.0), id="all-frequent"),
 ]
+
+
+@pytest.fixture(params=LAYOUTS)
+def block(request, monkeypatch):
+    """The block size of a layout, with its share set."""
+    size, share = request.param
+    monkeypatch.setattr(inverted_file, "FREQUENT_SHARE", share)
+    return size
 
 
 @st.composite
@@ -53,7 +62,7 @@ def agree(index, matrix, atol, words, values):
     """Assert that the index scores as ``matrix`` does and holds what it holds."""
     expected = matrix[:, words].astype(np.float64) @ values
     np.testing.assert_allclose(index.scores(words, values), expected, rtol=0, atol=atol)
-    np.testing.assert_array_equal(index.list_lengths, (matrix > 0).sum(axis=0))
+    np.testing.assert_array_equal(index.holders, (matrix > 0).sum(axis=0))
     assert index.entries == (matrix > 0).sum()
     assert index.touched(words) == (matrix[:, words] > 0).sum()
     assert (index.n_images, index.words) == matrix.shape
@@ -64,26 +73,45 @@ def agree(index, matrix, atol, words, values):
 def test_rankings_are_those_of_the_dense_product_with_ties_by_number(search, top, block, share):
     matrix, words, values = search
     histograms = sparse.csr_array(matrix)
-    index = InvertedFile.from_histograms(histograms, block_size=block, frequent_share=share)
+    index = InvertedFile.from_histograms(histograms, block_size=block)
     expected = matrix[:, words] @ values  # halves and quarters: exact in float32
-    np.testing.assert_array_equal(index.scores(words, values), expected)
-    for length in (None, top, 1, len(matrix)):
-        images, scores = index.search(words, values, length)
-        assert images.tolist() == brute_force(expected, length)
-        np.testing.assert_array_equal(scores, expected[images])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverted_file, "FREQUENT_SHARE", share)
+        np.testing.assert_array_equal(index.scores(words, values), expected)
+        for length in (None, top, 1, len(matrix)):
+            images, scores = index.search(words, values, length)
+            assert images.tolist() == brute_force(expected, length)
+            np.testing.assert_array_equal(scores, expected[images])
 
 
-@pytest.mark.parametrize(("block", "share"), LAYOUTS)
-def test_histograms_of_counts_are_exact(block, share):
-    matrix = unit(counts())
-    index = InvertedFile.from_histograms(
-        sparse.csr_array(matrix), block_size=block, frequent_share=share
-    )
+@pytest.mark.parametrize("high", [False, True])
+def test_histograms_of_counts_are_exact(block, high):
+    drawn = counts()
+    if high:  # above a byte, and an image without a one
+        drawn *= 3
+        drawn[[1, 7, 42], 0] = 300, 1200, 256
+        drawn[7, 299] = 255
+        drawn[8] = 0
+        drawn[8, 5] = 60_000
+    matrix = unit(drawn)
+    index = InvertedFile.from_histograms(sparse.csr_array(matrix), block_size=block)
     assert len(index.offsets) == -(-80 // block)
-    for image in (1, 42):
+    for image in (1, 7, 8, 42):
         words = np.flatnonzero(matrix[image])
         agree(index, matrix, 1e-6, words, matrix[image, words])
         assert index.search(words, matrix[image, words], 1)[0].tolist() == [image]
+
+
+def stored(levels, block):
+    """An index of levels (n, K) as they are, all scales 1; each block is packed from two parts."""
+    offsets, data, holders = [], np.empty(0, np.uint16), 0
+    for start in range(0, len(levels), block):
+        rows = sparse.csr_array(levels[start : start + block].astype(np.uint32))
+        begins, packed, counted = pack_block([rows[:400], rows[400:]])
+        offsets.append(len(data) + begins)
+        data, holders = np.concatenate([data, packed]), holders + counted
+    scales = np.ones(len(levels), np.float32)
+    return InvertedFile(np.array(offsets, np.uint32), data, holders, scales, block)
 
 
 HIGHEST = [1, 3, 15, 255, 65_535, 262_140]
@@ -102,29 +130,24 @@ def test_every_level_is_kept_however_it_is_stored(seed, n, block, share):
     # Mostly small levels with a few high ones, and mostly high ones.
     highest = np.where(rng.random((n, 12)) < 0.02, rng.choice(HIGHEST, 12), rng.choice(HIGHEST, 12))
     levels = held * rng.integers(1, highest + 1)
-    builder = Builder(12, block)
-    for start in range(0, n, 400):
-        part = levels[start : start + 400]
-        builder.add_levels(sparse.csr_array(part), np.ones(len(part), np.float32))
-    index = InvertedFile._built(builder, share, None)
-    for word in range(12):
-        found = index.scores(np.array([word]), np.ones(1))
-        np.testing.assert_array_equal(found, levels[:, word])
-    np.testing.assert_array_equal(index.list_lengths, held.sum(axis=0))
-    # Not four at a time, where the words of few images were frequent: another rounding at most.
-    expected = levels.sum(axis=1)
-    found = index.scores(np.arange(12), np.ones(12))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    index = stored(levels, block)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverted_file, "FREQUENT_SHARE", share)
+        for word in range(12):
+            found = index.scores(np.array([word]), np.ones(1))
+            np.testing.assert_array_equal(found, levels[:, word])
+        np.testing.assert_array_equal(index.holders, held.sum(axis=0))
+        # Sums of four words at a time are rounded otherwise than the exact ones.
+        found = index.scores(np.arange(12), np.ones(12))
+        np.testing.assert_allclose(found, levels.sum(axis=1), rtol=1e-6)
 
 
 def test_more_pairs_than_a_header_counts_are_kept():
     rng = np.random.default_rng(0)
     levels = np.zeros((30_000, 2), np.int64)
     levels[rng.choice(30_000, 4_500, replace=False), 0] = rng.integers(2, 300_000, 4_500)
-    levels[:, 1] = rng.integers(65_500, 65_600, 30_000)  # a row, and pairs beyond it
-    builder = Builder(2, 65_536)
-    builder.add_levels(sparse.csr_array(levels), np.ones(30_000, np.float32))
-    index = InvertedFile._built(builder, 0.2, None)
+    levels[:, 1] = rng.integers(65_500, 65_600, 30_000)  # rows, and further segments
+    index = stored(levels, 65_536)
     for word in range(2):
         found = index.scores(np.array([word]), np.ones(1))
         np.testing.assert_array_equal(found, levels[:, word])
@@ -168,7 +191,7 @@ def test_an_index_built_from_chunks_is_the_same(weighted, size):
     whole = InvertedFile.from_histograms(histograms, block_size=32)
     chunks = (histograms[start : start + size] for start in range(0, 80, size))
     made = InvertedFile.from_chunks(chunks, 300, block_size=32)
-    for name in ("offsets", "data", "frequent", "holders", "scales"):
+    for name in ("offsets", "data", "holders", "scales"):
         np.testing.assert_array_equal(getattr(made, name), getattr(whole, name))
 
 
@@ -176,28 +199,6 @@ def test_chunks_of_another_codebook_are_refused():
     chunk = sparse.csr_array(np.ones((4, 2), np.float32))
     with pytest.raises(StudyError, match="expected histograms of 3 words, found 2"):
         InvertedFile.from_chunks([chunk], 3)
-
-
-def test_an_index_of_the_earlier_layout_still_opens(tmp_path):
-    matrix = np.array([[1, 0, 2, 300], [0, 3, 0, 0], [2, 0, 0, 1]])
-    saved = {  # blocks of two images; words 0 and 2 have rows; 300 is 255 in a list and 45 more
-        "offsets": np.array([[0, 0, 1, 1, 3], [3, 3, 3, 3, 4]], np.uint32),
-        "images": np.array([1, 0, 0, 0], np.uint16),
-        "levels": np.array([3, 255, 45, 1], np.uint8),
-        "rows": np.array([[1, 0, 2], [2, 0, 0]], np.uint8),
-        "row_words": np.array([0, 2], np.int32),
-        "holders": np.array([2, 1, 1, 2], np.uint32),
-        "scales": np.array([0.5, 1, 0.25], np.float32),
-        "block_size": np.array(2),
-        "factors": np.array([1, 1, 1, 1], np.float32),
-    }
-    for name, array in saved.items():
-        np.save(tmp_path / f"{name}.npy", array)
-    index = InvertedFile.open(tmp_path)
-    np.testing.assert_array_equal(index.list_lengths, saved["holders"])
-    for word in range(4):
-        found = index.scores(np.array([word]), np.ones(1))
-        np.testing.assert_array_equal(found, matrix[:, word] * saved["scales"])
 
 
 def test_weights_of_one_byte_are_close_and_equal_counts_stay_exact():
@@ -218,16 +219,13 @@ def test_weights_of_one_byte_are_close_and_equal_counts_stay_exact():
         InvertedFile.from_histograms(whole, weights="uint4")
 
 
-@pytest.mark.parametrize(("block", "share"), LAYOUTS)
-def test_other_weights_are_rounded_finely(block, share):
+def test_other_weights_are_rounded_finely(block):
     rng = np.random.default_rng(1)
     matrix = counts() * rng.uniform(0.1, 1, (80, 300))
     matrix[5] = 0
     matrix[5, [2, 3, 200]] = 1, 0.9, 0.01  # levels above 65535
     matrix = unit(matrix)
-    index = InvertedFile.from_histograms(
-        sparse.csr_array(matrix), block_size=block, frequent_share=share
-    )
+    index = InvertedFile.from_histograms(sparse.csr_array(matrix), block_size=block)
     for image in (5, 42):
         words = np.flatnonzero(matrix[image])
         agree(index, matrix, 5e-6, words, matrix[image, words])
@@ -236,15 +234,14 @@ def test_other_weights_are_rounded_finely(block, share):
         np.testing.assert_allclose(found, matrix[:, word], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(("block", "share"), LAYOUTS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_histograms_scaled_by_idf_score_as_scipy_does(block, share, weighted):
+def test_histograms_scaled_by_idf_score_as_scipy_does(block, weighted):
     drawn = counts() * (np.random.default_rng(1).uniform(0.1, 1, (80, 300)) if weighted else 1)
     plain = sparse.csr_array(unit(drawn))
     factors = inverse_document_frequency(plain)
     scaled = scale_words(plain, factors)
-    index = InvertedFile.from_histograms(scaled, factors, block_size=block, frequent_share=share)
-    # Counts stay counts: the factors are taken out again.
+    index = InvertedFile.from_histograms(scaled, factors, block_size=block)
+    # Counts stay counts, because the factors are divided out again.
     assert (index.word_scales is not None) == (not weighted)
     words = plain[[42]].indices.astype(np.int64)
     query = plain[[42]].data * factors[words]
@@ -261,7 +258,7 @@ def test_a_word_of_factor_zero_leaves_counts_exact():
     factors = inverse_document_frequency(plain)
     scaled = scale_words(plain, factors)
     index = InvertedFile.from_histograms(scaled, factors)
-    assert factors[0] == 0 == index.list_lengths[0]
+    assert factors[0] == 0 == index.holders[0]
     assert index.word_scales is not None
     words = plain[[42]].indices.astype(np.int64)
     query = plain[[42]].data * factors[words]
@@ -269,31 +266,14 @@ def test_a_word_of_factor_zero_leaves_counts_exact():
     np.testing.assert_allclose(index.scores(words, plain[[42]].data), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("block", "share"), LAYOUTS)
-def test_counts_above_a_byte_and_without_a_one_are_exact(block, share):
-    drawn = counts() * 3
-    drawn[[1, 7, 42], 0] = 300, 1200, 256
-    drawn[7, 299] = 255
-    drawn[8] = 0
-    drawn[8, 5] = 60_000
-    matrix = unit(drawn)
-    index = InvertedFile.from_histograms(
-        sparse.csr_array(matrix), block_size=block, frequent_share=share
-    )
-    for image in (1, 7, 8, 42):
-        words = np.flatnonzero(matrix[image])
-        agree(index, matrix, 1e-6, words, matrix[image, words])
-
-
-@pytest.mark.parametrize(("block", "share"), LAYOUTS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_order_of_the_images_changes_no_score(block, share, weighted):
+def test_the_order_of_the_images_changes_no_score(block, weighted):
     drawn = counts() * (np.random.default_rng(1).uniform(0.1, 1, (80, 300)) if weighted else 1)
     matrix = unit(drawn)
     matrix[50:53] = matrix[2]  # equal images, whose order is that of their numbers
     order = np.random.default_rng(4).permutation(80)
     index, other = (
-        InvertedFile.from_histograms(sparse.csr_array(m), block_size=block, frequent_share=share)
+        InvertedFile.from_histograms(sparse.csr_array(m), block_size=block)
         for m in (matrix, matrix[order])
     )
     words = np.flatnonzero(matrix[2])
@@ -341,7 +321,7 @@ def test_a_stored_index_is_the_same_and_is_read_from_disk(store, idf):
         np.testing.assert_array_equal(one, other)
     assert (opened.factors is None) == (opened.word_scales is None) == (not idf)
     assert opened.entries == made.entries
-    np.testing.assert_array_equal(opened.list_lengths, made.list_lengths)
+    np.testing.assert_array_equal(opened.holders, made.holders)
     files = list((store.root / "index").glob("label-*/*.npy"))
     heads = 128 * len(files)
     assert opened.nbytes == made.nbytes == sum(f.stat().st_size for f in files) - heads

@@ -232,7 +232,7 @@ def test_idf_weighs_words_on_both_sides(profile):
     plain, weighted = open_study(profile), open_study(profile, {"encoding.idf": True})
     index = weighted.open("toy").index()
     assert plain.open("toy").index().factors is None
-    holders = plain.open("toy").index().list_lengths
+    holders = plain.open("toy").index().holders
     expected = np.where(holders > 0, np.log(18 / np.maximum(holders, 1)), 0)
     np.testing.assert_allclose(index.factors, expected, rtol=1e-5)
     query = weighted.open("toy").dataset.queries[0]

@@ -8,7 +8,6 @@ from scipy import sparse
 
 from blcf_utils.experiments.drawn.law import BagLaw
 from blcf_utils.ground.progress import progress
-from blcf_utils.search.index.building import rows_of
 
 CHUNK = 10_000
 # Draws per distinct word after which the commonest words that are missing fill an image up. A law
@@ -61,7 +60,10 @@ def synthetic_database(
 
 def first_rows(histograms: sparse.csr_array, number: int) -> sparse.csr_array:
     """Return the first rows of a matrix without copying it."""
-    rows = rows_of(histograms, 0, number)
+    number = min(number, histograms.shape[0])
+    last = histograms.indptr[number]
+    parts = histograms.data[:last], histograms.indices[:last], histograms.indptr[: number + 1]
+    rows = sparse.csr_array(parts, shape=(number, histograms.shape[1]))
     rows.has_canonical_format = True
     return rows
 

@@ -1,12 +1,12 @@
 """The inverted file: for each visual word, the images that hold it and with what weight.
 
 A query reads only what is stored of its own words, so its cost does not follow the size of the
-codebook. About two bytes for each pair of an image and a word; memory-mapped.
+codebook. It takes about two bytes for each pair of an image and a word, and is memory-mapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +15,21 @@ import numpy as np
 from scipy import sparse
 
 from blcf_utils.ground.artefacts import ArtefactStore, Stage
-from blcf_utils.ground.errors import StudyError
-from blcf_utils.search.index.building import Builder, levels_of_saved, scales_of_words
+from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.search.index.quantisation import STEPS, quantised
 from blcf_utils.search.index.scoring import best_images, score_all
+from blcf_utils.search.index.segments import pack_block
 from blcf_utils.words.histograms import inverse_document_frequency, scale_words
 
 # The scores of a block stay in the processor's cache while words are added to them.
 BLOCK_SIZE = 65_536
-# Words of more images are added up last, four at a time.
+# Words that a larger share of the images hold are added up last, four at a time.
 FREQUENT_SHARE = 0.2
+# How many images are quantised at once, so that this takes little memory.
+PART = 8_192
 MAPPED = ("offsets", "data")
-STAGE = Stage("index", version=3)
+# The version goes up, too, when the layout of the files changes.
+STAGE = Stage("index", version=4)
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,13 @@ class InvertedFile:
     """An inverted file over n images and K words.
 
     A weight is a whole *level* times the scale of its image (and of its word, where words have
-    scales). Levels are stored by blocks of ``block_size`` images, within a block by words, as rows
-    or as lists, whichever is smaller (:mod:`blcf_utils.search.index.segments`).
+    scales). Levels are stored by blocks of ``block_size`` images, within a block by words
+    (:mod:`blcf_utils.search.index.segments`).
 
     Attributes:
-        offsets: (blocks, K + 1) uint32 or uint64; in a block, word w's segment is
+        offsets: (blocks, K + 1) uint32 or uint64; in a block, word w is stored in
             ``data[offsets[block, w] : offsets[block, w + 1]]``.
-        data: (units,) uint16, all segments.
-        frequent: (r,) int32 words, rising, whose products are added to a score last.
+        data: (units,) uint16.
         holders: (K,) uint32 images that hold each word.
         scales: (n,) float32.
         block_size: images in a block.
@@ -50,7 +53,6 @@ class InvertedFile:
 
     offsets: np.ndarray
     data: np.ndarray
-    frequent: np.ndarray
     holders: np.ndarray
     scales: np.ndarray
     block_size: int
@@ -58,7 +60,7 @@ class InvertedFile:
     factors: np.ndarray | None = None
 
     def __post_init__(self):
-        # As the maps of files are; the loops are compiled once for both.
+        # Files are mapped read-only; with arrays alike, the loops are compiled once for both.
         for name in MAPPED:
             getattr(self, name).flags.writeable = False
 
@@ -69,7 +71,6 @@ class InvertedFile:
         factors: np.ndarray | None = None,
         *,
         block_size: int = BLOCK_SIZE,
-        frequent_share: float = FREQUENT_SHARE,
         weights: str = "exact",
     ) -> InvertedFile:
         """Build from histograms (n, K), one row an image.
@@ -83,21 +84,25 @@ class InvertedFile:
             histograms: weights of at least 0.
             factors: (K,) applied to query histograms (idf).
             block_size: images in a block, 1 to 65536.
-            frequent_share: share of the images from which a word is frequent.
             weights: ``uint8`` rounds weights that are no counts to 255ths of the image's largest,
                 one byte each.
 
         Raises:
             StudyError: a negative or infinite weight, or a block size out of range.
         """
-        factors = None if factors is None else np.asarray(factors, np.float32)
-        if not histograms.has_canonical_format:
-            histograms = histograms.copy()
-            histograms.sum_duplicates()
-        word_scales = scales_of_words(histograms, factors)
-        builder = Builder(histograms.shape[1], block_size, word_scales, weights)
-        builder.add(histograms)
-        return cls._built(builder, frequent_share, factors)
+        word_scales = None
+        if factors is not None:
+            factors = np.asarray(factors, np.float32)
+            if not _whole(histograms, None) and _whole(histograms, factors):
+                word_scales = factors
+        return cls.from_chunks(
+            [histograms],
+            histograms.shape[1],
+            block_size=block_size,
+            weights=weights,
+            word_scales=word_scales,
+            factors=factors,
+        )
 
     @classmethod
     def from_chunks(
@@ -106,50 +111,42 @@ class InvertedFile:
         words: int,
         *,
         block_size: int = BLOCK_SIZE,
-        frequent_share: float = FREQUENT_SHARE,
         weights: str = "exact",
+        word_scales: np.ndarray | None = None,
+        factors: np.ndarray | None = None,
     ) -> InvertedFile:
-        """Build from the histograms of some images after the other, (m, K) each.
+        """Build from histograms that come in chunks, (m, K) each, in the order of the images.
 
-        Never holds more than the index, a block of histograms and a chunk; otherwise as
-        :meth:`from_histograms`, whose bytes it gives, without factors.
-
-        Args:
-            chunks: histograms of the first images, of the next ones and so on.
-            words: K.
-            block_size, frequent_share, weights: as for :meth:`from_histograms`.
-
-        Raises:
-            StudyError: a negative or infinite weight, or a block size out of range.
+        Needs memory for the index and one block of histograms. Arguments and errors are those of
+        :meth:`from_histograms`; ``words`` is K, ``word_scales`` and ``factors`` are stored.
         """
-        builder = Builder(words, block_size, None, weights)
-        for chunk in chunks:
-            builder.add(chunk)
-        return cls._built(builder, frequent_share, None)
-
-    @classmethod
-    def _built(cls, builder: Builder, frequent_share: float, factors) -> InvertedFile:
-        offsets, data, holders, scales = builder.finish()
-        frequent = (holders > 0) & (holders >= frequent_share * len(scales))
+        if not 1 <= block_size <= 65536:
+            raise StudyError(f"index: expected a block size of 1 to 65536, found {block_size}")
+        if weights not in STEPS:
+            raise known("weights of an index", weights, STEPS)
+        offsets, scales = [], [np.empty(0, np.float32)]
+        data, holders = np.empty(0, np.uint16), np.zeros(words, np.uint32)
+        blocks = _packed(chunks, words, block_size, word_scales, STEPS[weights])
+        for begins, packed, counts, block_scales in blocks:
+            offsets.append(len(data) + begins)
+            data.resize(len(data) + len(packed), refcheck=False)  # large arrays grow in place
+            data[len(data) - len(packed) :] = packed
+            holders += counts.astype(np.uint32)
+            scales += block_scales
+        kind = np.uint32 if len(data) < 2**32 else np.uint64
         return cls(
-            offsets=offsets,
+            offsets=np.array(offsets, kind).reshape(-1, words + 1),
             data=data,
-            frequent=np.flatnonzero(frequent).astype(np.int32),
             holders=holders,
-            scales=scales,
-            block_size=builder.block_size,
-            word_scales=builder.word_scales,
+            scales=np.concatenate(scales),
+            block_size=block_size,
+            word_scales=word_scales,
             factors=factors,
         )
 
     @classmethod
     def open(cls, folder: Path) -> InvertedFile:
-        """Open a saved index; its segments stay on disk until a query reads them.
-
-        One that an earlier version saved, as lists and rows, is packed anew in memory.
-        """
-        if (folder / "row_words.npy").exists():
-            return cls._repacked(folder)
+        """Open a saved index; ``offsets`` and ``data`` stay on disk until a query reads them."""
         arrays = {}
         for field in fields(cls):
             path = folder / f"{field.name}.npy"
@@ -158,14 +155,6 @@ class InvertedFile:
                 mode = "r" if field.name in MAPPED else None
                 arrays[field.name] = np.asarray(np.load(path, mmap_mode=mode))
         return cls(**{**arrays, "block_size": int(arrays["block_size"])})
-
-    @classmethod
-    def _repacked(cls, folder: Path) -> InvertedFile:
-        saved = {path.stem: np.load(path) for path in folder.glob("*.npy")}
-        word_scales = saved.get("word_scales")
-        builder = Builder(saved["offsets"].shape[1] - 1, BLOCK_SIZE, word_scales)
-        builder.add_levels(levels_of_saved(saved), saved["scales"])
-        return cls._built(builder, FREQUENT_SHARE, saved.get("factors"))
 
     def save(self, folder: Path) -> None:
         """Write the arrays into ``folder``, one file each."""
@@ -191,18 +180,13 @@ class InvertedFile:
         return sum(np.asarray(value).nbytes for value in values if value is not None)
 
     @property
-    def list_lengths(self) -> np.ndarray:
-        """How many images hold each word, (K,) int64."""
-        return self.holders.astype(np.int64)
-
-    @property
     def entries(self) -> int:
         """Number of pairs of an image and a word it holds."""
-        return int(self.list_lengths.sum())
+        return int(self.holders.sum())
 
     def touched(self, words: np.ndarray) -> int:
         """Return how many of the :attr:`entries` belong to the (distinct) ``words`` of a query."""
-        return int(self.list_lengths[words].sum())
+        return int(self.holders[words].sum())
 
     def scores(self, words: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Return the dot product of a sparse query with every image, (n,) float32.
@@ -221,8 +205,12 @@ class InvertedFile:
     @cached_property
     def _stored(self) -> tuple:
         """What the compiled loops read."""
-        octets = self.data.view(np.uint8)
-        return self.data, octets, self.offsets, self.scales, self.block_size
+        return self.data, self.offsets, self.scales, self.block_size
+
+    @cached_property
+    def _frequent(self) -> np.ndarray:
+        """Whether each word is frequent, (K,) bool."""
+        return (self.holders > 0) & (self.holders >= FREQUENT_SHARE * self.n_images)
 
     def _query(self, words: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return words and values in the order of adding up, and which are frequent words'."""
@@ -239,12 +227,10 @@ class InvertedFile:
             values /= max(float(np.sqrt((values * values).sum())), 1e-12)
         if self.word_scales is not None:
             values = values * self.word_scales[words]
-        # Small terms first, as later they would drown in the rounding of the sum.
+        # Small terms first: a sum that starts with large terms rounds them more.
         order = np.argsort(values, kind="stable")
         words, values = words[order], values[order]
-        places = np.searchsorted(self.frequent, words)
-        frequent = np.append(self.frequent, -1)[places] == words
-        return words, values, np.flatnonzero(frequent)
+        return words, values, self._frequent[words]
 
     def search(
         self, words: np.ndarray, values: np.ndarray, top: int | None = None
@@ -267,12 +253,50 @@ class InvertedFile:
             raise StudyError(f"index: expected top of at least 1, found {top}")
         if top is not None and top < self.n_images:
             room = np.empty(min(self.block_size, self.n_images), np.float32)
-            images, scores = best_images(*self._stored, *self._query(words, values), top, room)
-            return images.astype(np.int32), scores
+            scores = np.empty(top, np.float32)
+            images = best_images(*self._stored, *self._query(words, values), room, scores)
+            order = np.lexsort((images, -scores))
+            return images[order], scores[order]
         scores = self.scores(words, values)
-        # Half of int64: rankings of whole databases are kept for every query.
+        # int32, because rankings of whole databases are kept for every query.
         order = np.argsort(-scores, kind="stable").astype(np.int32)
         return order, scores[order]
+
+
+def _packed(
+    chunks: Iterable[sparse.csr_array],
+    words: int,
+    block_size: int,
+    word_scales: np.ndarray | None,
+    steps: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]]:
+    """Yield what :func:`pack_block` returns of each block of images, and their scales in parts."""
+    levels, scales, images = [], [], 0
+    for chunk in chunks:
+        if chunk.shape[1] != words:
+            raise StudyError(
+                f"index: expected histograms of {words} words, found {chunk.shape[1]}; "
+                "encode all images with one codebook"
+            )
+        start = 0
+        while start < chunk.shape[0]:
+            part = chunk[start : start + min(PART, block_size - images)]
+            part_levels, part_scales, _ = quantised(part, word_scales, steps)
+            levels.append(part_levels)
+            scales.append(part_scales)
+            start, images = start + part.shape[0], images + part.shape[0]
+            if images == block_size:
+                yield *pack_block(levels), scales
+                levels, scales, images = [], [], 0
+    if levels:
+        yield *pack_block(levels), scales
+
+
+def _whole(histograms: sparse.csr_array, word_scales: np.ndarray | None) -> bool:
+    """Whether each image's weights, divided by the words' scales, are multiples of one number."""
+    starts = range(0, histograms.shape[0], PART)
+    parts = (histograms[start : start + PART] for start in starts)
+    return all(quantised(part, word_scales, STEPS["exact"])[2] for part in parts)
 
 
 def build_index(
