@@ -104,6 +104,17 @@ def test_a_visitor_draws_turns_uploads_and_asks_why(page, tmp_path):
     assert not page.elsewhere  # a page asks no other machine, and tells none of its visitors
 
 
+def test_a_phone_sees_it_without_scrolling_sideways(page):
+    whole = page.viewport_size
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.wait_for_timeout(300)
+    page.locator(".blcf-why").first.click()
+    explained(page)
+    shoot(page, "demo-7-phone")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 391
+    page.set_viewport_size(whole)
+
+
 def test_a_large_photograph_arrives_whole_and_a_larger_one_is_refused(page, tmp_path):
     stream = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (2400, 2400, 3), np.uint8)
@@ -152,6 +163,7 @@ ASK_KERNEL = """async ([code]) => {
 }"""
 
 
+# The last test on the page: its own connection to the kernel takes the place of the page's.
 def test_a_visitor_opens_no_other_image_and_runs_no_code(page, tmp_path):
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 64), (250, 0, 0)).save(secret)
@@ -173,15 +185,6 @@ def test_a_visitor_opens_no_other_image_and_runs_no_code(page, tmp_path):
     assert "kernel_info_reply" in replies
     assert "execute_reply" not in replies
     assert not owned.exists()
-
-
-def test_a_phone_sees_it_without_scrolling_sideways(page):
-    page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_timeout(300)
-    page.locator(".blcf-why").first.click()
-    explained(page)
-    shoot(page, "demo-7-phone")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 391
 
 
 def test_the_server_is_reached_from_this_machine_only_and_sends_no_source(

@@ -13,6 +13,7 @@ from blcf_utils.search.expansion import expand_query
 from blcf_utils.search.index.inverted_file import InvertedFile
 from blcf_utils.search.query import SearchBase
 from blcf_utils.search.recipes import RECIPES, Searcher, Step, parse_recipe
+from blcf_utils.search.windows import window_box
 
 
 def same(one, two):
@@ -239,3 +240,15 @@ def test_a_box_the_zoom_does_not_show_is_searched_without_the_zoom(toy, toy_sear
     size = tuple(toy_searcher.base.maps.sizes[0])
     np.testing.assert_array_equal(cells, box_cells(query.box, size, words.shape))
     assert len(toy_searcher.run("LS + R + LQE", query, augment=True).ranking.images) == 18
+
+
+def test_places_keep_the_order_and_leave_the_query_image_out(toy, toy_searcher):
+    query = toy.queries[0]
+    found = toy_searcher.run("LS", query)
+    places = toy_searcher.places(query, found, 6)
+    own = toy.image_index[query.image]
+    assert [p.image for p in places] == [i for i in found.ranking.images.tolist() if i != own][:6]
+    best = toy_searcher.rerank(query, found).windows[places[0].image]
+    maps = toy_searcher.base.maps
+    shape, size = maps.shapes[places[0].image], maps.sizes[places[0].image]
+    assert places[0].box == window_box(best, shape, size)
