@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -34,16 +35,29 @@ from blcf_utils.ground.errors import StudyError
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def page(browser, tmp_path_factory):
-    """The demo on a small indexed folder in the browser; tests go on where the last one stopped."""
-    root = tmp_path_factory.mktemp("demo")
+@contextmanager
+def demo_of_a_folder(browser, root):
+    """The demo on a small indexed folder in the browser."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BLCF_CACHE", str(root / "cache"))
         folder = fill(root / "holiday")
         index_folder(folder, write_profile(root / "small.yaml"), ["Gaussian"])
         with visiting(browser, page_of_folder(folder), root) as opened:
             yield opened
+
+
+@pytest.fixture(scope="module")
+def page(browser, tmp_path_factory):
+    """A demo in which tests go on where the last one stopped."""
+    with demo_of_a_folder(browser, tmp_path_factory.mktemp("demo")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own_page(browser, tmp_path_factory):
+    """A demo of one test alone."""
+    with demo_of_a_folder(browser, tmp_path_factory.mktemp("own-demo")) as opened:
+        yield opened
 
 
 def test_a_visitor_draws_turns_uploads_and_asks_why(page, tmp_path):
@@ -159,12 +173,14 @@ ASK_KERNEL = """async ([code]) => {
   const until = Date.now() + 20000;
   while (!replies.includes("kernel_info_reply") && Date.now() < until)
     await new Promise((next) => setTimeout(next, 100));
+  socket.close();
   return replies;
 }"""
 
 
-# The last test on the page: its own connection to the kernel takes the place of the page's.
-def test_a_visitor_opens_no_other_image_and_runs_no_code(page, tmp_path):
+# On a page of its own: a second connection to the kernel disturbs the first one.
+def test_a_visitor_opens_no_other_image_and_runs_no_code(own_page, tmp_path):
+    page = own_page
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 64), (250, 0, 0)).save(secret)
     field = page.get_by_role("combobox", name="image")
