@@ -59,9 +59,8 @@ class JoinedFeatures(Joined):
         super().__init__(name, parts)
         self.channels = parts[0].channels
         self.skipped = tuple(name for part in parts for name in part.skipped)
+        # A part's own numbers to those of the whole: a part's images keep their order.
         self._number = [np.flatnonzero(self.part_of == k) for k in range(len(parts))]
-        for k in range(len(parts)):  # a part's own numbers to those of the whole
-            self._number[k] = self._number[k][np.argsort(self.local[self._number[k]])]
         self.distinct = np.empty(len(self), np.int64)
         for number, part in zip(self._number, parts, strict=True):
             self.distinct[number] = number[part.distinct]

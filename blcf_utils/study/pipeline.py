@@ -82,12 +82,7 @@ class Pipeline:
         return self._under(self.profile.at_full_resolution())
 
     def _under(self, profile: Profile) -> Pipeline:
-        shelf = self.shelf
-        return Pipeline(
-            self.name,
-            profile,
-            shelf if shelf.serves(profile) else DatasetShelf(profile, self.store),
-        )
+        return Pipeline(self.name, profile, self.shelf.under(profile))
 
     def beside(self, name: str) -> Pipeline:
         """Return the pipeline of another dataset under the same settings."""

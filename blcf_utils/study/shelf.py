@@ -26,10 +26,11 @@ class DatasetShelf:
         self.store, self._options = store, profile.dataset_options
         self._decode = profile.features.on_corrupt == "error"
 
-    def serves(self, profile: Profile) -> bool:
-        """Whether a profile loads and checks its datasets in the same way."""
-        decode = profile.features.on_corrupt == "error"
-        return (profile.dataset_options, decode) == (self._options, self._decode)
+    def under(self, profile: Profile) -> DatasetShelf:
+        """Return the shelf of a profile: this one if it loads and checks datasets alike."""
+        other = DatasetShelf(profile, self.store)
+        alike = (other._options, other._decode) == (self._options, self._decode)
+        return self if alike else other
 
     @remembered
     def dataset(self, name: str) -> Dataset:

@@ -97,8 +97,8 @@ class Study:
 
     def changed(self, settings: Mapping[str, Any]) -> Study:
         """Return this study with dotted settings changed, such as ``{"codebook.words": 512}``."""
-        profile, shelf = self.profile.changed(settings), self.shelf
-        return Study(profile, shelf.store, self.trial, shelf if shelf.serves(profile) else None)
+        profile = self.profile.changed(settings)
+        return Study(profile, trial=self.trial, shelf=self.shelf.under(profile))
 
     @remembered
     def comparison(self, name: str) -> Comparison:

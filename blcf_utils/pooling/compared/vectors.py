@@ -83,17 +83,18 @@ class MethodVectors:
 
     def make(self, make) -> Artefact:
         """Return the artefact of the database's vectors; ``make(folder)`` writes it if needed."""
-        label = f"{self.features.artefact.label}-{self.name}"
-        return self.store.get_or_make(STAGE, label, self._document(), make, quiet=True)
+        return self.store.get_or_make(STAGE, *self._described, make, quiet=True)
 
     @property
     def stored(self) -> bool:
         """Whether the vectors of the database have been made."""
-        label = f"{self.features.artefact.label}-{self.name}"
-        return self.store.find(STAGE, label, self._document()) is not None
+        return self.store.find(STAGE, *self._described) is not None
 
-    def _document(self) -> dict:
-        return {"features": self.features.key, "method": self.fitted.document}
+    @property
+    def _described(self) -> tuple[str, dict]:
+        """The label and the document of the database's vectors."""
+        document = {"features": self.features.key, "method": self.fitted.document}
+        return f"{self.features.artefact.label}-{self.name}", document
 
     def of_teacher(self) -> np.ndarray:
         """Return the unit vectors of the teacher's images, described in the same way."""
