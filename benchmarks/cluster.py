@@ -42,7 +42,11 @@ from blcf_utils.words.assignment_maps import assignment_maps
 from blcf_utils.words.codebook import Codebook
 from blcf_utils.words.whitening import learn_whitening
 
-NETWORKS = {"vgg16": "conv5_1", "squeezenet1_1": "fire9", "vgg-mini": "conv5_1"}
+NETWORKS = {
+    "vgg16": "conv5_1",
+    "squeezenet1_1": "fire9",
+    "efficientnet_lite0": "block11_expand",
+}
 
 
 def nothing(shared, item):
@@ -57,7 +61,7 @@ def stages(
     made: dict[str, tuple[int, Callable]] = {}
     for name, number in ((options.network, options.number), ("squeezenet1_1", options.small)):
         if number:
-            weights = "embedded" if name == "vgg-mini" else "random"
+            weights = "embedded" if name == "efficientnet_lite0" else "random"
             backbone = BackboneConfig(name=name, layer=NETWORKS[name], weights=weights)
             config = FeatureConfig(backbone=backbone, device="cpu", precision="float32")
             dataset = as_dataset(paths[:number])

@@ -29,7 +29,7 @@ from blcf_utils.finetuning.training import Trainer
 from blcf_utils.finetuning.triplets import Triplets
 from blcf_utils.ground.artefacts import ArtefactStore
 
-NETWORK = BackboneConfig(name="vgg-mini", weights="embedded")
+NETWORK = BackboneConfig(name="efficientnet_lite0", layer="block11_expand", weights="embedded")
 
 
 def main() -> None:

@@ -24,13 +24,7 @@ BYTES_PER_IMAGE = 4_096
 ALLOWANCE_MB = 24.0  # how far two runs of the same extraction lie apart
 
 
-def network() -> dict:
-    """Return the backbone's settings: the embedded architecture, or the smallest one."""
-    import importlib.util
-
-    if importlib.util.find_spec("blcf_utils.features.networks.vgg_mini"):
-        return {"name": "vgg-mini", "layer": "conv5_1", "weights": "random"}
-    return {"name": "squeezenet1_1", "layer": "fire9", "weights": "random"}
+NETWORK = {"name": "efficientnet_lite0", "layer": "block11_expand", "weights": "random"}
 
 
 def peak_mb() -> float:
@@ -48,7 +42,7 @@ def extract(folder: Path, number: int, longest_side: int) -> dict:
     from blcf_utils.ground.artefacts import ArtefactStore
 
     config = FeatureConfig(
-        backbone=BackboneConfig(**network()),
+        backbone=BackboneConfig(**NETWORK),
         longest_side=longest_side,
         device="cpu",
         precision="float32",
@@ -113,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     allowed = ALLOWANCE_MB + BYTES_PER_IMAGE * (options.many - options.few) / 1e6
     settings = {
         "longest_side": options.longest_side,
-        "network": network()["name"],
+        "network": NETWORK["name"],
         "growth_mb": round(growth, 1),
         "allowed_mb": round(allowed, 1),
     }

@@ -26,8 +26,8 @@ TINY = {
     "aggregation": "--images 2 --channels 16 --words 4 --repeats 1",
     "explorer": "--noise 12 --queries 2",
     "finetuning": "--number 4 --longest-side 96 --batch 2 --steps 1 --repeats 1",
-    "cluster": "--network vgg-mini --number 3 --small 0 --saliency 2 --words 40 --repeats 1 "
-    "--workers 2",
+    "cluster": "--network efficientnet_lite0 --number 3 --small 0 --saliency 2 --words 40 "
+    "--repeats 1 --workers 2",
     "encoding": "--number 4 --words 60 --histograms 30 --repeats 1",
 }
 

@@ -30,17 +30,10 @@ def main(
         about: what is trained, for ``--help``.
         settings: the class of the training's settings.
         trainings: name of a network -> function(settings, folder) that returns the weights' path.
-            With more than one the command line names which.
         arguments: of the command line; those of this process when None.
     """
     parser = argparse.ArgumentParser(description=about)
-    only = len(trainings) == 1
-    parser.add_argument(
-        "name",
-        choices=trainings,
-        help="the network to train",
-        **({"nargs": "?", "default": next(iter(trainings))} if only else {}),
-    )
+    parser.add_argument("name", choices=trainings, help="the network to train")
     parser.add_argument(
         "--out",
         type=Path,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from workshop.pretraining_batches import instances_of_step
+from blcf_utils.datasets.rendering.seeds import generator
 from workshop.scenes import targets_of
 
 # How a network's own ``prepare`` brings an image of any shape into its input: squashed into it
@@ -20,6 +20,24 @@ Canvas = Literal["squashed", "padded", "free"]
 _UPRIGHT = 0.5625
 # Less than this share of a scene's density inside a crop: the crop shows nothing.
 _SHOWN = 0.05
+
+
+def scenes_of_step(step: int, *, scenes: int, batch: int, seed: int) -> np.ndarray:
+    """Return the scenes of a step: each epoch visits every scene once, in a new order.
+
+    Args:
+        step: number of the step from 0.
+        scenes: in the set.
+        batch: scenes a step.
+        seed: of the order.
+
+    Returns:
+        (batch,) indices; an incomplete last batch of an epoch is left out.
+    """
+    steps_an_epoch = max(1, scenes // batch)
+    epoch, place = divmod(step, steps_an_epoch)
+    order = generator(seed, "epoch", epoch).permutation(scenes)
+    return order[place * batch : (place + 1) * batch]
 
 
 def load_step(
@@ -37,7 +55,7 @@ def load_step(
     Returns:
         images (batch, 3, H, W) uint8 and densities (batch, h, w) float32.
     """
-    chosen = instances_of_step(step, instances=len(images), batch=batch, seed=seed)
+    chosen = scenes_of_step(step, scenes=len(images), batch=batch, seed=seed)
     pixels = torch.from_numpy(images[chosen]).permute(0, 3, 1, 2)
     return pixels, torch.from_numpy(densities[chosen].astype(np.float32))
 

@@ -2,6 +2,8 @@
 
 The papers forward a resized image or patch. Here the stored feature map, or its window, is
 max-pooled to the grid that the layers expect: the image is forwarded once, at its own aspect ratio.
+A network without fully connected layers (EfficientNet, ResNet) averages that grid, as its
+classifier does with the maps of a whole image.
 Source: Babenko et al., "Neural codes for image retrieval", ECCV 2014.
 """
 
@@ -13,7 +15,6 @@ import numpy as np
 import torch
 
 from blcf_utils.features.networks.heads import ClassifierHead
-from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.patches import window_grid
 from blcf_utils.search.windows import Window
 
@@ -22,14 +23,8 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 def encode(head: ClassifierHead) -> Encode:
-    """Return what maps pooled windows (N, C, g, g) to their activations (N, F).
-
-    Raises:
-        StudyError: the network has no fully connected layers.
-    """
+    """Return what maps pooled windows (N, C, g, g) to their activations (N, F)."""
     layers = head.fully_connected
-    if layers is None:
-        raise StudyError(f"{head.origin}: expected a network with fully connected layers; use VGG")
 
     @torch.inference_mode()
     def run(pooled: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ PROFILE = """
       paris106k: {partial: true}
     learn_on: {oxford105k: oxford5k, paris106k: paris6k}
     features:
-      backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}
+      backbone: {name: efficientnet_lite0, layer: block11_expand, weights: embedded}
       longest_side: 96
       batch_size: 3
       device: cpu

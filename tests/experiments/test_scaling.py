@@ -142,7 +142,7 @@ PROFILE = """
     name: toy
     datasets: [toy]
     features:
-      backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}
+      backbone: {name: efficientnet_lite0, layer: block11_expand, weights: embedded}
       longest_side: 96
       batch_size: 4
       device: cpu

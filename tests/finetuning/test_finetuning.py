@@ -26,7 +26,8 @@ from blcf_utils.finetuning.validation import Validation
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.evaluation import evaluate_query
 
-FROZEN = "conv4_2"
+LAYER = {"name": "efficientnet_lite0", "layer": "block11_expand"}
+FROZEN = "block9"
 PROJECTION = ProjectionConfig(dimensions=64)
 CONFIG = FinetuneTrainingConfig(
     frozen=FROZEN,
@@ -48,7 +49,7 @@ CONFIG = FinetuneTrainingConfig(
 
 @pytest.fixture(scope="module")
 def backbone():
-    return load_backbone(BackboneConfig(name="vgg-mini", weights="random"))
+    return load_backbone(BackboneConfig(**LAYER, weights="random"))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_what_is_saved_is_a_backbone_and_the_same_network(backbone, tmp_path):
     save_network(network, backbone, tmp_path)
     again = load_network("B", backbone, FROZEN, PROJECTION, tmp_path)
     assert equal(weights(network), weights(again))
-    loaded = load_backbone(BackboneConfig(name="vgg-mini", weights=str(tmp_path / TRUNK)))
+    loaded = load_backbone(BackboneConfig(**LAYER, weights=str(tmp_path / TRUNK)))
     frozen, _ = split_trunk(backbone, FROZEN)
     pixels = torch.randn(1, 3, 48, 48)
     torch.testing.assert_close(loaded.module(pixels), network.trunk(frozen(pixels)))
@@ -158,7 +159,7 @@ def test_the_normalisation_of_tuned_weights_travels_with_them(backbone, tmp_path
 
     other = replace(backbone, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
     save_network(build_network("A", other, FROZEN, PROJECTION), other, tmp_path)
-    loaded = load_backbone(BackboneConfig(name="vgg-mini", weights=str(tmp_path / TRUNK)))
+    loaded = load_backbone(BackboneConfig(**LAYER, weights=str(tmp_path / TRUNK)))
     assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
@@ -496,7 +497,7 @@ def test_crops_of_one_call_keep_one_share_and_are_windows():
 
 
 def test_an_unknown_layer_or_the_last_one_cannot_be_frozen(backbone):
-    with pytest.raises(StudyError, match="unknown layer of vgg-mini 'conv9'"):
+    with pytest.raises(StudyError, match="unknown layer of efficientnet_lite0 'conv9'"):
         split_trunk(backbone, "conv9")
-    with pytest.raises(StudyError, match="expected a layer before conv5_1"):
-        split_trunk(backbone, "conv5_1")
+    with pytest.raises(StudyError, match="expected a layer before block11_expand"):
+        split_trunk(backbone, "block11")

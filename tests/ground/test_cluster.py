@@ -33,7 +33,7 @@ from blcf_utils.words.assignment_maps import assignment_maps
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
-MINI = BackboneConfig(name="vgg-mini", layer="conv5_1", weights="embedded")
+MINI = BackboneConfig(name="efficientnet_lite0", layer="block11_expand", weights="embedded")
 CONFIG = FeatureConfig(backbone=MINI, longest_side=96, batch_size=1, device="cpu")
 
 

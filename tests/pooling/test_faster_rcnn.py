@@ -80,7 +80,7 @@ def test_the_row_runs_when_weights_are_given(detector, tmp_path, toy_root, store
     torch.save(detector.state_dict(), path)
     profile.write_text(
         "name: toy\ndatasets: [toy]\ncomparison: {same_dataset: true}\n"
-        "features: {backbone: {name: vgg-mini, layer: conv5_1, weights: embedded},"
+        "features: {backbone: {name: efficientnet_lite0, layer: block11_expand, weights: embedded},"
         " longest_side: 96, device: cpu}\n"
         "whitening: {dimensions: 64}\ncodebook: {words: 40}\n"
     )

@@ -197,9 +197,9 @@ def test_weights_that_cannot_come_are_a_problem(tmp_path, monkeypatch):
     assert weights.check_backbone(vgg, connects=lambda url: True).state == "ok"
     local = BackboneConfig(name="alexnet", layer="conv5", weights="local")
     assert "BLCF_WEIGHTS, which is not set" in weights.check_backbone(local).says
-    mini = BackboneConfig(name="vgg-mini", weights="embedded")
+    mini = BackboneConfig(name="efficientnet_lite0", layer="block11_expand", weights="embedded")
     assert weights.check_backbone(mini).state == "ok"
-    random = BackboneConfig(name="vgg-mini", weights="random")
+    random = BackboneConfig(name="efficientnet_lite0", layer="block11_expand", weights="random")
     assert weights.check_backbone(random).state == "warning"
     assert weights.check_backbone(random, compared=True).state == "ok"
     bad = tmp_path / "alexnet.pth"
@@ -252,7 +252,7 @@ def test_methods_that_lack_the_same_are_told_together_and_others_are_not_blamed(
             ("mac-trained", "needs the weights of vgg16 trained for retrieval"),
             ("wan", "needs the weights of alexnet trained for retrieval"),
             ("cam", "needs the classifier"),
-            ("rmac-vgg-mini", "vgg-mini is the profile's own network; see the other rows"),
+            ("rmac-resnet18", "resnet18 is the profile's own network; see the other rows"),
         )
     )
     assert [finding.state for finding in found] == ["ok", "warning", "warning"]
@@ -391,8 +391,14 @@ def test_another_network_pools_its_own_layer_at_full_resolution(store):
     settings = {"features.backbone.weights": "random"}
     study = Study(load_profile("paper", settings), store)
     assert study.profile.at_full_resolution().features.backbone.layer == "pool5"
-    mini = {"features.backbone": BackboneConfig(name="vgg-mini", weights="embedded")}
-    assert study.profile.changed(mini).at_full_resolution().features.backbone.layer == "conv5_1"
+    mini = {
+        "features.backbone": BackboneConfig(
+            name="efficientnet_lite0", layer="block11_expand", weights="embedded"
+        )
+    }
+    assert (
+        study.profile.changed(mini).at_full_resolution().features.backbone.layer == "block11_expand"
+    )
 
 
 def test_an_artefact_is_found_only_when_it_is_finished(store):

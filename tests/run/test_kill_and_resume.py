@@ -15,7 +15,9 @@ PROFILE = """
     name: cut
     datasets: [oxford5k-standin, instre-standin]
     dataset_options: {oxford5k-standin: {partial: true}, instre-standin: {partial: true}}
-    features: {backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}, longest_side: 64}
+    features:
+      backbone: {name: efficientnet_lite0, layer: block11_expand, weights: embedded}
+      longest_side: 64
     whitening: {dimensions: 16}
     codebook: {words: 20, iterations: 2}
 """

@@ -233,11 +233,11 @@ def test_a_run_executes_records_and_resumes(project, tmp_path, monkeypatch):
 
 
 EMBEDDED = """datasets: [pair]
-features: {backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}}
+features: {backbone: {name: efficientnet_lite0, layer: block11_expand, weights: embedded}}
 compare_backbones:
-  - {name: vgg-mini, layer: conv5_1, weights: data/own.pt}
+  - {name: efficientnet_lite0, layer: block11_expand, weights: data/own.pt}
   - {name: resnet18, layer: layer3, weights: local}
-  - {name: vgg-mini, layer: conv5_1, weights: random, seed: 4}
+  - {name: efficientnet_lite0, layer: block11_expand, weights: random, seed: 4}
 """
 
 
@@ -246,7 +246,6 @@ def test_weights_and_published_tables_that_were_replaced_run_again(project, tmp_
     (project / "data/profiles/tiny.yaml").write_text(EMBEDDED)
     write_notebook(project / "notebooks" / "01_a.ipynb", "1 + 1")
     replaced = {
-        project / "data/embedded/vgg-mini.safetensors": "weights",
         project / "data/own.pt": "weights",
         tmp_path / "weights/resnet18-f37072fd.pth": "weights",
         project / "data/published/t01.csv": "published",
@@ -259,7 +258,7 @@ def test_weights_and_published_tables_that_were_replaced_run_again(project, tmp_
     assert run().ok
     assert read_run(project / "results/tiny")["provenance"]["seeds"] == {
         "profile": 0,
-        "random weights of vgg-mini conv5_1": 4,
+        "random weights of efficientnet_lite0 block11_expand": 4,
     }
     (tmp_path / "weights/alexnet-owt.pth").write_text("nor is this")
     for path, part in replaced.items():

@@ -23,7 +23,7 @@ PROFILE = """
     name: toy
     datasets: [toy, other]
     features:
-      backbone: {name: vgg-mini, layer: conv5_1, weights: embedded}
+      backbone: {name: efficientnet_lite0, layer: block11_expand, weights: embedded}
       longest_side: 96
       batch_size: 4
       device: cpu
@@ -37,7 +37,7 @@ PROFILE = """
       validation: 0.0
       mining: {images: 8, positive: 2, negative: [0, 1], triplets: 12}
       projection: {dimensions: 300}
-      training: {frozen: conv4_2, inputs: maps, steps: 3, batch: 2, device: cpu}
+      training: {frozen: block9, inputs: maps, steps: 3, batch: 2, device: cpu}
     seed: 1
 """
 
@@ -315,8 +315,8 @@ def test_a_profile_without_fine_tuning_says_so(open_toy):
         ({"finetuning.mining.negative": [1.5, 1.9]}, "widen finetuning.mining.negative"),
         ({"finetuning.folds": 5}, "at least as many instances as finetuning.folds = 5, found 4"),
         ({"finetuning.oxford": "nowhere"}, "unknown dataset of finetuning.oxford 'nowhere'"),
-        ({"finetuning.training.frozen": "conv9"}, "unknown layer of vgg-mini 'conv9'"),
-        ({"finetuning.training.frozen": "conv5_1"}, "expected a layer before conv5_1"),
+        ({"finetuning.training.frozen": "conv9"}, "unknown layer of efficientnet_lite0 'conv9'"),
+        ({"finetuning.training.frozen": "block11"}, "expected a layer before block11_expand"),
     ],
 )
 def test_degenerate_settings_say_what_to_change(open_toy, settings, message):

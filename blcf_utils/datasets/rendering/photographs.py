@@ -1,7 +1,7 @@
 """Real photographs that scikit-image, scikit-learn and matplotlib ship inside their wheels.
 
-They are read from the installed packages, never downloaded. The benchmark and the pretraining
-set use disjoint photographs, so that ``vgg-mini`` never saw a pixel of the benchmark.
+They are read from the installed packages, never downloaded. The benchmark and the scenes that the
+small saliency networks learned from use disjoint photographs.
 """
 
 from __future__ import annotations

@@ -19,8 +19,11 @@ import torch
 from torch import nn
 
 from blcf_utils.config.profile import BackboneConfig
+from blcf_utils.features.networks import efficientnet_lite0
+from blcf_utils.features.networks.efficientnet_lite0 import EfficientNetLite0
+from blcf_utils.features.networks.weight_files import embedded_file
 from blcf_utils.ground.errors import StudyError, known
-from blcf_utils.ground.paths import embedded_dir, weights_path
+from blcf_utils.ground.paths import weights_path
 from blcf_utils.ground.torchvision_compat import ensure_torchvision
 
 log = logging.getLogger("blcf")
@@ -32,10 +35,16 @@ CAFFE = ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255))
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a layer ends: the modules before ``stop``; ReLU at ``stop`` when ``has_relu``."""
+    """Where a layer ends: the modules before ``stop``; ReLU at ``stop`` when ``has_relu``.
+
+    With ``part`` the layer ends inside the module at ``stop``, behind its child of that name, which
+    is a convolution, its normalisation and, when ``has_relu``, a ReLU in one sequence; with "" it
+    is such a sequence itself.
+    """
 
     stop: int
     has_relu: bool = False
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class Architecture:
         layers: layer name to cut, in the order of the network.
         enum: torchvision's weights enum and member, such as ``VGG16_Weights.IMAGENET1K_FEATURES``.
         local: file name patterns looked for in BLCF_WEIGHTS.
-        embedded: file in data/embedded.
+        normalisation: mean and deviation of its pixels, for weights that do not say.
+        renamed: gives the tensors of a published file the names of ``build()``'s.
     """
 
     build: Callable[[], nn.Module]
@@ -57,7 +67,8 @@ class Architecture:
     layers: Callable[[nn.Module], dict[str, Cut]]
     enum: str = ""
     local: tuple[str, ...] = ()
-    embedded: str = ""
+    normalisation: tuple[tuple, tuple] = IMAGENET
+    renamed: Callable[[dict], dict] = dict
 
 
 @dataclass
@@ -158,10 +169,15 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
     return build
 
 
-def _vgg_mini() -> nn.Module:
-    from blcf_utils.features.networks.vgg_mini import VggMini
-
-    return VggMini()
+def _efficientnet_layers(features: nn.Sequential) -> dict[str, Cut]:
+    """Name the stem, each block's inner convolutions and its end, and the last convolution."""
+    cuts = {"stem": Cut(0, True, "")}
+    for position, block in enumerate(features[1:-1], 1):
+        name = f"block{position - 1}"
+        inner = [part for part, _ in block.named_children() if part != "project"]
+        cuts |= {f"{name}_{part}": Cut(position, True, part) for part in inner}
+        cuts[name] = Cut(position + 1)
+    return {**cuts, "head": Cut(len(features) - 1, True, "")}
 
 
 def _vgg(name: str, enum: str) -> Architecture:
@@ -194,8 +210,13 @@ BACKBONES: dict[str, Architecture] = {
         "SqueezeNet1_1_Weights.IMAGENET1K_V1",
         ("squeezenet1_1[-_.]*",),
     ),
-    "vgg-mini": Architecture(
-        _vgg_mini, _features_only, caffe_layers, "", ("vgg-mini[-_.]*",), "vgg-mini.safetensors"
+    "efficientnet_lite0": Architecture(
+        EfficientNetLite0,
+        _features_only,
+        _efficientnet_layers,
+        local=("efficientnet[-_]lite0[-_.]*",),
+        normalisation=efficientnet_lite0.NORMALISATION,
+        renamed=efficientnet_lite0.study_names,
     ),
 }
 
@@ -236,7 +257,13 @@ def cut_position(config: BackboneConfig, layer: str) -> int:
         _, cuts = _layers(config.name)
     if layer not in cuts:
         raise known(f"layer of {config.name}", layer, cuts)
-    return cuts[layer].stop + cuts[layer].has_relu
+    cut = cuts[layer]
+    if cut.part:
+        raise StudyError(
+            f"{config.name} {layer}: lies inside a block, and a network is frozen up to the end of "
+            f"one; use one of {', '.join(name for name, c in cuts.items() if not c.part)}"
+        )
+    return cut.stop + (cut.has_relu or cut.part is not None)
 
 
 def _trunk(config: BackboneConfig) -> tuple[nn.Sequential, set[str]]:
@@ -253,10 +280,25 @@ def _trunk(config: BackboneConfig) -> tuple[nn.Sequential, set[str]]:
             f"followed by ReLU; use relu: post or one of "
             f"{', '.join(n for n, c in cuts.items() if c.has_relu) or '(none here)'}"
         )
+    if cut.part is not None:
+        kept = _with_part(stages["features"], cut, config.relu)
+        return nn.Sequential(OrderedDict(features=kept)), every_name
     stop = cut.stop + (cut.has_relu and config.relu == "post")
     if list(stages) == ["features"]:
         return nn.Sequential(OrderedDict(features=stages["features"][:stop])), every_name
     return nn.Sequential(OrderedDict(list(stages.items())[:stop])), every_name
+
+
+def _with_part(features: nn.Sequential, cut: Cut, relu: str) -> nn.Sequential:
+    """Return the modules up to a part of the one at ``cut.stop``, under the names they have."""
+    last = features[cut.stop]
+    parts = OrderedDict(last.named_children()) if cut.part else {"": last}
+    names = list(parts)
+    kept = OrderedDict((n, parts[n]) for n in names[: names.index(cut.part) + 1])
+    if relu == "pre":
+        kept[cut.part] = kept[cut.part][:-1]
+    end = nn.Sequential(kept) if cut.part else kept[""]
+    return nn.Sequential(*features[: cut.stop], end)
 
 
 @torch.no_grad()
@@ -376,8 +418,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return {key.removeprefix("module."): value.float() for key, value in state.items()}
 
 
-def _load_state(trunk: nn.Module, path: Path, every_name: set[str]) -> None:
-    given, needed = read_state(path), trunk.state_dict()
+def _load_state(trunk: nn.Module, given: dict, path: Path, every_name: set[str]) -> None:
+    needed = trunk.state_dict()
     missing = [k for k in needed if k not in given and not k.endswith("num_batches_tracked")]
     if missing:
         raise StudyError(
@@ -410,13 +452,11 @@ def weights_file(config: BackboneConfig) -> Path:
 
 
 def _file_and_normalisation(config: BackboneConfig) -> tuple[Path, tuple, tuple]:
-    mean, std = IMAGENET
+    mean, std = BACKBONES[config.name].normalisation
     if config.weights == "torchvision":
         path, mean, std = _torchvision_file(config.name)
     elif config.weights == "embedded":
-        if not BACKBONES[config.name].embedded:
-            raise StudyError(f"backbone {config.name}: no weights for it in data/embedded")
-        path = embedded_dir() / BACKBONES[config.name].embedded
+        path = embedded_file(config.name)
     elif config.weights == "local":
         path = _local_file(config.name)
     else:
@@ -457,7 +497,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     """
     trunk, every_name = _trunk(config)
     trunk = trunk.to_empty(device="cpu")
-    mean, std = IMAGENET
+    mean, std = BACKBONES[config.name].normalisation
     if config.weights == "random":
         _initialise(trunk, config.seed)
         digest, origin = f"random-{config.seed}", f"RANDOM weights (seed {config.seed})"
@@ -468,7 +508,8 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         )
     else:
         path, mean, std = _file_and_normalisation(config)
-        _load_state(trunk, path, every_name)
+        given = BACKBONES[config.name].renamed(read_state(path))
+        _load_state(trunk, given, path, every_name)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         origin = path.name
     trunk.eval().requires_grad_(False)

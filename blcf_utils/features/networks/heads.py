@@ -1,15 +1,14 @@
 """What stands behind a trunk in a classifier: its linear layer, or its fully connected layers.
 
 CAM reads the linear layer that follows global average pooling; Neural Codes, MOP and patches of
-fully connected features read the layers between the last pooling and the classes.
+fully connected features read what the last layer reads: the activations of the fully connected
+layers before it or, where there are none, the average of the last maps.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,14 +16,18 @@ import torch
 from torch import nn
 
 from blcf_utils.config.profile import BackboneConfig
-from blcf_utils.features.networks.backbones import BACKBONES, layer_names, read_state, weights_file
+from blcf_utils.features.networks.backbones import (
+    BACKBONES,
+    layer_names,
+    map_sizes,
+    read_state,
+    weights_file,
+)
 from blcf_utils.features.networks.weight_files import candidate_files
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.paths import embedded_dir
 
 Kind = Literal["linear", "fully_connected"]
-EMBEDDED_HEADS = "vgg-mini-heads.safetensors"
-_GRID = 4  # of vgg-mini's fully connected layers
+INPUT_SIDE = 224  # pixels of the images that these networks classify
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class ClassifierHead:
         layer: the layer of the trunk whose maps they read.
         linear: (classes, C) float32, where it follows global average pooling; else None.
         bias: (classes,) of it.
-        fully_connected: (N, C * g * g) to activations; None where the network has none.
+        fully_connected: (N, C * g * g) to the activations that the last layer reads.
         grid: g, cells a side of what ``fully_connected`` reads.
         digest: of the weights.
         origin: the file, for people.
@@ -44,26 +47,10 @@ class ClassifierHead:
     layer: str
     linear: np.ndarray | None
     bias: np.ndarray | None
-    fully_connected: nn.Module | None
+    fully_connected: nn.Module
     grid: int
     digest: str
     origin: str
-
-    def has(self, kind: Kind) -> bool:
-        """Return whether it has a linear layer, or fully connected ones."""
-        return (self.linear if kind == "linear" else self.fully_connected) is not None
-
-
-def vgg_mini_layers(classes: int, channels: int = 256, width: int = 256) -> nn.ModuleDict:
-    """Return the layers of vgg-mini's two heads, as they are trained and stored."""
-    return nn.ModuleDict(
-        {
-            "fc": nn.Linear(channels, classes),
-            "fc6": nn.Linear(channels * _GRID * _GRID, width),
-            "fc7": nn.Linear(width, width),
-            "fc8": nn.Linear(width, classes),
-        }
-    )
 
 
 def missing_head(config: BackboneConfig, kind: Kind) -> str:
@@ -71,18 +58,14 @@ def missing_head(config: BackboneConfig, kind: Kind) -> str:
 
     Nothing is downloaded.
     """
-    if config.name == "vgg-mini":
-        here = config.weights == "embedded" and (embedded_dir() / EMBEDDED_HEADS).is_file()
-        return "" if here else "needs vgg-mini with its embedded weights, which have a classifier"
     if config.weights == "torchvision" and not candidate_files(config):
         return f"needs the weights of {config.name}, which are not downloaded yet"
     try:
         head = load_head(config)
     except StudyError as error:
         return str(error)
-    if not head.has(kind):
-        what = "linear layer after average pooling" if kind == "linear" else "fully connected layer"
-        return f"needs a network with a {what}, which {config.name} has not"
+    if kind == "linear" and head.linear is None:
+        return f"needs a network with a linear layer after average pooling, unlike {config.name}"
     return ""
 
 
@@ -98,11 +81,9 @@ def load_head(config: BackboneConfig) -> ClassifierHead:
     if config.weights == "random":
         raise StudyError(f"needs the classifier of {config.name}, and random weights have none")
     layer = layer_names(config.name)[-1]
-    if config.name == "vgg-mini":
-        return _embedded(config, layer)
     path = weights_file(config)
     model = BACKBONES[config.name].build()
-    given, needed = read_state(path), model.state_dict()
+    given, needed = BACKBONES[config.name].renamed(read_state(path)), model.state_dict()
     names = [key for key in needed if key.startswith(("fc.", "classifier."))]
     absent = [key for key in names if key not in given or not torch.isfinite(given[key]).all()]
     if absent or not names:
@@ -116,53 +97,28 @@ def load_head(config: BackboneConfig) -> ClassifierHead:
     digest = hashlib.sha256()
     for key in names:
         digest.update(given[key].numpy().tobytes())
-    linear, connected = _parts(model)
+    linear, connected, grid = _parts(model)
     weight = bias = None
     if linear is not None:
         weight = linear.weight.detach().flatten(1).numpy()
         bias = linear.bias.detach().numpy()
-    grid = int(model.avgpool.output_size[0]) if connected is not None else 1
+        last = config.model_copy(update={"layer": layer, "relu": "post"})
+        (channels, grid, _), _ = map_sizes(last, INPUT_SIDE, INPUT_SIDE)
+        maps = nn.Unflatten(1, (channels, grid, grid))
+        connected = nn.Sequential(maps, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return ClassifierHead(layer, weight, bias, connected, grid, digest.hexdigest()[:16], path.name)
 
 
-def _parts(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
-    """Return the linear layer after average pooling, or the layers up to the last ReLU."""
+def _parts(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None, int]:
+    """Return the linear layer after average pooling, or the layers up to the last ReLU.
+
+    With the latter the number of cells a side that they read.
+    """
     behind = getattr(model, "fc", None) or model.classifier
     modules = [behind] if isinstance(behind, nn.Linear) else list(behind)
     weighted = [m for m in modules if isinstance(m, nn.Linear | nn.Conv2d)]
     if len(weighted) == 1:
-        return weighted[0], None
+        return weighted[0], None, 0
     last = max(k for k, module in enumerate(modules) if isinstance(module, nn.ReLU))
-    return None, nn.Sequential(*modules[: last + 1]).eval().requires_grad_(False)
-
-
-def _embedded(config: BackboneConfig, layer: str) -> ClassifierHead:
-    from safetensors.torch import load_file
-
-    path = embedded_dir() / EMBEDDED_HEADS
-    if config.weights != "embedded" or not path.is_file():
-        raise StudyError(missing_head(config, "linear"))
-    trunk = embedded_dir() / BACKBONES[config.name].embedded
-    known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if known["trunk"] != _digest(trunk):
-        raise StudyError(
-            f"{path}: trained behind another {trunk.name} than lies beside it; train it again with "
-            "`python -m workshop.head_training --out data/embedded`"
-        )
-    state = {key: value.float() for key, value in load_file(path).items()}
-    layers = vgg_mini_layers(len(state["fc.weight"]))
-    layers.load_state_dict(state)
-    connected = nn.Sequential(layers["fc6"], nn.ReLU(), layers["fc7"], nn.ReLU())
-    return ClassifierHead(
-        layer,
-        layers["fc"].weight.detach().numpy(),
-        layers["fc"].bias.detach().numpy(),
-        connected.eval().requires_grad_(False),
-        _GRID,
-        _digest(path),
-        path.name,
-    )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    layers = nn.Sequential(*modules[: last + 1]).eval().requires_grad_(False)
+    return None, layers, int(model.avgpool.output_size[0])

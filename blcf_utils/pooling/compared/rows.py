@@ -45,9 +45,6 @@ def _trained(id: str, method: str, t13: str = "", t10: str = "", **options) -> D
     return _dense(id, method, t13, t10, off_the_shelf=False, **options)
 
 
-# What has a classifier on every machine.
-_MINI = {"network": "vgg-mini", "layer": "conv5_1", "weights": "embedded"}
-
 ROWS: tuple[Row, ...] = (
     _dense("neural-codes", "neural-codes", _FC + "Neural Codes [10]", dimensions=128),
     _row(
@@ -143,9 +140,6 @@ ROWS: tuple[Row, ...] = (
     _dense("rmac-plain", "rmac-plain", _CONV + "R-MAC, no whitening"),
     _dense("vlad-plain", "vlad-plain", _CONV + "VLAD, not compressed"),
     _dense("netvlad", "netvlad", _CONV + "NetVLAD, k-means only", dimensions=256),
-    _dense("cam-vgg-mini", "cam", _CONV + "CAM, vgg-mini", **_MINI),
-    _dense("neural-codes-vgg-mini", "neural-codes", _FC + "Neural Codes, vgg-mini", **_MINI),
-    _dense("rmac-vgg-mini", "rmac", _CONV + "R-MAC, vgg-mini", **_MINI),
     _dense(
         "rmac-resnet18",
         "rmac",
