@@ -241,7 +241,10 @@ def test_unknown_names_list_the_known_ones():
         (BackboneConfig(layer="conv6_1"), r"unknown layer of vgg16 'conv6_1': .*conv1_1"),
         (BackboneConfig(layer="pool5", relu="pre"), r"relu: pre needs .*conv1_1"),
         (BackboneConfig(name="resnet18", layer="layer3", relu="pre"), r"\(none here\)"),
-        (BackboneConfig(weights="embedded"), r"backbone vgg16: no weights for it in data/embedded"),
+        (
+            BackboneConfig(weights="embedded"),
+            r"backbone vgg16: unknown backbone with embedded weights 'vgg16'",
+        ),
     ):
         with pytest.raises(StudyError, match=message):
             load_backbone(config)
