@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blcf_utils.config.profile import FeatureConfig
+from blcf_utils.config.profile import FeatureConfig, Resize
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.datasets.views import View
 from blcf_utils.features.networks.backbones import Backbone
@@ -114,6 +114,7 @@ class ForwardPass:
         dtype: of the arithmetic.
         exif: whether pictures are turned as their EXIF tag says.
         view: what of each picture the network sees.
+        resize: how pictures are resized.
     """
 
     backbone: Backbone
@@ -121,6 +122,7 @@ class ForwardPass:
     dtype: torch.dtype
     exif: bool
     view: View
+    resize: Resize
 
     def to_send(self) -> ForwardPass:
         """Return the same without what a worker has no use for."""
@@ -131,7 +133,15 @@ class ForwardPass:
         decoded = []
         for path, size in batch:
             try:
-                decoded.append(read_image(path, size, exif_orientation=self.exif, view=self.view))
+                decoded.append(
+                    read_image(
+                        path,
+                        size,
+                        exif_orientation=self.exif,
+                        view=self.view,
+                        resize=self.resize,
+                    )
+                )
             except UnreadableImage as error:
                 decoded.append(error)
         return decoded

@@ -34,7 +34,8 @@ def test_paper_is_the_setting_of_the_thesis():
     backbone = profile.features.backbone
     assert (backbone.name, backbone.layer, backbone.relu) == ("vgg16", "conv5_1", "post")
     assert BACKBONES["vgg16"].enum == "VGG16_Weights.IMAGENET1K_FEATURES"
-    assert profile.features.longest_side == 340
+    seen = profile.features
+    assert (seen.longest_side, seen.resize, seen.precision) == (340, "plain", "float32")
     assert profile.codebook.words == 25_000
     assert profile.encoding.interpolate == 2
     assert profile.whitening.dimensions == 512
