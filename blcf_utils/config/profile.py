@@ -205,6 +205,9 @@ class WeightingConfig(Config):
     search: str = Field(
         "None", description="the weighting of every search of the study, a row of table t09"
     )
+    box: Literal["", "edges", "mask"] = Field(
+        "", description="encoding.box of tables t09 to t13 and x04; the same when empty"
+    )
     gaussian: Literal["minmax", "plain", "linear", "inverse"] = Field(
         "minmax", description="formula of the centre prior"
     )
