@@ -86,7 +86,9 @@ def forward_images(
     )
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
     pixels.div_(255).sub_(mean).div_(std)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    # float32 is meant: by default cuDNN rounds a convolution's inputs to 10 bits (TF32).
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with exact, torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         maps = backbone.module(pixels)
     return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()
 

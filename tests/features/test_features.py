@@ -292,6 +292,16 @@ def test_bfloat16_is_near(toy, toy_stages, tiny_network, store):
         assert np.abs(found - exact).max() > 0
 
 
+def test_float32_is_not_rounded_to_tf32(tiny_network):
+    backbone, allowed = load_backbone(tiny_network.backbone), []
+    backbone.module.register_forward_hook(
+        lambda *_: allowed.append(torch.backends.cudnn.allow_tf32)
+    )
+    before = torch.backends.cudnn.allow_tf32
+    forward_images(backbone, np.zeros((1, 64, 64, 3), np.uint8), torch.device("cpu"))
+    assert (allowed, torch.backends.cudnn.allow_tf32) == ([False], before)
+
+
 def test_values_beyond_float16_name_the_image(tmp_path, tiny_network, store):
     paths = [photograph(tmp_path / f"{k}.png", seed=k) for k in range(3)]
     backbone = load_backbone(tiny_network.backbone)
