@@ -43,7 +43,8 @@ def batches_of(paths, backbone: Backbone, config: FeatureConfig) -> tuple[list, 
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (backbone.mean, backbone.std))
     batches = []
     for size, group in groups.items():
-        pixels = torch.from_numpy(np.stack([read_image(paths[i], size) for i in group]))
+        read = [read_image(paths[i], size, resize=config.resize) for i in group]
+        pixels = torch.from_numpy(np.stack(read))
         pixels = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
         batches += pixels.contiguous().split(config.batch_size)
     return batches, [i for group in groups.values() for i in group]

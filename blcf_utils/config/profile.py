@@ -21,6 +21,7 @@ from blcf_utils.ground.settings import Config
 NAME = re.compile(r"[\w][\w .+()-]*")
 
 Assignment = Literal["exact", "hnsw", "ivf"]
+Resize = Literal["antialias", "plain"]
 
 
 class BackboneConfig(Config):
@@ -50,6 +51,9 @@ class FeatureConfig(Config):
 
     backbone: BackboneConfig = BackboneConfig()
     longest_side: int = Field(340, ge=32, description="pixels; aspect kept, small images enlarged")
+    resize: Resize = Field(
+        "antialias", description="bilinear, over all pixels or between the nearest four (plain)"
+    )
     batch_size: int = Field(8, ge=1, description="most images per forward pass")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = Field("auto", description="auto (GPU when present), cpu, cuda, cuda:1 ...")
@@ -200,6 +204,9 @@ class WeightingConfig(Config):
 
     search: str = Field(
         "None", description="the weighting of every search of the study, a row of table t09"
+    )
+    box: Literal["", "edges", "mask"] = Field(
+        "", description="encoding.box of tables t09 to t13 and x04; the same when empty"
     )
     gaussian: Literal["minmax", "plain", "linear", "inverse"] = Field(
         "minmax", description="formula of the centre prior"

@@ -80,6 +80,8 @@ class Dataset:
             are in pixels of the stored image, so benchmarks leave it off.
         parts: a benchmark and shards of its distractors, each a database of its own whose features
             and words are made and kept apart; empty for every other dataset.
+        published_code: the same with the ground truth as published evaluation code misread it,
+            where published numbers may rest on that; None for most.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Dataset:
     exif_orientation: bool = False
     notes: str = field(default="", compare=False)
     parts: tuple[Dataset, ...] = field(default=(), compare=False)
+    published_code: Dataset | None = field(default=None, compare=False)
 
     @cached_property
     def unit_names(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ Wang and Jiang, INSTRE: A New Benchmark for Instance-Level Object Retrieval and 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +30,19 @@ def load_instre(
     Args:
         root: the folder of ``gnd_instre.mat``.
         name: registry name.
-        off_by_one: score as the public evaluation code of the saliency-weighted BoW did (see
-            ``parse_instre``); only for comparing with numbers that were computed so.
+        off_by_one: score as the public evaluation code of the saliency-weighted BoW did, as the
+            dataset's ``published_code`` is scored anyway (see ``misread``).
         partial: accept an incomplete copy (see ``join_files``).
 
     Raises:
         StudyError: a file is missing or malformed, or a count is not the published one.
     """
     root = absolute_folder(root, name)
-    names, queries = parse_instre(root / "gnd_instre.mat", off_by_one=off_by_one)
+    names, queries = parse_instre(root / "gnd_instre.mat")
     # The archive may have been unpacked into a folder of its own.
     inner = [p.parent for p in sorted(root.glob("*/INSTRE-S1"))]
     images = root if (root / "INSTRE-S1").is_dir() or not inner else inner[0]
-    return join_files(
+    dataset = join_files(
         name,
         root,
         names,
@@ -52,18 +53,27 @@ def load_instre(
         expected=EXPECTED,
         partial=partial,
     )
+    return misread(dataset) if off_by_one else replace(dataset, published_code=misread(dataset))
 
 
-def parse_instre(
-    path: Path, *, off_by_one: bool = False
-) -> tuple[tuple[str, ...], tuple[ParsedQuery, ...]]:
+def misread(dataset: Dataset) -> Dataset:
+    """Return a dataset whose 1-based positives are read as if they were 0-based.
+
+    Every positive is shifted to its successor in the list; one past the last image, which no
+    ranking can hold, is left out. So does ``instre_utils.compute_map`` of Mohedano et al., CBMI
+    2018.
+    """
+    end = len(dataset.images)
+    shifted = (tuple(i + 1 for i in q.positives if i + 1 < end) for q in dataset.queries)
+    queries = zip(dataset.queries, shifted, strict=True)
+    return replace(dataset, queries=tuple(replace(q, positives=found) for q, found in queries))
+
+
+def parse_instre(path: Path) -> tuple[tuple[str, ...], tuple[ParsedQuery, ...]]:
     """Read ``gnd_instre.mat``.
 
     Args:
         path: the file.
-        off_by_one: read the 1-based positives as if they were 0-based, which shifts every
-            positive to its successor in the list. One past the last image, which no ranking can
-            hold, is left out.
 
     Returns:
         The database images' names (``INSTRE-S1/01a_canada_book/001.jpg``) in their order, and
@@ -74,16 +84,15 @@ def parse_instre(
     """
     content = read_mat(path, ("imlist", "qimlist", "gnd"))
     names = strings(content["imlist"])
-    shift = 1 if off_by_one else 0
     queries = []
     for image, truth in zip(strings(content["qimlist"]), np.ravel(content["gnd"]), strict=True):
-        positives = [i + shift for i in indices(truth["ok"], len(names), path)]
+        positives = indices(truth["ok"], len(names), path)
         queries.append(
             ParsedQuery(
                 id=image.rpartition(".")[0],
                 image=image,
                 box=box(truth["bbx"], path),
-                positives=tuple(names[i] for i in positives if i < len(names)),
+                positives=tuple(names[i] for i in positives),
                 instance=image.rpartition("/")[0],
             )
         )

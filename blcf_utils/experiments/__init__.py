@@ -39,6 +39,7 @@ from blcf_utils.experiments.overview import (
     summary_table,
 )
 from blcf_utils.experiments.pooling import pooling_table
+from blcf_utils.experiments.resizing import resizing_table
 from blcf_utils.experiments.saliency import quality_against_map, saliency_table
 from blcf_utils.experiments.scaling import (
     among_own,
@@ -82,6 +83,7 @@ __all__ = [
     "quality_against_map",
     "quantisation_table",
     "query_gains",
+    "resizing_table",
     "saliency_table",
     "scaling_table",
     "search_table",

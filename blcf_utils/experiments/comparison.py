@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from blcf_utils.experiments.measuring import elsewhere, gains_frame, timed
+from blcf_utils.experiments.measuring import (
+    beside,
+    elsewhere,
+    gains_frame,
+    misscored,
+    timed,
+)
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.pooling.compared.row_kinds import T10, T11, T13, Row
@@ -32,6 +38,7 @@ class Compared:
     Attributes:
         row, dataset: which.
         scores: (mode, expanded) to its evaluation and the seconds of ranking for every query.
+        misscored: the same evaluations as published code makes them, where it is mistaken.
         why: why nothing was measured, or "".
         values: length of its vector, or the distinct words of an image.
         bytes: memory of one image.
@@ -43,6 +50,7 @@ class Compared:
     row: Row
     dataset: str
     scores: dict[tuple[Mode, bool], tuple[Evaluation, float]]
+    misscored: dict[tuple[Mode, bool], Evaluation | None] = field(default_factory=dict)
     why: str = ""
     values: float = 0
     bytes: float = 0
@@ -56,7 +64,7 @@ def compare_methods(study: Study, rows: Sequence[Row] = ROWS) -> list[Compared]:
 
     Those that the profile measures among distractors in the comparison only are the last.
     """
-    found = []
+    study, found = study.of_saliency_work, []
     for name in study.profile.all_datasets:
         comparison = study.comparison(name)
         why = {row.id: row.unavailable_because(comparison) for row in rows}
@@ -65,21 +73,22 @@ def compare_methods(study: Study, rows: Sequence[Row] = ROWS) -> list[Compared]:
         describe_together([vectors for vectors in described if vectors is not None])
         for row in progress(rows, label=f"methods on {name}", unit="method"):
             if why[row.id]:
-                found.append(Compared(row, name, {}, why[row.id]))
+                found.append(Compared(row, name, {}, why=why[row.id]))
             else:
                 found.append(_compared(on[row.id], row))
     return found
 
 
 def _compared(comparison: Comparison, row: Row) -> Compared:
-    bench, scores = comparison.bench, {}
+    bench, scores, mistaken = comparison.bench, {}, {}
     row.rank(comparison, "ls", False)  # makes what it needs, before anything is timed
     for mode, expanded in (("gs", False), ("ls", False), ("ls", True)):
         if mode in row.modes and (row.expands or not expanded):
             rankings, seconds = timed(partial(row.rank, comparison, mode, expanded))
             scores[mode, expanded] = bench.evaluate(rankings), seconds
+            mistaken[mode, expanded] = misscored(bench, rankings)
     digest = digest_of([bench.config_digest(), *row.key(comparison)])
-    return Compared(row, bench.name, scores, **row.cost(comparison), digest=digest)
+    return Compared(row, bench.name, scores, mistaken, **row.cost(comparison), digest=digest)
 
 
 def _cells(
@@ -96,9 +105,9 @@ def _cells(
             if variant in one.scores:
                 scores, seconds = one.scores[variant]
                 seconds, aps = round(seconds, 4), scores.per_query
-                cells.append(
-                    Measurement(label, column, scores.mean, "measured", seconds, one.digest, aps)
-                )
+                digest = one.digest
+                cell = Measurement(label, column, scores.mean, "measured", seconds, digest, aps)
+                cells += beside(cell, one.misscored[variant])
             else:
                 why = one.why or "its paper has no expansion"
                 cells.append(Measurement(label, column, None, f"not run: {why}"))

@@ -101,7 +101,8 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
     name = study.training_dataset("oxford")
     if not name:
         return study.results.table(T12, [], not_run=_unset(study, T12, "oxford"))
-    on, saliency, cells = study.finetuning(name), study.profile.finetuning.saliency, []
+    on = study.of_saliency_work.finetuning(name)
+    saliency, cells = study.profile.finetuning.saliency, []
     weighted = on.bench.weightings
     weightings = {"none": NONE, "gaussian": "Gaussian", "saliency": saliency}
     weightings = {label: weighting for label, weighting in weightings.items() if weighting}

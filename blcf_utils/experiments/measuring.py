@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pandas as pd
 
 from blcf_utils.ground.settings import digest_of
+from blcf_utils.results.evaluation import Evaluation
 from blcf_utils.results.published import dataset_of, load_published
 from blcf_utils.results.tables import Measurement
 from blcf_utils.search.query import Ranking
@@ -15,6 +17,8 @@ from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
 
 MODES = ("gs", "ls")
+# Ends the column of a dataset scored as published code misread its ground truth.
+PUBLISHED_CODE = "/published code"
 
 
 def elsewhere(study: Study, table_id: str) -> dict[str, str]:
@@ -77,6 +81,26 @@ def scored(
         digest_of([digest, besides]) if besides else digest,
         evaluation.per_query,
     )
+
+
+def misscored(bench: Pipeline, rankings: dict[str, Ranking]) -> Evaluation | None:
+    """Score rankings as published code did; None where that read the ground truth right."""
+    truth = bench.dataset.published_code
+    return truth and bench.evaluate(rankings, truth)
+
+
+def beside(cell: Measurement, misscored: Evaluation | None) -> list[Measurement]:
+    """Return a cell and, in a column of its own, the score of published code if there is one."""
+    if misscored is None:
+        return [cell]
+    other = replace(
+        cell,
+        column=cell.column + PUBLISHED_CODE,
+        value=misscored.mean,
+        config_digest=digest_of([cell.config_digest, PUBLISHED_CODE]),
+        per_query=misscored.per_query,
+    )
+    return [cell, other]
 
 
 def gains_frame(

@@ -7,7 +7,15 @@ from functools import partial
 
 import pandas as pd
 
-from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame, scored, timed
+from blcf_utils.experiments.measuring import (
+    MODES,
+    beside,
+    elsewhere,
+    gains_frame,
+    misscored,
+    scored,
+    timed,
+)
 from blcf_utils.ground.errors import known
 from blcf_utils.ground.progress import progress
 from blcf_utils.results.intervals import paired_bootstrap
@@ -47,7 +55,7 @@ def weighted_words_table(study: Study, weightings: tuple[str, ...] = ()) -> pd.D
         rank = partial(bench.search, mode, weighting=weighting)
         return rank, bench.weightings.weights(weighting)
 
-    return _table(study, "t09_saliency_blcf", weightings, prepare)
+    return _table(study.of_saliency_work, "t09_saliency_blcf", weightings, prepare)
 
 
 def _table(
@@ -69,9 +77,10 @@ def _table(
                     cells.append(Measurement(row, column, None, f"not run: {why}"))
                     continue
                 rank, weights = prepare(bench, mode, row)
-                ranked = timed(rank)
+                rankings, seconds = timed(rank)
                 key = weights.key if weights else ""
-                cells.append(scored(bench, row, column, *ranked, besides=key))
+                cell = scored(bench, row, column, rankings, seconds, besides=key)
+                cells += beside(cell, misscored(bench, rankings))
     return study.results.table(table_id, cells, not_run=elsewhere(study, table_id))
 
 

@@ -78,6 +78,7 @@ def extract_features(
         "images": dataset.manifest,
         "backbone": backbone.document(),
         "longest_side": config.longest_side,
+        "resize": config.resize,
         "precision": precision,
         "exif_orientation": dataset.exif_orientation,
         "on_corrupt": config.on_corrupt,
@@ -120,7 +121,7 @@ class _Extraction:
         self.exif = dataset.exif_orientation
         self.config, self.backbone, self.device = config, backbone, device
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.network = ForwardPass(backbone, config.device, dtype, self.exif, view)
+        self.network = ForwardPass(backbone, config.device, dtype, self.exif, view, config.resize)
         self.folder, self.path = folder, folder / "features.h5"
 
     def run(self) -> None:

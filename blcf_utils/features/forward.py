@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blcf_utils.config.profile import FeatureConfig
+from blcf_utils.config.profile import FeatureConfig, Resize
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.datasets.views import View
 from blcf_utils.features.networks.backbones import Backbone
@@ -86,7 +86,9 @@ def forward_images(
     )
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
     pixels.div_(255).sub_(mean).div_(std)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    # float32 is meant: by default cuDNN rounds a convolution's inputs to 10 bits (TF32).
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with exact, torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         maps = backbone.module(pixels)
     return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()
 
@@ -114,6 +116,7 @@ class ForwardPass:
         dtype: of the arithmetic.
         exif: whether pictures are turned as their EXIF tag says.
         view: what of each picture the network sees.
+        resize: how pictures are resized.
     """
 
     backbone: Backbone
@@ -121,6 +124,7 @@ class ForwardPass:
     dtype: torch.dtype
     exif: bool
     view: View
+    resize: Resize
 
     def to_send(self) -> ForwardPass:
         """Return the same without what a worker has no use for."""
@@ -131,7 +135,15 @@ class ForwardPass:
         decoded = []
         for path, size in batch:
             try:
-                decoded.append(read_image(path, size, exif_orientation=self.exif, view=self.view))
+                decoded.append(
+                    read_image(
+                        path,
+                        size,
+                        exif_orientation=self.exif,
+                        view=self.view,
+                        resize=self.resize,
+                    )
+                )
             except UnreadableImage as error:
                 decoded.append(error)
         return decoded

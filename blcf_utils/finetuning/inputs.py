@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from blcf_utils.config.finetuning import FinetuneTrainingConfig
+from blcf_utils.config.profile import Resize
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import image_size, read_image, resized_size
 from blcf_utils.features.maps import FeatureMaps, in_batches
@@ -29,6 +30,7 @@ class PixelMaps:
         backbone: whose normalisation is applied.
         longest_side: pixels.
         left_out: numbers of images that do not decode.
+        resize: how images are resized.
 
     Attributes:
         shapes: (n, 2) height and width of each image as it is read; (0, 0) if it is left out.
@@ -42,8 +44,9 @@ class PixelMaps:
         backbone: Backbone,
         longest_side: int,
         left_out: np.ndarray | None = None,
+        resize: Resize = "antialias",
     ):
-        self.dataset, self.longest_side = dataset, longest_side
+        self.dataset, self.longest_side, self.resize = dataset, longest_side, resize
         self.mean = torch.tensor(backbone.mean).view(3, 1, 1)
         self.std = torch.tensor(backbone.std).view(3, 1, 1)
         exif = dataset.exif_orientation
@@ -65,7 +68,8 @@ class PixelMaps:
         """Return an image at its reading size, (h, w, 3) uint8 RGB."""
         path, exif = self.dataset.all_images[image], self.dataset.exif_orientation
         # A copy: what PIL gives cannot be written to, which torch does not like.
-        return read_image(path, self.inputs[image], exif_orientation=exif).copy()
+        size = self.inputs[image]
+        return read_image(path, size, exif_orientation=exif, resize=self.resize).copy()
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels (3, h, w) of 0..1 as the network takes them."""

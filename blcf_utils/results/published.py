@@ -29,6 +29,7 @@ OWN_TITLES = {
     "x08_seen_instances": "Network A on instances it never saw, and trained on all images (mAP)",
     "x09_scaling": "A database that grows: size, build and query time, and mAP among photographs "
     "and synthetic images",
+    "x10_resize": "Images resized with antialiasing and plainly (mAP)",
 }
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 

@@ -75,16 +75,13 @@ def gaussian_weights(shape: Shape, config: WeightingConfig | None = None) -> np.
     - ``linear``: 1 - d / max d, the code of the ICMR 2016 paper;
     - ``inverse``: 1 / d, equation 4.1 of the thesis, d counted as one cell where it is less.
 
-    d is the distance to the centre in cells; for an odd number of cells the published code is half
-    a cell off the centre, which is not repeated.
+    d is the distance to the centre on axes of n values from -(n // 2) to n // 2, as the published
+    code lays them: steps of one cell where n is odd, of a little more where it is even.
     """
     config = config or WeightingConfig()
-    height, width = shape
-    if not height * width:
+    if 0 in shape:
         return np.zeros(shape)
-    y, x = np.linspace(-height / 2, height / 2, height), np.linspace(-width / 2, width / 2, width)
-    # The middle of a side of one cell, where linspace gives its end.
-    y, x = (axis if len(axis) > 1 else np.zeros(1) for axis in (y, x))
+    y, x = (np.linspace(-(cells // 2), cells // 2, cells) for cells in shape)
     distance = np.hypot(y[:, None], x)
     if config.gaussian == "linear":
         return 1 - distance / max(distance.max(), 1e-12)

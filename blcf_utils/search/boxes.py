@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy import ndimage
 
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.images import read_image
@@ -95,8 +96,9 @@ def box_cells(
         size: (width, height) of that image in pixels.
         shape: (h, w) of the map.
         projection: ``edges`` takes the cells from floor(x1 w / W) to ceil(x2 w / W), every cell
-            that the box touches (the ICMR 2016 code); ``mask`` the cells at least half covered (the
-            CBMI 2018 code), which can lose a very small box: then the nearest cell is taken.
+            that the box touches (the ICMR 2016 code); ``mask`` the cells half covered or more along
+            both sides, where the box's pixels, resized bilinearly to the map, are at least a half
+            (the CBMI 2018 code), which can lose a very small box: then the nearest cell is taken.
 
     Returns:
         At least one cell is always True.
@@ -116,14 +118,17 @@ def box_cells(
         columns = _between(np.floor(left + 1e-6), np.ceil(right - 1e-6), width)
         rows = _between(np.floor(top + 1e-6), np.ceil(bottom - 1e-6), height)
         return np.logical_and.outer(rows, columns)
-    covered = np.outer(_overlap(top, bottom, height), _overlap(left, right, width))
-    return _keep_one(covered >= 0.5, covered)
+    rows, columns = _overlap(top, bottom, height), _overlap(left, right, width)
+    return _keep_one(np.logical_and.outer(rows >= 0.5, columns >= 0.5), np.outer(rows, columns))
 
 
 def mask_cells(mask: Path, shape: tuple[int, int], view: View = AS_IT_IS) -> np.ndarray:
-    """Return the cells of a map that a binary mask image covers at all, boolean (h, w).
+    """Return the cells of a map that belong to a binary mask image, boolean (h, w).
 
-    Used for TRECVID topics, whose masks are drawn by hand; any covered pixel counts.
+    Used for TRECVID topics. As in the ICMR 2016 code the mask is read at the map's positions, whose
+    corners are its own, and interpolated bilinearly; what is above 0 counts, which widens the mask
+    by less than a pixel. A mask that lies between all positions keeps the one nearest to its
+    middle.
 
     Raises:
         StudyError: an unreadable or an empty mask.
@@ -134,22 +139,18 @@ def mask_cells(mask: Path, shape: tuple[int, int], view: View = AS_IT_IS) -> np.
     left, top, right, bottom = (round(edge) for edge in view.part(pixels.shape[::-1]))
     pixels = pixels[top:bottom, left:right]
     pixels = pixels[:, ::-1] if view.flip else pixels
-    height, width = shape
-    rows, columns = _touches(height, pixels.shape[0]), _touches(width, pixels.shape[1])
-    return rows @ pixels.astype(np.float32) @ columns.T > 0
+    factors = np.divide(shape, pixels.shape)
+    cells = ndimage.zoom(pixels.astype(np.float32), factors, order=1) > 0
+    if pixels.any() and not cells.any():
+        steps = np.subtract(shape, 1) / np.maximum(np.subtract(pixels.shape, 1), 1)
+        cells[tuple(np.round(np.argwhere(pixels).mean(axis=0) * steps).astype(int))] = True
+    return cells
 
 
 def _between(first: float, end: float, cells: int) -> np.ndarray:
     first = min(int(first), cells - 1)
     positions = np.arange(cells)
     return (positions >= first) & (positions < max(int(end), first + 1))
-
-
-def _touches(cells: int, pixels: int) -> np.ndarray:
-    """Return 1 where a cell and a pixel of the same side overlap, (cells, pixels) float32."""
-    cell, pixel = np.arange(cells)[:, None], np.arange(pixels)
-    touches = ((cell + 1) * pixels > pixel * cells) & (cell * pixels < (pixel + 1) * cells)
-    return touches.astype(np.float32)
 
 
 def _overlap(low: float, high: float, cells: int) -> np.ndarray:

@@ -123,8 +123,8 @@ class Comparison:
     def detector(self, weights: Path) -> DetectorSearch:
         """Return the dataset as a detector describes it."""
         bench = self.bench
-        side, projection = bench.profile.features.longest_side, bench.profile.encoding.box
-        return DetectorSearch(bench.dataset, weights, side, projection, bench.store)
+        features, projection = bench.profile.features, bench.profile.encoding.box
+        return DetectorSearch(bench.dataset, weights, features, projection, bench.store)
 
     def rmac_decomposition(self, levels: Sequence[int] = (1, 2, 3, 7)) -> pd.DataFrame:
         """Compare weighted sums with R-MAC, mean over the database (R-MAC as weighting scheme).

@@ -104,8 +104,9 @@ class Finetuning:
 
     @cached_property
     def _pixels(self) -> PixelMaps:
-        side = self.profile.features.longest_side
-        return PixelMaps(self.dataset, self.bench.backbone, side, self._left_out)
+        seen, backbone = self.profile.features, self.bench.backbone
+        side, resize = seen.longest_side, seen.resize
+        return PixelMaps(self.dataset, backbone, side, self._left_out, resize)
 
     @cached_property
     def tested_queries(self) -> list[str]:
@@ -231,6 +232,7 @@ class Finetuning:
             "projection": config.projection.document() if variant.network == "B" else None,
             "backbone": backbone.document(),
             "longest_side": self.profile.features.longest_side,
+            "resize": self.profile.features.resize,
             "triplets": triplets.key,
             "split": split.document(),
             "ground_truth": dataset.ground_truth_digest if split.validation else "",
@@ -295,6 +297,7 @@ class Finetuning:
             "projection": projection.document() if variant.network == "B" else None,
             "backbone": backbone.document(),
             "longest_side": self.profile.features.longest_side,
+            "resize": self.profile.features.resize,
             "frozen": frozen,
             "images": dataset.manifest,
             "n_database": len(dataset.images),

@@ -299,10 +299,10 @@ class Pipeline:
         """Return pooled rankings for every query (arguments as for :meth:`pooled`)."""
         return dense_rankings(self.dataset, *self.pooled(mode, whiten, weighting, pooling))
 
-    def evaluate(self, rankings: dict[str, Ranking]) -> Evaluation:
-        """Score rankings by the dataset's protocol."""
+    def evaluate(self, rankings: dict[str, Ranking], truth: Dataset | None = None) -> Evaluation:
+        """Score rankings by the dataset's ground truth and protocol, or by another ``truth``."""
         images = {query: ranking.images for query, ranking in rankings.items()}
-        return evaluate(self.dataset, images)
+        return evaluate(truth or self.dataset, images)
 
     def config_digest(self) -> str:
         """Return a digest of everything that determines the numbers of the dataset."""

@@ -100,6 +100,13 @@ class Study:
         profile = self.profile.changed(settings)
         return Study(profile, trial=self.trial, shelf=self.shelf.under(profile))
 
+    @cached_property
+    def of_saliency_work(self) -> Study:
+        """This study under the box rule of the saliency work (``weighting.box``)."""
+        box = self.profile.weighting.box
+        alike = box in ("", self.profile.encoding.box)
+        return self if alike else self.changed({"encoding.box": box})
+
     @remembered
     def comparison(self, name: str) -> Comparison:
         """Return the compared methods on a dataset; another dataset of the profile teaches them."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 from album import paint
@@ -22,6 +23,8 @@ from blcf_utils.apps.photographs.indexing import index_folder
 from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.querying import query_folder
 from blcf_utils.cli import app
+from blcf_utils.config.profile import BackboneConfig, FeatureConfig
+from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.saliency.weighting import NONE
 
@@ -44,6 +47,16 @@ def test_what_is_new_is_read_and_the_rest_is_kept(album, album_profile, monkeypa
     assert (third.added, third.changed, third.kept, third.removed) == (1, 1, 10, 1)
     assert sorted(read) == ["00.jpg", "new.png"]
     assert "day1/01.jpg" not in Collection(album).names
+
+
+def test_a_photograph_is_resized_as_the_profile_says(album, tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "noise.png")
+    backbone = load_backbone(BackboneConfig(name="squeezenet1_1", layer="fire3", weights="random"))
+    features = FeatureConfig(longest_side=80, resize="plain")
+    pixels, size = Encoder(backbone, None, None, features).read(tmp_path / "noise.png")
+    assert size == (200, 150)
+    np.testing.assert_array_equal(pixels, cv2.resize(photo, (80, 60)))
 
 
 def test_an_index_brought_up_to_date_equals_one_made_at_once(album, album_profile):

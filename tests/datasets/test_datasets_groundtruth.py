@@ -8,15 +8,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from blcf_utils.datasets import load_dataset
+from blcf_utils.datasets.base import Dataset, Protocol, Query
 from blcf_utils.datasets.holidays import name_holidays, parse_holidays
-from blcf_utils.datasets.instre import parse_instre
+from blcf_utils.datasets.instre import misread, parse_instre
 from blcf_utils.datasets.matlab import read_mat, strings
 from blcf_utils.datasets.revisited import parse_revisited, queries_for
 from blcf_utils.datasets.vgg_groundtruth import PARIS_CORRUPT, parse_vgg_groundtruth
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.results.evaluation import evaluate
 
 pytestmark = pytest.mark.photos
 
@@ -119,22 +122,13 @@ def test_instre_counts(truth):
 
 
 def test_instre_indices_are_one_based(truth):
-    names, queries = parse_instre(truth / "gnd_instre.mat")
+    _, queries = parse_instre(truth / "gnd_instre.mat")
     single = [q for q in queries if q.image.startswith("INSTRE-S")]
     assert len(single) == 1_000
     # Positives outside INSTRE-M lie in the query's own folder; one off, the next folder shows.
     for query in single:
         folders = {p.rpartition("/")[0] for p in query.positives}
         assert {f for f in folders if not f.startswith("INSTRE-M")} == {query.instance}
-
-    _, off = parse_instre(truth / "gnd_instre.mat", off_by_one=True)
-    first, shifted = queries[0].positives, off[0].positives
-    assert [names.index(p) + 1 for p in first] == [names.index(p) for p in shifted]
-    assert any("01a_canada_book" not in p and "INSTRE-M" not in p for p in shifted)
-    last = [q for q in off if q.image.startswith("INSTRE-M/50/")]
-    assert all(
-        len(q.positives) + 1 == len(p.positives) for q, p in zip(last, queries[-5:], strict=True)
-    )
 
 
 def test_holidays_counts_and_naming_rule(truth):
@@ -208,6 +202,39 @@ def test_instre_full_layout(truth, tmp_path):
     assert len(dataset.extra_images) == 1_250
     assert dataset.images[10_000] == tmp_path / "images" / names[10_000]
     assert dataset.queries[0].positives[0] == 0
+
+
+def test_instre_read_off_by_one_costs_a_good_ranking_a_little(truth):
+    names, queries = parse_instre(truth / "gnd_instre.mat")
+    place = {name: i for i, name in enumerate(names)}
+    images = tuple(map(Path, names))
+    asked = tuple(
+        Query(q.id, Path(q.image), q.box, tuple(sorted(place[p] for p in q.positives)))
+        for q in queries[::25]
+    )
+    dataset = Dataset("instre", Path(), images, asked, Protocol("trapezoid", "absent"))
+    off = misread(dataset)
+    for right, wrong in zip(dataset.queries, off.queries, strict=True):
+        assert wrong.positives == tuple(p + 1 for p in right.positives if p + 1 < len(names))
+    # Positives score higher by chance, and neighbours in the list (one object's) look alike.
+    draw, rankings = np.random.default_rng(0), {}
+    for query in asked:
+        scores = draw.normal(size=len(names))
+        scores[list(query.positives)] += draw.normal(4, 1.2, len(query.positives))
+        rankings[query.id] = np.argsort(-scores)
+    exact, slipped = (evaluate(one, rankings).mean for one in (dataset, off))
+    # By hand: precision at a positive's rank, 1-based indices tested against 0-based ranks.
+    aps = []
+    for query in asked:
+        wanted, hits, ap = {p + 1 for p in query.positives}, 0, 0.0
+        for rank, image in enumerate(rankings[query.id]):
+            if image in wanted:
+                before = 1.0 if rank == 0 else hits / rank
+                hits += 1
+                ap += (before + hits / (rank + 1)) / 2 / len(wanted - {len(names)})
+        aps.append(ap)
+    assert slipped == pytest.approx(np.mean(aps), abs=1e-9)
+    assert 0.005 < exact - slipped < 0.06
 
 
 @pytest.mark.parametrize("official", [True, False])

@@ -284,7 +284,10 @@ def test_instre(instre_root):
     assert query.positives == (0, 1)
     assert (query.id, query.instance) == ("INSTRE-S1/01a_book/003", "INSTRE-S1/01a_book")
     assert dataset.extra_images == (instre_root / "INSTRE-S1/01a_book/003.jpg",)
-    assert load_dataset("instre", root=instre_root, off_by_one=True).queries[0].positives == (1, 2)
+    off = load_dataset("instre", root=instre_root, off_by_one=True)
+    assert off.queries[0].positives == dataset.published_code.queries[0].positives == (1, 2)
+    assert off.published_code is None
+    assert off.ground_truth_digest != dataset.ground_truth_digest
     check_dataset(dataset)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from blcf_utils.datasets.images import UnreadableImage, image_size, read_image, resized_size
+from blcf_utils.datasets.views import View
 
 
 def gradient(width=60, height=40):
@@ -79,6 +80,38 @@ def test_resizing_is_bilinear_with_antialiasing(tmp_path):
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
     Image.fromarray(board.astype(np.uint8)).save(tmp_path / "a.png")
     assert np.abs(read_image(tmp_path / "a.png", (16, 16)).astype(int) - 127).max() < 10
+
+
+def bilinear(pixels, size):
+    """Values between the nearest four pixels; half-pixel centres, borders repeated."""
+    for axis, new in ((0, size[1]), (1, size[0])):
+        old = pixels.shape[axis]
+        at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        low = np.minimum(at.astype(int), old - 2)
+        share = np.expand_dims(at - low, tuple(i for i in range(3) if i != axis))
+        first, second = pixels.take(low, axis), pixels.take(low + 1, axis)
+        pixels = first * (1 - share) + second * share
+    return pixels
+
+
+@pytest.mark.parametrize("size", [(20, 13), (31, 40), (90, 61)])
+def test_plain_resizing_reads_the_nearest_four_pixels_only(tmp_path, size):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png", size, resize="plain")
+    assert (found.dtype, found.shape) == (np.uint8, (*size[::-1], 3))
+    np.testing.assert_allclose(found, bilinear(noise.astype(float), size), atol=1)
+    smooth = read_image(tmp_path / "a.png", size)
+    alike = np.abs(smooth.astype(int) - found).max() <= 1
+    assert alike == (size == (90, 61))  # enlarged, both are the same
+
+
+def test_plain_resizing_of_a_view_is_that_of_its_part(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png", (25, 20), view=View(True, 2), resize="plain")
+    expected = bilinear(noise[10:30, 15:45].astype(float), (25, 20))[:, ::-1]
+    np.testing.assert_allclose(found, expected, atol=1)
 
 
 @given(st.integers(1, 9000), st.integers(1, 9000), st.integers(32, 2000))

@@ -8,15 +8,17 @@ import sys
 import textwrap
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.datasets.images import resized_size
 from blcf_utils.features import extraction as features_module
 from blcf_utils.features.extraction import extract_features
-from blcf_utils.features.forward import resolve_device
+from blcf_utils.features.forward import forward_images, resolve_device
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.rows import normalise_rows, sample_rows
 from blcf_utils.ground.artefacts import ArtefactStore
@@ -67,6 +69,16 @@ def test_maps_are_the_network_s_of_the_resized_image(toy, toy_stages, tiny_netwo
         close(found, expected)
     rows = features.descriptors(3)
     np.testing.assert_array_equal(rows[features.shapes[3][1] + 2], features.map(3)[:, 1, 2])
+
+
+def test_a_network_sees_plainly_resized_images_where_that_is_asked_for(toy, tiny_network, store):
+    plain = tiny_network.model_copy(update={"longest_side": 40, "resize": "plain"})
+    features, device = extract_features(toy, plain, store), torch.device("cpu")
+    for i, path in enumerate(toy.all_images):
+        photo = np.asarray(Image.open(path).convert("RGB"))
+        seen = cv2.resize(photo, resized_size(photo.shape[1::-1], 40))
+        rows = forward_images(load_backbone(plain.backbone), seen[None], device)[0]
+        close(features.descriptors(i), rows.astype(np.float32))
 
 
 def test_batching_changes_nothing_but_rounding(toy, toy_stages, tiny_network, store):
@@ -260,6 +272,7 @@ def test_the_key_follows_what_determines_the_maps(toy, toy_stages, tiny_network,
     network = tiny_network.backbone
     for change in (
         {"longest_side": 64},
+        {"resize": "plain"},
         {"precision": "bfloat16"},
         {"backbone": network.model_copy(update={"seed": 1})},
         {"backbone": network.model_copy(update={"layer": "fire2"})},
@@ -277,6 +290,16 @@ def test_bfloat16_is_near(toy, toy_stages, tiny_network, store):
         exact, found = toy_stages.features.map(i), rough.map(i)
         assert np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
         assert np.abs(found - exact).max() > 0
+
+
+def test_float32_is_not_rounded_to_tf32(tiny_network):
+    backbone, allowed = load_backbone(tiny_network.backbone), []
+    backbone.module.register_forward_hook(
+        lambda *_: allowed.append(torch.backends.cudnn.allow_tf32)
+    )
+    before = torch.backends.cudnn.allow_tf32
+    forward_images(backbone, np.zeros((1, 64, 64, 3), np.uint8), torch.device("cpu"))
+    assert (allowed, torch.backends.cudnn.allow_tf32) == ([False], before)
 
 
 def test_values_beyond_float16_name_the_image(tmp_path, tiny_network, store):

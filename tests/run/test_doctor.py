@@ -60,6 +60,15 @@ def test_findings_are_told_in_lines_and_decide_the_exit_code():
     assert json.loads(as_json(findings))[1]["mend"] == "blcf data fetch toy"
 
 
+def test_what_teaches_the_compared_methods_is_looked_for_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLCF_DATA", str(tmp_path))
+    found = by_topic(examine("paper-more", connects=lambda _: False))
+    for name in ("holidays", "paris6k"):
+        assert found[f"dataset {name}"].mend == f"blcf data fetch {name}"
+    assert "ask its authors" in found["dataset flickrlogos32"].mend
+    assert "dataset oxford5k" not in found
+
+
 def test_python_and_packages_of_the_wrong_version_are_seen():
     assert machine.check_python((3, 12, 1)).state == "ok"
     assert machine.check_python((3, 10, 9)).state == "problem"

@@ -28,9 +28,9 @@ from blcf_utils.words.histograms import database_histograms, sparse_histogram
 
 def test_gaussian_is_the_published_code_on_even_maps():
     height, width = 30, 42
-    # The original: linspace(-H//2, H//2, H), sigma = min(H, W) / 3, then min-max.
-    ys = np.linspace(-height // 2, height // 2, height)
-    xs = np.linspace(-width // 2, width // 2, width)
+    # The original: linspace(-(H // 2), H // 2, H), sigma = min(H, W) / 3, then min-max.
+    ys = np.linspace(-(height // 2), height // 2, height)
+    xs = np.linspace(-(width // 2), width // 2, width)
     x, y = np.meshgrid(xs, ys)
     bell = np.exp(-0.5 * (x**2 + y**2) / (min(height, width) / 3) ** 2)
     assert bell.min() == pytest.approx(0.036, abs=5e-4)  # the value the original gives here
@@ -45,6 +45,11 @@ def test_gaussian_corners_are_zero_and_the_middle_is_the_top_of_odd_maps():
     assert weights[0, 0] == weights[-1, -1] == weights[0, -1] == 0
     assert weights[10, 7] == weights.max() == 1
     np.testing.assert_allclose(weights, weights[::-1, ::-1])
+    # Whole cells from the centre, sigma 15 / 3; the corner at (10, 7) becomes 0.
+    corner = np.exp(-(10**2 + 7**2) / 50)
+    for row, column in ((0, 7), (10, 0), (4, 5), (11, 9)):
+        bell = np.exp(-((row - 10) ** 2 + (column - 7) ** 2) / 50)
+        assert weights[row, column] == pytest.approx((bell - corner) / (1 - corner), abs=1e-12)
 
 
 def test_other_centre_priors():
@@ -55,7 +60,7 @@ def test_other_centre_priors():
     )
     inverse = gaussian_weights((5, 5), WeightingConfig(gaussian="inverse"))
     assert inverse[2, 2] == 1  # not infinite, as the formula has it
-    assert inverse[0, 0] == pytest.approx(1 / np.hypot(2.5, 2.5))
+    assert inverse[0, 0] == pytest.approx(1 / np.hypot(2, 2))
     narrow = gaussian_weights((20, 20), WeightingConfig(sigma=1 / 6))
     assert (narrow <= gaussian_weights((20, 20)) + 1e-12).all()
     assert narrow.sum() < 0.6 * gaussian_weights((20, 20)).sum()

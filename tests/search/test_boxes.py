@@ -1,5 +1,6 @@
 """Boxes on feature maps: never empty, whole images whole, larger boxes never smaller."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,15 +48,32 @@ def test_edges_takes_every_cell_the_box_touches_and_mask_those_half_covered(boxe
     unclear = covered < 1e-5
     np.testing.assert_array_equal(edges[~unclear], True)
     assert not edges[covered == 0].any()
-    clear = np.abs(covered - 0.5) > 1e-9
-    if (covered[clear] >= 0.5).any():
-        np.testing.assert_array_equal(mask[clear], (covered >= 0.5)[clear])
+    (x1, y1, x2, y2), size, shape = boxed
+    sides = [(x1, 0, x2, size[1]), (0, y1, size[0], y2)]
+    least = np.minimum(*(coverage(side, size, shape) for side in sides))
+    clear = np.abs(least - 0.5) > 1e-9
+    if (least[clear] >= 0.5).any():
+        np.testing.assert_array_equal(mask[clear], (least >= 0.5)[clear])
     elif clear.all():
         assert mask.sum() == 1
         assert covered[mask][0] == pytest.approx(covered.max())
     assert edges.any()
     assert mask.any()
     assert not (mask & ~edges).any()
+
+
+def test_mask_is_the_pixel_mask_resized_bilinearly():
+    draw, cells, differ = np.random.default_rng(0), 0, 0
+    for _ in range(100):
+        width, height = draw.integers(400, 1100, 2)
+        w, h = draw.integers(40, width // 2), draw.integers(40, height // 2)
+        x, y = draw.integers(0, width - w), draw.integers(0, height - h)
+        pixels = np.zeros((height, width))
+        pixels[y : y + h, x : x + w] = 1
+        expected = cv2.resize(pixels, (42, 30)) >= 0.5
+        found = box_cells((x, y, x + w, y + h), (width, height), (30, 42), "mask")
+        cells, differ = cells + expected.sum(), differ + (found != expected).sum()
+    assert differ <= cells / 2000  # borders on a cell's very middle
 
 
 @given(boxed_images(), HOW)
@@ -85,7 +103,7 @@ def test_hand_worked_boxes():
     assert np.argwhere(edges).tolist() == [[r, c] for r in (0, 1, 2) for c in (1, 2, 3)]
     # Column 1 is half covered, columns 2 and 3 are covered; row 0 to 0.1, 1 wholly, 2 to 0.6.
     mask = box_cells((15, 9, 40, 26), (80, 40), (4, 8), "mask")
-    assert np.argwhere(mask).tolist() == [[1, 1], [1, 2], [1, 3], [2, 2], [2, 3]]
+    assert np.argwhere(mask).tolist() == [[r, c] for r in (1, 2) for c in (1, 2, 3)]
     # A border on a cell's edge does not touch the next cell, also where the scale is not exact.
     assert box_cells((100, 0, 200, 90), (300, 90), (1, 3)).tolist() == [[False, True, False]]
     # A speck keeps its cell.
@@ -109,18 +127,41 @@ def test_a_box_outside_or_without_area_is_an_error(box):
             box_cells(box, (80, 40), (4, 8), how)
 
 
-def test_masks_take_every_cell_they_cover_at_all(tmp_path):
-    mask = np.zeros((40, 80), np.uint8)
-    mask[12, 33:57] = 1  # any value above 0 counts
+def corner_aligned(values, shape):
+    """Bilinear values at positions whose first and last are the first and last pixel."""
+    result = np.zeros(shape)
+    for row, column in np.ndindex(*shape):
+        y, x = (
+            k * (old - 1) / (new - 1)
+            for k, old, new in zip((row, column), values.shape, shape, strict=True)
+        )
+        top, left = (min(int(at), old - 2) for at, old in zip((y, x), values.shape, strict=True))
+        for down, right in np.ndindex(2, 2):
+            share = (1 - abs(y - top - down)) * (1 - abs(x - left - right))
+            result[row, column] += share * values[top + down, left + right]
+    return result
+
+
+@pytest.mark.parametrize("shape", [(18, 24), (36, 48), (15, 21), (7, 9)])
+def test_masks_are_zoomed_bilinearly_and_count_above_zero(tmp_path, shape):
+    y, x = np.mgrid[:144, :192]
+    mask = (np.hypot(y - 61, x - 83) < 23).astype(np.uint8)  # any value above 0 counts
     Image.fromarray(mask).save(tmp_path / "m.png")
-    assert np.argwhere(mask_cells(tmp_path / "m.png", (4, 8))).tolist() == [[1, 3], [1, 4], [1, 5]]
-    Image.fromarray(mask * 0).save(tmp_path / "empty.png")
+    cells = mask_cells(tmp_path / "m.png", shape)
+    np.testing.assert_array_equal(cells, corner_aligned(mask.astype(float), shape) > 1e-9)
+    if shape == (18, 24):  # many fewer than the cells that hold any pixel of the mask
+        touched = mask.reshape(18, 8, 24, 8).max(axis=(1, 3)).sum()
+        assert cells.sum() < 0.8 * touched
+
+
+def test_a_mask_without_a_pixel_is_an_error(tmp_path):
+    Image.fromarray(np.zeros((40, 80), np.uint8)).save(tmp_path / "empty.png")
     with pytest.raises(StudyError, match=r"empty\.png: expected a mask with at least one pixel"):
         mask_cells(tmp_path / "empty.png", (4, 8))
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_masks_on_maps_of_any_shape_are_never_empty(tmp_path, seed):
+def test_specks_on_maps_of_any_shape_keep_the_nearest_cell(tmp_path, seed):
     rng = np.random.default_rng(seed)
     height, width = (int(n) for n in rng.integers(1, 70, 2))
     mask = np.zeros((47, 61), np.uint8)

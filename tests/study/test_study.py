@@ -121,6 +121,17 @@ def test_a_study_measures_its_tables(profile):
     assert experiments.summary_table(study, ids).loc["t02_blcf_search", "measured cells"] == 20
 
 
+def test_both_ways_of_resizing_are_searched(profile):
+    side = {"features.longest_side": 40}  # smaller than the images
+    table = experiments.resizing_table(open_study(profile, side)).set_index(["row", "column"])
+    for resize in ("antialias", "plain"):
+        bench = open_study(profile, {**side, "features.resize": resize}).open("toy")
+        for mode in ("gs", "ls"):
+            cell = table.loc[resize, f"toy/{mode}"]
+            assert cell["measured"] == bench.evaluate(bench.search(mode)).mean
+            assert cell["config_digest"] == bench.config_digest()
+
+
 def test_the_same_seed_gives_the_same_table_and_another_other_words(profile, tmp_path, monkeypatch):
     runs = []
     for number in (1, 2):

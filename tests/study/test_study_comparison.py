@@ -11,6 +11,8 @@ import torch
 
 from blcf_utils import experiments
 from blcf_utils.config.profile import BackboneConfig
+from blcf_utils.datasets import holidays
+from blcf_utils.datasets.joining import Expected
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.ground.errors import StudyError
@@ -277,6 +279,28 @@ def test_the_tables(open_toy):
         ours - x04.loc[("BLCF LS", "toy/ls"), "measured"]
     )
     assert len(study.results.read(T13)) > 100
+
+
+def test_holidays_fill_their_columns_of_t13(open_toy, two_sets, tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    shutil.copytree(two_sets / "toy", root / "toy")
+    (root / "holidays").mkdir()
+    for k, path in enumerate(sorted((root / "toy" / "images").glob("p*.jpg"))):
+        scene, number = divmod(k, 3)  # three photographs of each poster
+        shutil.copy(path, root / "holidays" / f"{1000 + scene}0{number}.jpg")
+    monkeypatch.setenv("BLCF_DATA", str(root))
+    monkeypatch.setattr(holidays, "EXPECTED", Expected(12, 4))
+    study = open_toy(
+        **{"datasets": ["holidays", "toy"], "comparison.learn_on": {"holidays": "toy"}}
+    )
+    table = experiments.state_of_the_art_table(
+        study, experiments.compare_methods(study, [row("crow")])
+    )
+    label = row("crow").labels[T13]
+    cells = table[table["row"] == label].set_index("column")
+    assert cells.loc["holidays", "published"] == 0.851
+    assert (cells.loc[["holidays", "holidays+expansion"], "status"] == "measured").all()
+    assert cells.loc["holidays", "measured"] > 0.5  # three views of a poster, the query ignored
 
 
 def test_dimensions_and_codes(open_toy):

@@ -1,6 +1,7 @@
 """Weightings as stages of a study: names, caches, tables t08, t09 and x03, folders of maps."""
 
 import textwrap
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from blcf_utils import experiments
 from blcf_utils.config.saliency import SaliencyConfig
 from blcf_utils.datasets.images import UnreadableImage
+from blcf_utils.datasets.instre import misread
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.results.evaluation import average_precision
 from blcf_utils.results.published import load_published
 from blcf_utils.results.tables import read_per_query
 from blcf_utils.saliency.base import SaliencyModel
@@ -103,6 +106,38 @@ def test_weighted_histogram_by_hand(open_toy):
     by_word = {w: weights[cells == w].sum() for w in np.unique(cells)}
     expected = np.array([by_word[w] for w in words])
     np.testing.assert_allclose(values, expected / np.linalg.norm(expected), rtol=1e-5)
+
+
+def test_what_published_code_misread_is_scored_in_a_column_beside(open_toy):
+    study = open_toy()
+    bench = study.open("toy")
+    bench.dataset = replace(bench.dataset, published_code=misread(bench.dataset))
+    table = experiments.weighted_words_table(study, ("None",))
+    values = table[table["status"] == "measured"].set_index("column")["measured"]
+    rankings = bench.search("ls")
+    assert values["toy/ls"] == bench.evaluate(rankings).mean
+    shifted = [
+        average_precision(rankings[query.id].images, [p + 1 for p in query.positives], query.junk)
+        for query in bench.dataset.queries
+    ]
+    assert values["toy/ls/published code"] == pytest.approx(np.mean(shifted))
+    assert values["toy/ls/published code"] != values["toy/ls"]
+
+
+def test_the_saliency_work_has_a_box_rule_of_its_own(open_toy):
+    alike = open_toy(**{"weighting.box": "edges"})
+    assert alike.of_saliency_work is alike
+    study = open_toy(**{"weighting.box": "mask"})
+    words = experiments.weighted_words_table(study, ("None",)).set_index("column")
+    sums = experiments.weighted_sum_pooling_table(study, ("None",)).set_index("column")
+    bench, changed = study.open("toy"), open_toy(**{"encoding.box": "mask"}).open("toy")
+    found, expected = study.of_saliency_work.open("toy"), changed.search("ls")
+    assert words.loc["toy/ls", "config_digest"] == found.config_digest()
+    assert sums.loc["toy/ls", "config_digest"] == bench.config_digest()
+    for query, ranking in found.search("ls").items():
+        np.testing.assert_array_equal(ranking.scores, expected[query].scores)
+    edges = bench.search("ls")
+    assert any(not np.array_equal(edges[q].scores, expected[q].scores) for q in edges)
 
 
 def test_tables_measure_every_weighting_that_can_run(open_toy):

@@ -33,7 +33,7 @@ class Encoder:
 
     Attributes:
         backbone, whitening, codebook: as learned for the dataset.
-        features: longest side, device, precision and batch size of the network.
+        features: longest side, resizing, device, precision and batch size of the network.
         interpolate: cells per position of a feature map and side.
         exif_orientation: turn photographs as their EXIF tag says.
     """
@@ -50,7 +50,8 @@ class Encoder:
         device = self.features.device
         precision = resolve_precision(self.features, resolve_device(device))
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        return ForwardPass(self.backbone, device, dtype, self.exif_orientation, AS_IT_IS)
+        turned, resize = self.exif_orientation, self.features.resize
+        return ForwardPass(self.backbone, device, dtype, turned, AS_IT_IS, resize)
 
     def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """Return what the network sees, (H, W, 3) uint8, and (width, height) of the photograph.
@@ -58,9 +59,9 @@ class Encoder:
         Raises:
             UnreadableImage: it does not decode, or is too narrow for the network.
         """
-        turned = self.exif_orientation
-        size, seen = network_sizes(path, self.backbone, self.features.longest_side, turned)
-        return read_image(path, seen, exif_orientation=turned), size
+        turned, features = self.exif_orientation, self.features
+        size, seen = network_sizes(path, self.backbone, features.longest_side, turned)
+        return read_image(path, seen, exif_orientation=turned, resize=features.resize), size
 
     def feature_maps(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the feature map (C, h, w) float32 of each picture (H, W, 3) uint8.

@@ -12,7 +12,7 @@ from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir
 from blcf_utils.ground.settings import digest_of
 
-VERSION = 2
+VERSION = 3
 FILE = "manifest.json"
 
 

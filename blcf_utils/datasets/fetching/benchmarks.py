@@ -59,6 +59,6 @@ def fetch_dataset(name: str, root: Path | None = None, *, mirrors: Sequence[str]
         unpack(archives, folder / rule.into, flatten=rule.flatten)
     for file in source.plain_files:
         fetch_file(file, folder, mirrors=mirrors, page=source.page)
-    if source.after:
-        print(f"{folder}: {source.after}")
+    for said in filter(None, (source.note, source.after)):
+        print(f"{folder}: {said}")
     return folder

@@ -76,6 +76,7 @@ class DatasetSource(Config):
         layout: the same for people.
         instructions: what to do when ``kind`` is manual.
         after: what is left to do by hand after the download.
+        note: what sets this copy apart from the one that papers used.
     """
 
     title: str
@@ -92,6 +93,7 @@ class DatasetSource(Config):
     layout: str
     instructions: str = ""
     after: str = ""
+    note: str = ""
 
     @field_validator("files", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from blcf_utils.config.profile import FeatureConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import image_size, read_image, resized_size
 from blcf_utils.features.rows import normalise_rows
@@ -60,7 +61,7 @@ class DetectorSearch:
     Args:
         dataset: images and queries.
         weights: file of the detector's weights.
-        longest_side: pixels of the images it sees.
+        features: longest side and resizing of the images it sees.
         projection: of boxes to cells.
         store: where artefacts live.
     """
@@ -69,17 +70,17 @@ class DetectorSearch:
         self,
         dataset: Dataset,
         weights: Path,
-        longest_side: int,
+        features: FeatureConfig,
         projection: Projection,
         store: ArtefactStore,
     ):
-        self.dataset, self.weights, self.longest_side = dataset, weights, longest_side
+        self.dataset, self.weights, self.features = dataset, weights, features
         self.projection, self.store = projection, store
 
     def _detect(self, model, path: Path) -> Detected:
-        exif = self.dataset.exif_orientation
-        size = resized_size(image_size(path, exif_orientation=exif), self.longest_side)
-        return detect(model, read_image(path, size, exif_orientation=exif))
+        exif, seen = self.dataset.exif_orientation, self.features
+        size = resized_size(image_size(path, exif_orientation=exif), seen.longest_side)
+        return detect(model, read_image(path, size, exif_orientation=exif, resize=seen.resize))
 
     @cached_property
     def database(self) -> DetectedImages:
@@ -104,7 +105,8 @@ class DetectorSearch:
         document = {
             "images": dataset.manifest,
             "weights": hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16],
-            "longest_side": self.longest_side,
+            "longest_side": self.features.longest_side,
+            "resize": self.features.resize,
         }
         made = self.store.get_or_make(STAGE, dataset.name, document, make)
         with np.load(made / "vectors.npz") as held:

@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from blcf_utils.config.profile import Profile
-from blcf_utils.datasets import REGISTRY, distractors, instre, load_dataset, vgg_groundtruth
+from blcf_utils.datasets import (
+    REGISTRY,
+    distractors,
+    holidays,
+    instre,
+    load_dataset,
+    vgg_groundtruth,
+)
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.embedded import planned_counts, rendered_folder
 from blcf_utils.datasets.fetching.sources import dataset_sources
@@ -96,7 +103,8 @@ def _look_at_rendered(topic: str, name: str, options: dict) -> tuple[Finding, Co
 def _published(name: str) -> Counts | None:
     """Return the published counts of a benchmark, or None."""
     base = vgg_groundtruth.WITH_DISTRACTORS.get(name, name)
-    found = {**vgg_groundtruth.EXPECTED, "instre": instre.EXPECTED}.get(base)
+    others = {"instre": instre.EXPECTED, "holidays": holidays.EXPECTED}
+    found = {**vgg_groundtruth.EXPECTED, **others}.get(base)
     if found is None:
         return None
     outside = found.queries if name == "instre" else 0

@@ -16,6 +16,7 @@ from blcf_utils.run.doctor import machine, room, weights
 from blcf_utils.run.doctor.datasets import Counts, look_at_dataset
 from blcf_utils.run.doctor.findings import Finding, of_error
 from blcf_utils.saliency.weighting import NONE
+from blcf_utils.study.comparison import teacher_of
 from blcf_utils.study.study import Study
 from blcf_utils.study.weightings import weighting_names
 
@@ -49,7 +50,9 @@ def examine(
 
 
 def _examine(profile: Profile, connects: Callable[[str], bool]) -> list[Finding]:
-    names = dict.fromkeys([*profile.all_datasets, *profile.learn_on.values()])
+    taught_by = [teacher_of(profile, name) for name in profile.all_datasets]
+    teachers = [*profile.learn_on.values(), *filter(None, taught_by)]
+    names = dict.fromkeys([*profile.all_datasets, *teachers])
     looked = {name: look_at_dataset(profile, name) for name in names}
     counts = [found for _, found in looked.values() if found]
     gpus, device = machine.gpu_memory(), profile.features.device
