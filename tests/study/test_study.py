@@ -123,7 +123,8 @@ def test_a_study_measures_its_tables(profile):
 
 def test_both_ways_of_resizing_are_searched(profile):
     side = {"features.longest_side": 40}  # smaller than the images
-    table = experiments.resizing_table(open_study(profile, side)).set_index(["row", "column"])
+    study = open_study(profile, side)
+    table = experiments.resizing_table(study, study.datasets).set_index(["row", "column"])
     for resize in ("antialias", "plain"):
         bench = open_study(profile, {**side, "features.resize": resize}).open("toy")
         for mode in ("gs", "ls"):
