@@ -24,6 +24,7 @@ from typing import Any, TextIO
 import yaml
 
 from blcf_utils.config.profile import Profile, load_profile
+from blcf_utils.features.networks.weight_files import refuse, settled
 from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
@@ -123,7 +124,7 @@ def run_study(
             in the same folder that they do not fit. Nothing has been executed then.
     """
     settings, parameters = settings or {}, parameters or {}
-    resolved = load_profile(profile, settings)
+    resolved = settled(load_profile(profile, settings))
     sources = find_notebooks(notebooks or resolved.notebooks)
     for name in resolved.parameters:
         find_notebooks([name])
@@ -154,7 +155,7 @@ def read_status(
     ``done`` is up to date (data excepted, which only a run checks); ``not run`` says in its
     message what changed since it ran, if it ever did.
     """
-    resolved = load_profile(profile, settings)
+    resolved = settled(load_profile(profile, settings), refuse)
     run = _Run(resolved, results_folder(resolved.name, results))
     rows = []
     for source in find_notebooks(resolved.notebooks):

@@ -1,7 +1,9 @@
 """What stands behind a trunk in a classifier: its linear layer, or its fully connected layers.
 
 CAM reads the linear layer that follows global average pooling; Neural Codes, MOP and patches of
-fully connected features read the layers between the last pooling and the classes.
+fully connected features read the layers between the last pooling and the classes. Where the trunk's
+weights have no classifier, ``features.backbone.classifier`` names second ones of the same network.
+A classifier fits no other trunk than its own, so these methods then run on the whole second network.
 """
 
 from __future__ import annotations
@@ -17,8 +19,15 @@ import torch
 from torch import nn
 
 from blcf_utils.config.profile import BackboneConfig
-from blcf_utils.features.networks.backbones import BACKBONES, layer_names, read_state, weights_file
-from blcf_utils.features.networks.weight_files import candidate_files
+from blcf_utils.features.networks.backbones import architecture_of, layer_names
+from blcf_utils.features.networks.weight_files import (
+    candidate_files,
+    embedded_file,
+    published_source,
+    weights_file,
+    with_classifier,
+)
+from blcf_utils.features.networks.weights import read_state
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import embedded_dir
 
@@ -74,7 +83,7 @@ def missing_head(config: BackboneConfig, kind: Kind) -> str:
     if config.name == "vgg-mini":
         here = config.weights == "embedded" and (embedded_dir() / EMBEDDED_HEADS).is_file()
         return "" if here else "needs vgg-mini with its embedded weights, which have a classifier"
-    if config.weights == "torchvision" and not candidate_files(config):
+    if not config.classifier and config.weights == "torchvision" and not candidate_files(config):
         return f"needs the weights of {config.name}, which are not downloaded yet"
     try:
         head = load_head(config)
@@ -90,26 +99,29 @@ def load_head(config: BackboneConfig) -> ClassifierHead:
     """Read the classifier that stands behind a backbone, from the same weights.
 
     Args:
-        config: the backbone; any torchvision classifier that ends in ``fc`` or ``classifier``.
+        config: the backbone; any torchvision classifier that ends in ``fc`` or ``classifier``. Its
+            second weights are read where it names some.
 
     Raises:
         StudyError: random weights, or a file without a (finite) classifier.
     """
+    config = with_classifier(config)
     if config.weights == "random":
-        raise StudyError(f"needs the classifier of {config.name}, and random weights have none")
-    layer = layer_names(config.name)[-1]
+        raise StudyError(
+            f"needs the classifier of {config.name}, and random weights have none; {_mend(config)}"
+        )
+    architecture, layer = architecture_of(config.name), layer_names(config.name)[-1]
     if config.name == "vgg-mini":
         return _embedded(config, layer)
     path = weights_file(config)
-    model = BACKBONES[config.name].build()
+    model = architecture.build()
     given, needed = read_state(path), model.state_dict()
     names = [key for key in needed if key.startswith(("fc.", "classifier."))]
     absent = [key for key in names if key not in given or not torch.isfinite(given[key]).all()]
     if absent or not names:
         raise StudyError(
             f"needs the classifier of {config.name}, which {path.name} does not hold "
-            f"({absent[0] if absent else 'fc or classifier'}); give a whole state dict in "
-            "features.backbone.weights or BLCF_WEIGHTS"
+            f"({absent[0] if absent else 'fc or classifier'}); {_mend(config)}"
         )
     state = {**needed, **{key: given[key] for key in names}}
     model.load_state_dict(state)
@@ -123,6 +135,15 @@ def load_head(config: BackboneConfig) -> ClassifierHead:
         bias = linear.bias.detach().numpy()
     grid = int(model.avgpool.output_size[0]) if connected is not None else 1
     return ClassifierHead(layer, weight, bias, connected, grid, digest.hexdigest()[:16], path.name)
+
+
+def _mend(config: BackboneConfig) -> str:
+    name = f"{config.name}-classifier"
+    fetch = f"`blcf weights fetch {name if published_source(name) else config.name}` and " * (
+        published_source(config.name) is not None
+    )
+    value = "torchvision" if fetch else "the path of a whole state dict"
+    return f"{fetch}--set features.backbone.classifier={value}"
 
 
 def _parts(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
@@ -142,7 +163,7 @@ def _embedded(config: BackboneConfig, layer: str) -> ClassifierHead:
     path = embedded_dir() / EMBEDDED_HEADS
     if config.weights != "embedded" or not path.is_file():
         raise StudyError(missing_head(config, "linear"))
-    trunk = embedded_dir() / BACKBONES[config.name].embedded
+    trunk = embedded_file(config.name)
     known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if known["trunk"] != _digest(trunk):
         raise StudyError(
