@@ -419,8 +419,8 @@ def weights_list() -> None:
     """List the official weights that can be downloaded and which are here already."""
     import pandas as pd
 
-    from blcf_utils.results.tables import markdown
     from blcf_utils.features.networks.published import describe_weights
+    from blcf_utils.results.tables import markdown
 
     typer.echo(markdown(pd.DataFrame(describe_weights()), index=False).rstrip())
 

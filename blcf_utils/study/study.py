@@ -30,8 +30,8 @@ def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
     """Open a profile by name (or YAML path) with dotted settings changed.
 
     In a notebook that is not executed by ``blcf run``, changed settings send tables and figures to
-    a folder of their own, ``results/<profile>+<digest>``. Weights that are ``auto`` become those that
-    are taken; what has to be downloaded is, but within ``blcf run``, which did so at its start.
+    a folder of their own, ``results/<profile>+<digest>``. Weights that are ``auto`` become those
+    that are taken; ``blcf run`` downloads them at its start, a notebook of it never.
 
     Args:
         profile: a name in ``data/profiles`` or a YAML path.
@@ -41,7 +41,8 @@ def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
     # A reader's trial must not overwrite the profile's results; a run chooses its folder itself.
     batch = os.environ.get("BLCF_BATCH")
     trial = digest_of(settings)[:8] if settings and not batch else ""
-    return Study(settled(load_profile(profile, settings), refuse if batch else download), trial=trial)
+    opened = settled(load_profile(profile, settings), refuse if batch else download)
+    return Study(opened, trial=trial)
 
 
 class _Stdout(logging.Handler):

@@ -190,7 +190,7 @@ def test_planned_counts_are_those_of_the_recipe(scale):
 def test_weights_that_cannot_come_are_a_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("BLCF_WEIGHTS", raising=False)
-    vgg = BackboneConfig()
+    vgg = BackboneConfig(weights="torchvision")
     found = weights.check_backbone(vgg, connects=lambda url: False)
     assert found.state == "problem"
     assert f"into {tmp_path}/hub/checkpoints by hand" in found.mend

@@ -21,10 +21,10 @@ from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.shards import PER_SHARD, shard_path, thumbnail_of, write_shard
 from blcf_utils.apps.photographs.words import learn_words, none_decodes, open_encoder, stored_words
 from blcf_utils.config.profile import load_profile
-from blcf_utils.features.networks.weight_files import settled
 from blcf_utils.datasets.files import by_relative_name, content_digest, find_images
 from blcf_utils.datasets.images import UnreadableImage
 from blcf_utils.features.forward import resolve_device
+from blcf_utils.features.networks.weight_files import settled
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of

@@ -1,9 +1,10 @@
 """What stands behind a trunk in a classifier: its linear layer, or its fully connected layers.
 
 CAM reads the linear layer that follows global average pooling; Neural Codes, MOP and patches of
-fully connected features read the layers between the last pooling and the classes. Where the trunk's
-weights have no classifier, ``features.backbone.classifier`` names second ones of the same network.
-A classifier fits no other trunk than its own, so these methods then run on the whole second network.
+fully connected features read the layers between the last pooling and the classes. Where the
+trunk's weights have no classifier, ``features.backbone.classifier`` names second ones of the same
+network. A classifier fits no other trunk than its own, so these methods then run on the whole
+second network.
 """
 
 from __future__ import annotations

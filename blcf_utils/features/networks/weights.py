@@ -27,9 +27,9 @@ IMAGENET: MeanAndStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE: MeanAndStd = ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255))
 NORMALISATIONS = {"imagenet": IMAGENET, "caffe": CAFFE}
 
-# What tells the two VGG-16 of ImageNet apart: the first biases of conv1_1, and the norm of its
-# first filter. Neither its size nor its biases' does: both networks' filters have norms about 1,
-# though the one's pixels are 57 times larger.
+# What tells the two VGG-16 of ImageNet apart: the first biases of conv1_1, with the norm of its
+# first filter. Sizes alone do not: the filters of both have norms about 1, though the pixels of
+# Caffe's are 57 times larger.
 _CAFFE_VGG16 = ((0.7343, 0.0934, 0.0678, 0.8863, 0.2599, 0.6643, -0.0158, 0.3249), 1.6836)
 _TORCHVISION_VGG16 = ((0.4034, 0.3778, 0.4644, -0.3228, 0.3940, -0.3953, 0.3951, -0.5496), 1.9507)
 _SAME = 0.1  # relative difference; fine-tuning moves the first layer by less

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from blcf_utils.config.profile import BackboneConfig, Profile
 from blcf_utils.features.networks.backbones import load_backbone
+from blcf_utils.features.networks.published import weights_dir
 from blcf_utils.features.networks.weight_files import (
     candidate_files,
     choose_weights,
     published_source,
 )
-from blcf_utils.features.networks.published import weights_dir
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.compared.row_kinds import NetworkRow, Row
 from blcf_utils.run.doctor.findings import Finding, of_error
