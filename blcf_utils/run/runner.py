@@ -124,11 +124,12 @@ def run_study(
             in the same folder that they do not fit. Nothing has been executed then.
     """
     settings, parameters = settings or {}, parameters or {}
-    resolved = settled(load_profile(profile, settings))
+    resolved = load_profile(profile, settings)
     sources = find_notebooks(notebooks or resolved.notebooks)
     for name in resolved.parameters:
         find_notebooks([name])
     values = {s.name: _values(s, profile, resolved, settings, parameters) for s in sources}
+    resolved = settled(resolved)
     folder = results_folder(resolved.name, results)
     command = _command(profile, notebooks, settings, parameters, results)
     summary = RunSummary(resolved.name, folder, command)

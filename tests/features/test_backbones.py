@@ -227,6 +227,7 @@ def test_local_weights_are_found_by_name(tmp_path, monkeypatch, squeezenet_state
 
 
 def test_unknown_names_list_the_known_ones():
+    random = {"weights": "random"}
     for config, message in (
         (
             BackboneConfig(name="vgg11", weights="random"),
@@ -236,7 +237,7 @@ def test_unknown_names_list_the_known_ones():
             BackboneConfig(layer="conv6_1", weights="random"),
             r"unknown layer of vgg16 'conv6_1': .*conv1_1",
         ),
-        (BackboneConfig(layer="pool5", relu="pre", weights="random"), r"relu: pre needs .*conv1_1"),
+        (BackboneConfig(layer="pool5", relu="pre", **random), r"relu: pre needs .*conv1_1"),
         (
             BackboneConfig(name="resnet18", layer="layer3", relu="pre", weights="random"),
             r"\(none here\)",

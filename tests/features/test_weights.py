@@ -361,6 +361,7 @@ def _digest(path: Path) -> str:
 def timm(project, monkeypatch):
     if importlib.util.find_spec("timm") is None:
         pytest.skip("SKIPPED, NOT TESTED: backbones of timm; install the extra timm")
+    (project / "data" / "weights.yaml").write_text("{}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(project / "hub"))
     from blcf_utils.ground.torchvision_compat import ensure_torchvision
@@ -399,11 +400,14 @@ def test_networks_of_timm_say_what_is_wrong(timm, tmp_path):
     states = [one.module.state_dict()["network.conv1.weight"] for one in random]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
-    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "w.pth")
+    state = timm.create_model("resnet18").state_dict()
+    torch.save({k: v for k, v in state.items() if k != "layer2.0.conv1.weight"}, tmp_path / "w.pth")
+    torch.save(state | {"conv1.weight": torch.zeros(64, 3, 5, 5)}, tmp_path / "v.pth")
     for wrong, message in (
         (config("timm:resnet17", weights="random"), "timm:resnet17: timm .* has no such network"),
         (config(layer="layer9", weights="random"), "unknown layer of timm:resnet18 'layer9'"),
-        (config(weights=str(tmp_path / "w.pth")), r"w\.pth could not be loaded"),
+        (config(weights=str(tmp_path / "w.pth")), r"1 of 120 tensors .* first layer2\.0\.conv1\.w"),
+        (config(weights=str(tmp_path / "v.pth")), r"v\.pth could not be loaded"),
         (config(weights="timm"), "its published weights could not be loaded"),
         (config(relu="pre", weights="random"), "relu: pre is not offered"),
     ):

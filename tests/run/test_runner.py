@@ -522,7 +522,7 @@ def is_running(pid: int) -> bool:
 
 def test_the_profile_chooses_notebooks_and_sets_their_parameters(project):
     (project / "data/profiles/tiny.yaml").write_text(
-        "datasets: [pair]\nnotebooks: ['02_b']\nparameters: {02_b: {K: 7}}\n"
+        f"{TINY}notebooks: ['02_b']\nparameters: {{02_b: {{K: 7}}}}\n"
     )
     write_notebook(project / "notebooks" / "01_a.ipynb", "1 + 1")
     write_notebook(

@@ -340,5 +340,5 @@ def _of_timm(config: BackboneConfig) -> tuple[nn.Module, str, str, MeanAndStd]:
         trunk = build(config)
         digest = timm_networks.state_digest(trunk)
         return trunk, digest, config.name, asked_normalisation(config) or usual
-    _, path, digest, normalisation = read_weights(config, usual)
-    return timm_networks.from_file(config, path), digest, path.name, normalisation
+    state, path, digest, normalisation = read_weights(config, usual)
+    return timm_networks.from_file(config, path, state), digest, path.name, normalisation

@@ -9,6 +9,7 @@ Source: R. Wightman, "PyTorch image models", https://github.com/huggingface/pyto
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,25 @@ def pretrained(config: BackboneConfig) -> TimmTrunk:
     return timm_trunk(config, pretrained=True)
 
 
-def from_file(config: BackboneConfig, path: Path) -> TimmTrunk:
+def from_file(config: BackboneConfig, path: Path, names: Collection[str]) -> TimmTrunk:
     """Return the trunk with a file of the whole network under timm's names.
 
+    Args:
+        config: the backbone.
+        path: the file.
+        names: of its tensors.
+
     Raises:
-        StudyError: it does not hold this network.
+        StudyError: it does not hold this network; its classifier may be missing.
     """
+    # timm fills what a file lacks with random numbers when it cuts a network.
+    whole = _create(config.name, num_classes=0).state_dict()
+    missing = [k for k in whole if k not in names and not k.endswith("num_batches_tracked")]
+    if missing:
+        raise StudyError(
+            f"{path}: {len(missing)} of {len(whole)} tensors of {config.name} are missing, first "
+            f"{missing[0]}; expected timm's names"
+        )
     return timm_trunk(config, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
 
 
