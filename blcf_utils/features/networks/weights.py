@@ -126,8 +126,9 @@ def _normalisation(
     if not kind:
         raise StudyError(
             f"{path}: nothing says which pixels these weights of {config.name} expect; set "
-            "features.backbone.normalisation to imagenet or caffe, or save the file as safetensors "
-            'with the metadata normalisation {"mean": [...], "std": [...]}'
+            "features.backbone.normalisation to imagenet or caffe, or (for a row of "
+            "comparison.weights) save the file as safetensors with the metadata "
+            'normalisation {"mean": [...], "std": [...]}'
         )
     log.info("%s: recognised as weights for pixels normalised as %s's", path.name, kind)
     return NORMALISATIONS[kind]
