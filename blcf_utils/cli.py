@@ -419,8 +419,8 @@ def weights_list() -> None:
     """List the official weights that can be downloaded and which are here already."""
     import pandas as pd
 
+    from blcf_utils.features.networks.published import describe_weights
     from blcf_utils.results.tables import markdown
-    from blcf_utils.saliency.official.official import describe_weights
 
     typer.echo(markdown(pd.DataFrame(describe_weights()), index=False).rstrip())
 
@@ -437,7 +437,7 @@ def weights_fetch(
     ] = None,
 ) -> None:
     """Download official weights; what is there already is kept."""
-    from blcf_utils.saliency.official.official import fetch_weights
+    from blcf_utils.features.networks.published import fetch_weights
 
     for name in names:
         typer.echo(_shown(fetch_weights(name, to, mirrors=mirror or ())))

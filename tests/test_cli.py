@@ -23,7 +23,9 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "data" / "profiles").mkdir(parents=True)
     for name in ("published", "sources.yaml"):
         (tmp_path / "data" / name).symlink_to(ROOT / "data" / name)
-    (tmp_path / "data" / "profiles" / "tiny.yaml").write_text("datasets: [none]\n")
+    (tmp_path / "data" / "profiles" / "tiny.yaml").write_text(
+        "datasets: [none]\nfeatures: {backbone: {weights: random}}\n"
+    )
     parameters = 'PROFILE: str = "tiny"\nSETTINGS: dict = {}\nK: int = 1  # a number\n'
     write = (
         "from blcf_utils.config.profile import load_profile\n"

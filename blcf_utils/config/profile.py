@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
 
 from blcf_utils.config.comparison import ComparisonConfig
 from blcf_utils.config.finetuning import FinetuningConfig
@@ -24,16 +24,32 @@ Assignment = Literal["exact", "hnsw", "ivf"]
 Resize = Literal["antialias", "plain"]
 
 
+class Normalisation(Config):
+    """What is subtracted from RGB in [0, 1], and what the rest is divided by."""
+
+    mean: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
 class BackboneConfig(Config):
     """Which network, which layer, whose weights."""
 
-    name: str = "vgg16"
+    name: str = Field("vgg16", description="of the study's backbones, or timm:NAME")
     layer: str = Field("conv5_1", description="a layer name of the backbone, Caffe style for VGG")
     relu: Literal["post", "pre"] = Field("post", description="read the layer after or before ReLU")
     weights: str = Field(
-        "torchvision",
-        description="torchvision (downloaded), embedded, local (found in BLCF_WEIGHTS), random, "
-        "or the path of a state dict",
+        "auto",
+        description="auto (local if there is a file, else torchvision or timm, else the embedded "
+        "network), local (found in BLCF_WEIGHTS), torchvision or timm (downloaded), embedded, "
+        "random, or the path of a state dict",
+    )
+    classifier: str = Field(
+        "",
+        description="second weights of the same network for the compared methods that read a "
+        "classifier, which then use its trunk as well: torchvision, or the path of a state dict",
+    )
+    normalisation: Literal["auto", "imagenet", "caffe"] | Normalisation = Field(
+        "auto", description="of the pixels; auto is what the weights say or are known by"
     )
     seed: int = Field(0, description="used by weights: random only")
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from blcf_utils.features.networks.backbones import IMAGENET, read_state
+from blcf_utils.features.networks.weights import IMAGENET, read_state
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.torchvision_compat import ensure_torchvision

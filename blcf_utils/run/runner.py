@@ -24,6 +24,7 @@ from typing import Any, TextIO
 import yaml
 
 from blcf_utils.config.profile import Profile, load_profile
+from blcf_utils.features.networks.weight_files import refuse, settled
 from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
@@ -128,6 +129,7 @@ def run_study(
     for name in resolved.parameters:
         find_notebooks([name])
     values = {s.name: _values(s, profile, resolved, settings, parameters) for s in sources}
+    resolved = settled(resolved)
     folder = results_folder(resolved.name, results)
     command = _command(profile, notebooks, settings, parameters, results)
     summary = RunSummary(resolved.name, folder, command)
@@ -154,7 +156,7 @@ def read_status(
     ``done`` is up to date (data excepted, which only a run checks); ``not run`` says in its
     message what changed since it ran, if it ever did.
     """
-    resolved = load_profile(profile, settings)
+    resolved = settled(load_profile(profile, settings), refuse)
     run = _Run(resolved, results_folder(resolved.name, results))
     rows = []
     for source in find_notebooks(resolved.notebooks):

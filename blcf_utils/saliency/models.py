@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from blcf_utils.config.saliency import SaliencyConfig
+from blcf_utils.features.networks.published import find_weights
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.paths import embedded_dir
 from blcf_utils.saliency.base import SaliencyModel, SaliencyNetwork
 from blcf_utils.saliency.bms import bms
 from blcf_utils.saliency.itti_koch import itti_koch
 from blcf_utils.saliency.networks.networks import NETWORKS, load_embedded
-from blcf_utils.saliency.official.official import find_weights
 
 # Goes up when a model's maps of the same image, settings and weights change.
 VERSION = 1

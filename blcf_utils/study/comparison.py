@@ -12,6 +12,7 @@ import pandas as pd
 from blcf_utils.config.profile import BackboneConfig, Profile
 from blcf_utils.features.networks.backbones import layer_names
 from blcf_utils.features.networks.heads import ClassifierHead, load_head
+from blcf_utils.features.networks.weight_files import with_classifier
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.pooling.compared.detector import DetectorSearch
@@ -86,11 +87,14 @@ class Comparison:
         bench = self.bench
         if bench.profile.comparison.maps == "full":
             bench = bench.at_full_resolution()
-        # A classifier stands behind the last layer, whatever layer words are made of.
-        last = layer_names(bench.profile.features.backbone.name)[-1]
-        if not last_layer or bench.profile.features.backbone.layer == last:
+        if not last_layer:
             return bench
-        return bench.changed({"features.backbone.layer": last})
+        # A classifier stands behind the last layer of the weights that it was trained with,
+        # whatever layer and weights words are made of.
+        own = bench.profile.features.backbone
+        last = {"layer": layer_names(own.name)[-1]}
+        backbone = with_classifier(own).model_copy(update=last)
+        return bench if backbone == own else bench.changed({"features.backbone": backbone})
 
     @remembered
     def vectors(self, method: str, dimensions: int | None = None) -> MethodVectors:

@@ -20,6 +20,7 @@ from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.joined import JoinedFeatures
 from blcf_utils.features.maps import FeatureMaps
 from blcf_utils.features.networks.backbones import Backbone, load_backbone
+from blcf_utils.features.networks.weight_files import settled
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.ground.settings import digest_of
@@ -75,7 +76,7 @@ class Pipeline:
         Args:
             settings: such as ``{"codebook.words": 512}``.
         """
-        return self._under(self.profile.changed(settings))
+        return self._under(settled(self.profile.changed(settings)))
 
     def at_full_resolution(self) -> Pipeline:
         """Return the pipeline on the layer and size at which Kalantidis et al. pool."""

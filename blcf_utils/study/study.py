@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from blcf_utils.config.profile import Profile, load_profile
+from blcf_utils.features.networks.weight_files import download, refuse, settled
 from blcf_utils.ground.artefacts import ArtefactStore
 from blcf_utils.ground.errors import known
 from blcf_utils.ground.paths import results_dir
@@ -29,7 +30,8 @@ def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
     """Open a profile by name (or YAML path) with dotted settings changed.
 
     In a notebook that is not executed by ``blcf run``, changed settings send tables and figures to
-    a folder of their own, ``results/<profile>+<digest>``.
+    a folder of their own, ``results/<profile>+<digest>``. Weights that are ``auto`` become those
+    that are taken; ``blcf run`` downloads them at its start, a notebook of it never.
 
     Args:
         profile: a name in ``data/profiles`` or a YAML path.
@@ -37,8 +39,10 @@ def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
     """
     _print_stages()
     # A reader's trial must not overwrite the profile's results; a run chooses its folder itself.
-    trial = digest_of(settings)[:8] if settings and not os.environ.get("BLCF_BATCH") else ""
-    return Study(load_profile(profile, settings), trial=trial)
+    batch = os.environ.get("BLCF_BATCH")
+    trial = digest_of(settings)[:8] if settings and not batch else ""
+    opened = settled(load_profile(profile, settings), refuse if batch else download)
+    return Study(opened, trial=trial)
 
 
 class _Stdout(logging.Handler):
@@ -97,7 +101,7 @@ class Study:
 
     def changed(self, settings: Mapping[str, Any]) -> Study:
         """Return this study with dotted settings changed, such as ``{"codebook.words": 512}``."""
-        profile = self.profile.changed(settings)
+        profile = settled(self.profile.changed(settings))
         return Study(profile, trial=self.trial, shelf=self.shelf.under(profile))
 
     @cached_property

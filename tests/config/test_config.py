@@ -33,7 +33,7 @@ def profiles(tmp_path, monkeypatch):
 
 def test_defaults_are_the_paper_s():
     profile = Profile(name="x", datasets=("d",))
-    assert profile.features.backbone.label == "vgg16 conv5_1 (torchvision)"
+    assert profile.features.backbone.label == "vgg16 conv5_1 (auto)"
     assert (profile.features.longest_side, profile.features.backbone.relu) == (340, "post")
     assert (profile.whitening.dimensions, profile.codebook.words) == (512, 25_000)
     assert profile.encoding.interpolate == 2

@@ -8,6 +8,7 @@ from blcf_utils.config.profile import load_profile, profile_names
 from blcf_utils.datasets import dataset_names, load_dataset
 from blcf_utils.datasets.fetching.sources import dataset_sources
 from blcf_utils.features.networks.backbones import BACKBONES, layer_names
+from blcf_utils.features.networks.weight_files import published_source
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.published import dataset_of, load_published
 from blcf_utils.run.notebooks import find_notebooks
@@ -35,7 +36,7 @@ def test_paper_is_the_setting_of_the_thesis():
     profile = load_profile("paper")
     backbone = profile.features.backbone
     assert (backbone.name, backbone.layer, backbone.relu) == ("vgg16", "conv5_1", "post")
-    assert BACKBONES["vgg16"].enum == "VGG16_Weights.IMAGENET1K_FEATURES"
+    assert published_source("vgg16").normalisation == "caffe"
     seen = profile.features
     assert (seen.longest_side, seen.resize, seen.precision) == (340, "plain", "float32")
     assert profile.codebook.words == 25_000

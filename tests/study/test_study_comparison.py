@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
+from safetensors.torch import save_file
 
 from blcf_utils import experiments
 from blcf_utils.config.profile import BackboneConfig
@@ -225,8 +225,9 @@ def test_rows_that_need_weights_say_which_and_how(open_toy, tmp_path):
 
 def test_a_row_with_given_weights_runs(open_toy, tmp_path):
     random = BackboneConfig(name="vgg16", layer="pool5", weights="random", seed=3)
-    path = tmp_path / "trained.pth"
-    torch.save(load_backbone(random).module.state_dict(), path)
+    path = tmp_path / "trained.safetensors"
+    said = json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3})
+    save_file(load_backbone(random).module.state_dict(), path, metadata={"normalisation": said})
     study = open_toy(**{"comparison.weights": {"rmac-siamac": str(path)}})
     assert row("rmac-siamac").unavailable_because(study.comparison("toy")) == ""
     found = experiments.compare_methods(study, [row("rmac-siamac")])[0]

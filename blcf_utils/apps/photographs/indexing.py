@@ -24,6 +24,7 @@ from blcf_utils.config.profile import load_profile
 from blcf_utils.datasets.files import by_relative_name, content_digest, find_images
 from blcf_utils.datasets.images import UnreadableImage
 from blcf_utils.features.forward import resolve_device
+from blcf_utils.features.networks.weight_files import settled
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
@@ -138,7 +139,8 @@ def _alone(home: Path, folder: Path) -> Iterator[None]:
 
 def _settled(before: Manifest | None, folder: Path, profile: str | None, weightings) -> Manifest:
     """Return the manifest before, or a new one, with the settings that are asked for."""
-    chosen = before.profile if before and profile is None else load_profile(profile or "mini")
+    keeps = before is not None and profile is None
+    chosen = before.profile if keeps else settled(load_profile(profile or "mini"))
     if weightings is None:
         weightings = before.weightings if before else WEIGHTINGS
     names = [name for name in dict.fromkeys(weightings) if name != NONE]

@@ -24,14 +24,15 @@ class FileSource(Config):
         urls: addresses, tried in order (http, https, ftp).
         bytes: the published size; a file of another size is refused.
         about_bytes: a size somebody reported; shown, never enforced.
-        checksum: the published one, where there is one, as ``sha256:...`` or ``md5:...``.
+        checksum: the published one, where there is one, as ``sha256:...`` or ``md5:...``; of a
+            SHA-256 its first eight digits or more.
     """
 
     name: str = Field(pattern=PLAIN_NAME)
     urls: tuple[str, ...] = ()
     bytes: int | None = Field(None, ge=0)
     about_bytes: int | None = Field(None, ge=0)
-    checksum: str = Field("", pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})?$")
+    checksum: str = Field("", pattern=r"^(sha256:[0-9a-f]{8,64}|md5:[0-9a-f]{32})?$")
 
     @property
     def sizes(self) -> tuple[int, int] | None:

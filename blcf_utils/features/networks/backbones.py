@@ -7,30 +7,29 @@ model, so any state dict in torchvision's layout loads, whether or not it holds 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from blcf_utils.config.profile import BackboneConfig
-from blcf_utils.features.networks import efficientnet_lite0
+from blcf_utils.features.networks import efficientnet_lite0, timm_networks
 from blcf_utils.features.networks.efficientnet_lite0 import EfficientNetLite0
-from blcf_utils.features.networks.weight_files import embedded_file
+from blcf_utils.features.networks.weight_files import TIMM, choose_weights
+from blcf_utils.features.networks.weights import (
+    IMAGENET,
+    MeanAndStd,
+    asked_normalisation,
+    load_state,
+    read_weights,
+)
 from blcf_utils.ground.errors import StudyError, known
-from blcf_utils.ground.paths import weights_path
 from blcf_utils.ground.torchvision_compat import ensure_torchvision
 
 log = logging.getLogger("blcf")
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# The ported Caffe weights expect RGB in 0..255 minus the mean; the same, for pixels in [0, 1].
-CAFFE = ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255))
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,14 @@ class Architecture:
         stages: ``build()``'s ordered top-level modules that form the trunk; for a VGG-style
             network the single ``features``.
         layers: layer name to cut, in the order of the network.
-        enum: torchvision's weights enum and member, such as ``VGG16_Weights.IMAGENET1K_FEATURES``.
-        local: file name patterns looked for in BLCF_WEIGHTS.
-        normalisation: mean and deviation of its pixels, for weights that do not say.
+        normalisation: mean and deviation of RGB in [0, 1], for weights that say no other.
         renamed: gives the tensors of a published file the names of ``build()``'s.
     """
 
     build: Callable[[], nn.Module]
     stages: Callable[[nn.Module], OrderedDict[str, nn.Module]]
     layers: Callable[[nn.Module], dict[str, Cut]]
-    enum: str = ""
-    local: tuple[str, ...] = ()
-    normalisation: tuple[tuple, tuple] = IMAGENET
+    normalisation: MeanAndStd = IMAGENET
     renamed: Callable[[dict], dict] = dict
 
 
@@ -180,41 +175,29 @@ def _efficientnet_layers(features: nn.Sequential) -> dict[str, Cut]:
     return {**cuts, "head": Cut(len(features) - 1, True, "")}
 
 
-def _vgg(name: str, enum: str) -> Architecture:
-    return Architecture(_torchvision(name), _features_only, caffe_layers, enum, (f"{name}[-_.]*",))
+def _vgg(name: str) -> Architecture:
+    return Architecture(_torchvision(name), _features_only, caffe_layers)
 
 
-def _resnet(name: str, enum: str) -> Architecture:
-    return Architecture(
-        _torchvision(name), _resnet_stages, _resnet_layers, enum, (f"{name}[-_.]*",)
-    )
+def _resnet(name: str) -> Architecture:
+    return Architecture(_torchvision(name), _resnet_stages, _resnet_layers)
 
 
+# Whose weights torchvision publishes is said in data/weights.yaml, under the same names.
 BACKBONES: dict[str, Architecture] = {
-    "vgg16": _vgg("vgg16", "VGG16_Weights.IMAGENET1K_FEATURES"),
-    "vgg19": _vgg("vgg19", "VGG19_Weights.IMAGENET1K_V1"),
-    "alexnet": Architecture(
-        _torchvision("alexnet"),
-        _features_only,
-        _alexnet_layers,
-        "AlexNet_Weights.IMAGENET1K_V1",
-        ("alexnet[-_.]*",),
-    ),
-    "resnet18": _resnet("resnet18", "ResNet18_Weights.IMAGENET1K_V1"),
-    "resnet50": _resnet("resnet50", "ResNet50_Weights.IMAGENET1K_V2"),
-    "resnet101": _resnet("resnet101", "ResNet101_Weights.IMAGENET1K_V2"),
+    "vgg16": _vgg("vgg16"),
+    "vgg19": _vgg("vgg19"),
+    "alexnet": Architecture(_torchvision("alexnet"), _features_only, _alexnet_layers),
+    "resnet18": _resnet("resnet18"),
+    "resnet50": _resnet("resnet50"),
+    "resnet101": _resnet("resnet101"),
     "squeezenet1_1": Architecture(
-        _torchvision("squeezenet1_1"),
-        _features_only,
-        _squeezenet_layers,
-        "SqueezeNet1_1_Weights.IMAGENET1K_V1",
-        ("squeezenet1_1[-_.]*",),
+        _torchvision("squeezenet1_1"), _features_only, _squeezenet_layers
     ),
     "efficientnet_lite0": Architecture(
         EfficientNetLite0,
         _features_only,
         _efficientnet_layers,
-        local=("efficientnet[-_]lite0[-_.]*",),
         normalisation=efficientnet_lite0.NORMALISATION,
         renamed=efficientnet_lite0.study_names,
     ),
@@ -223,6 +206,8 @@ BACKBONES: dict[str, Architecture] = {
 
 def layer_names(name: str) -> list[str]:
     """Return the layers at which backbone ``name`` can be cut, in network order."""
+    if name.startswith(TIMM):
+        return timm_networks.timm_layers(name)
     with torch.device("meta"):
         return list(_layers(name)[1])
 
@@ -238,10 +223,24 @@ def layer_channels(name: str, layer: str) -> int:
         return trunk(torch.empty(1, 3, 224, 224, device="meta")).shape[1]
 
 
-def _layers(name: str) -> tuple[OrderedDict[str, nn.Module], dict[str, Cut]]:
+def architecture_of(name: str) -> Architecture:
+    """Return the registry entry of a backbone.
+
+    Raises:
+        StudyError: there is none.
+    """
+    if name.startswith(TIMM):
+        raise StudyError(
+            f"{name}: only the study's own backbones can be fine-tuned or read with a classifier; "
+            f"choose one of {', '.join(BACKBONES)}"
+        )
     if name not in BACKBONES:
         raise known("backbone", name, BACKBONES)
-    architecture = BACKBONES[name]
+    return BACKBONES[name]
+
+
+def _layers(name: str) -> tuple[OrderedDict[str, nn.Module], dict[str, Cut]]:
+    architecture = architecture_of(name)
     stages = architecture.stages(architecture.build())
     inner = stages["features"] if list(stages) == ["features"] else stages
     return stages, architecture.layers(inner)
@@ -266,8 +265,10 @@ def cut_position(config: BackboneConfig, layer: str) -> int:
     return cut.stop + (cut.has_relu or cut.part is not None)
 
 
-def _trunk(config: BackboneConfig) -> tuple[nn.Sequential, set[str]]:
+def _trunk(config: BackboneConfig) -> tuple[nn.Module, set[str]]:
     """Build the cut trunk on the meta device; also return every parameter name of the full one."""
+    if config.name.startswith(TIMM):
+        return timm_networks.timm_trunk(config).to("meta"), set()
     with torch.device("meta"):
         stages, cuts = _layers(config.name)
         every_name = set(nn.Sequential(stages).state_dict())
@@ -323,16 +324,6 @@ def map_sizes(config: BackboneConfig, height: int, width: int) -> tuple[tuple[in
     return tuple(shape[1:]), largest
 
 
-def torchvision_source(name: str) -> tuple[str, Path]:
-    """Return where torchvision's weights of a backbone come from, and the file they become.
-
-    Raises:
-        StudyError: it has none for this backbone.
-    """
-    weights = _torchvision_weights(name)
-    return weights.url, Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-
-
 def _initialise(trunk: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for module in trunk.modules():
@@ -342,144 +333,6 @@ def _initialise(trunk: nn.Module, seed: int) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
-
-
-def _local_file(name: str) -> Path:
-    where = weights_path()
-    patterns = BACKBONES[name].local
-    if where is None:
-        raise StudyError(
-            f"backbone {name}: weights: local looks in BLCF_WEIGHTS, which is not set; set it to "
-            "the folder (or file) that holds the state dict"
-        )
-    if where.is_file():
-        return where
-    found = sorted({p for pattern in patterns for p in where.glob(pattern)})
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "none"
-        raise StudyError(
-            f"backbone {name}: expected one file matching {' or '.join(patterns)} in {where}, "
-            f"found {names}; name the file itself in weights:"
-        )
-    return found[0]
-
-
-def _torchvision_weights(name: str):
-    entry = BACKBONES[name].enum
-    if not entry:
-        raise StudyError(
-            f"backbone {name}: torchvision has no weights for it; use weights: embedded or random"
-        )
-    ensure_torchvision()
-    import torchvision
-
-    enum_name, member = entry.split(".")
-    return getattr(torchvision.models, enum_name)[member]
-
-
-def _torchvision_file(name: str) -> tuple[Path, tuple, tuple]:
-    weights = _torchvision_weights(name)
-    _, path = torchvision_source(name)
-    try:
-        weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise StudyError(
-            f"backbone {name}: could not download {weights.url} ({error}); fetch it by hand to "
-            f"{path}, or use weights: local with BLCF_WEIGHTS, or weights: random"
-        ) from None
-    transform = weights.transforms()
-    return path, tuple(transform.mean), tuple(transform.std)
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict (.pth, .pt or .safetensors) as float32 tensors, without ``module.``.
-
-    Raises:
-        StudyError: the file is not a state dict.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise StudyError(
-            f"{path}: expected a state dict (.pth, .pt or .safetensors) that loads with "
-            f"weights_only, found one that does not ({type(error).__name__})"
-        ) from None
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
-        raise StudyError(f"{path}: expected a state dict of tensors; save model.state_dict()")
-    return {key.removeprefix("module."): value.float() for key, value in state.items()}
-
-
-def _load_state(trunk: nn.Module, given: dict, path: Path, every_name: set[str]) -> None:
-    needed = trunk.state_dict()
-    missing = [k for k in needed if k not in given and not k.endswith("num_batches_tracked")]
-    if missing:
-        raise StudyError(
-            f"{path}: {len(missing)} of {len(needed)} tensors are missing, first {missing[0]}; "
-            "expected torchvision's names for this backbone up to the chosen layer"
-        )
-    wrong = [k for k in needed if k in given and given[k].shape != needed[k].shape]
-    if wrong:
-        raise StudyError(
-            f"{path}: {wrong[0]} has shape {tuple(given[wrong[0]].shape)}, expected "
-            f"{tuple(needed[wrong[0]].shape)}; these are another network's weights"
-        )
-    heads = ("classifier.", "fc.", "head.")
-    unknown = [k for k in given if k not in every_name and not k.startswith(heads)]
-    if unknown:
-        log.warning("%s: %d tensors not used, first %s", path.name, len(unknown), unknown[0])
-    for key, value in needed.items():
-        if key.endswith("num_batches_tracked") and key not in given:
-            given[key] = torch.zeros_like(value, device="cpu")
-    trunk.load_state_dict({key: given[key] for key in needed})
-
-
-def weights_file(config: BackboneConfig) -> Path:
-    """Return the file of a backbone's weights, downloading torchvision's if need be.
-
-    Raises:
-        StudyError: there is none, or it cannot be downloaded.
-    """
-    return _file_and_normalisation(config)[0]
-
-
-def _file_and_normalisation(config: BackboneConfig) -> tuple[Path, tuple, tuple]:
-    mean, std = BACKBONES[config.name].normalisation
-    if config.weights == "torchvision":
-        path, mean, std = _torchvision_file(config.name)
-    elif config.weights == "embedded":
-        path = embedded_file(config.name)
-    elif config.weights == "local":
-        path = _local_file(config.name)
-    else:
-        path = Path(config.weights).expanduser()
-    if not path.is_file():
-        raise StudyError(f"{path}: no such weights file for backbone {config.name}")
-    if "amdegroot" in path.name:  # the Caffe port, whoever stored it
-        mean, std = CAFFE
-    if path.suffix == ".safetensors":
-        mean, std = _said_normalisation(path) or (mean, std)
-    return path, mean, std
-
-
-def _said_normalisation(path: Path) -> tuple[tuple, tuple] | None:
-    """Return mean and std that a weights file names, as fine-tuned ones do, or None."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = json.loads((file.metadata() or {}).get("normalisation", "null"))
-    except (SafetensorError, ValueError):
-        return None  # what is wrong with the file is said when its tensors are read
-    return (tuple(said["mean"]), tuple(said["std"])) if said else None
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
@@ -495,22 +348,38 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         StudyError: unknown backbone or layer, weights that are missing, cannot be downloaded or
             belong to another network.
     """
-    trunk, every_name = _trunk(config)
-    trunk = trunk.to_empty(device="cpu")
-    mean, std = BACKBONES[config.name].normalisation
+    config, _ = choose_weights(config)
+    make = _of_timm if config.name.startswith(TIMM) else _of_the_study
+    trunk, digest, origin, (mean, std) = make(config)
     if config.weights == "random":
-        _initialise(trunk, config.seed)
         digest, origin = f"random-{config.seed}", f"RANDOM weights (seed {config.seed})"
         log.warning(
             "%s runs with RANDOM weights (seed %d): its numbers measure an untrained network",
             config.name,
             config.seed,
         )
-    else:
-        path, mean, std = _file_and_normalisation(config)
-        given = BACKBONES[config.name].renamed(read_state(path))
-        _load_state(trunk, given, path, every_name)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        origin = path.name
     trunk.eval().requires_grad_(False)
     return Backbone(config, trunk, digest, origin, mean, std)
+
+
+def _of_the_study(config: BackboneConfig) -> tuple[nn.Module, str, str, MeanAndStd]:
+    """Return trunk, digest and origin of its weights, mean and deviation."""
+    trunk, every_name = _trunk(config)
+    trunk, architecture = trunk.to_empty(device="cpu"), architecture_of(config.name)
+    if config.weights == "random":
+        _initialise(trunk, config.seed)
+        return trunk, "", "", asked_normalisation(config) or architecture.normalisation
+    state, path, digest, normalisation = read_weights(config, architecture.normalisation)
+    load_state(trunk, architecture.renamed(state), path, every_name)
+    return trunk, digest, path.name, normalisation
+
+
+def _of_timm(config: BackboneConfig) -> tuple[nn.Module, str, str, MeanAndStd]:
+    usual = timm_networks.timm_normalisation(config.name)
+    if config.weights in ("random", "timm"):
+        build = timm_networks.pretrained if config.weights == "timm" else timm_networks.timm_trunk
+        trunk = build(config)
+        digest = timm_networks.state_digest(trunk)
+        return trunk, digest, config.name, asked_normalisation(config) or usual
+    state, path, digest, normalisation = read_weights(config, usual)
+    return timm_networks.from_file(config, path, state), digest, path.name, normalisation

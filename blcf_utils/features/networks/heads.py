@@ -2,7 +2,10 @@
 
 CAM reads the linear layer that follows global average pooling; Neural Codes, MOP and patches of
 fully connected features read what the last layer reads: the activations of the fully connected
-layers before it or, where there are none, the average of the last maps.
+layers before it or, where there are none, the average of the last maps. Where the
+trunk's weights have no classifier, ``features.backbone.classifier`` names second ones of the same
+network. A classifier fits no other trunk than its own, so these methods then run on the whole
+second network.
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ import torch
 from torch import nn
 
 from blcf_utils.config.profile import BackboneConfig
-from blcf_utils.features.networks.backbones import (
-    BACKBONES,
-    layer_names,
-    map_sizes,
-    read_state,
+from blcf_utils.features.networks.backbones import architecture_of, layer_names, map_sizes
+from blcf_utils.features.networks.weight_files import (
+    candidate_files,
+    published_source,
     weights_file,
+    with_classifier,
 )
-from blcf_utils.features.networks.weight_files import candidate_files
+from blcf_utils.features.networks.weights import read_state
 from blcf_utils.ground.errors import StudyError
 
 Kind = Literal["linear", "fully_connected"]
@@ -58,7 +61,7 @@ def missing_head(config: BackboneConfig, kind: Kind) -> str:
 
     Nothing is downloaded.
     """
-    if config.weights == "torchvision" and not candidate_files(config):
+    if not config.classifier and config.weights == "torchvision" and not candidate_files(config):
         return f"needs the weights of {config.name}, which are not downloaded yet"
     try:
         head = load_head(config)
@@ -73,24 +76,27 @@ def load_head(config: BackboneConfig) -> ClassifierHead:
     """Read the classifier that stands behind a backbone, from the same weights.
 
     Args:
-        config: the backbone; any torchvision classifier that ends in ``fc`` or ``classifier``.
+        config: the backbone; any torchvision classifier that ends in ``fc`` or ``classifier``. Its
+            second weights are read where it names some.
 
     Raises:
         StudyError: random weights, or a file without a (finite) classifier.
     """
+    config = with_classifier(config)
     if config.weights == "random":
-        raise StudyError(f"needs the classifier of {config.name}, and random weights have none")
-    layer = layer_names(config.name)[-1]
+        raise StudyError(
+            f"needs the classifier of {config.name}, and random weights have none; {_mend(config)}"
+        )
+    architecture, layer = architecture_of(config.name), layer_names(config.name)[-1]
     path = weights_file(config)
-    model = BACKBONES[config.name].build()
-    given, needed = BACKBONES[config.name].renamed(read_state(path)), model.state_dict()
+    model = architecture.build()
+    given, needed = architecture.renamed(read_state(path)), model.state_dict()
     names = [key for key in needed if key.startswith(("fc.", "classifier."))]
     absent = [key for key in names if key not in given or not torch.isfinite(given[key]).all()]
     if absent or not names:
         raise StudyError(
             f"needs the classifier of {config.name}, which {path.name} does not hold "
-            f"({absent[0] if absent else 'fc or classifier'}); give a whole state dict in "
-            "features.backbone.weights or BLCF_WEIGHTS"
+            f"({absent[0] if absent else 'fc or classifier'}); {_mend(config)}"
         )
     state = {**needed, **{key: given[key] for key in names}}
     model.load_state_dict(state)
@@ -107,6 +113,15 @@ def load_head(config: BackboneConfig) -> ClassifierHead:
         maps = nn.Unflatten(1, (channels, grid, grid))
         connected = nn.Sequential(maps, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return ClassifierHead(layer, weight, bias, connected, grid, digest.hexdigest()[:16], path.name)
+
+
+def _mend(config: BackboneConfig) -> str:
+    name = f"{config.name}-classifier"
+    fetch = f"`blcf weights fetch {name if published_source(name) else config.name}` and " * (
+        published_source(config.name) is not None
+    )
+    value = "torchvision" if fetch else "the path of a whole state dict"
+    return f"{fetch}--set features.backbone.classifier={value}"
 
 
 def _parts(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None, int]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from blcf_utils.features.networks.backbones import read_state
+from blcf_utils.features.networks.weights import read_state
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import Stage

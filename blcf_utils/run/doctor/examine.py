@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from blcf_utils.config.profile import Profile, load_profile
+from blcf_utils.features.networks.weight_files import settled
 from blcf_utils.ground.cores import usable_cores
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir, datasets_dir, results_dir, weights_path
@@ -39,17 +40,20 @@ def examine(
     Raises:
         StudyError: the profile itself is wrong.
     """
-    resolved = load_profile(profile, settings)
+    asked = load_profile(profile, settings)
     log = logging.getLogger("blcf")
     level = log.level
     log.setLevel(logging.ERROR)  # the findings say what stages would warn of
     try:
-        return _examine(resolved, connects)
+        resolved = settled(asked, weights.obtainable(connects))
+        return _examine(resolved, connects, weights.check_auto(asked.features.backbone, connects))
     finally:
         log.setLevel(level)
 
 
-def _examine(profile: Profile, connects: Callable[[str], bool]) -> list[Finding]:
+def _examine(
+    profile: Profile, connects: Callable[[str], bool], replaced: list[Finding]
+) -> list[Finding]:
     taught_by = [teacher_of(profile, name) for name in profile.all_datasets]
     teachers = [*profile.learn_on.values(), *filter(None, taught_by)]
     names = dict.fromkeys([*profile.all_datasets, *teachers])
@@ -68,6 +72,7 @@ def _examine(profile: Profile, connects: Callable[[str], bool]) -> list[Finding]
         machine.check_writable(cache_dir(), "cache", "BLCF_CACHE"),
         machine.check_writable(results_dir(profile.name), "results", "BLCF_RESULTS"),
         *(finding for finding, _ in looked.values()),
+        *replaced,
         weights.check_backbone(backbone, "weights", connects),
         *(weights.check_backbone(o, f"weights {o.name}", connects, compared=True) for o in others),
     ]

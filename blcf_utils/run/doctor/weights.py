@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from blcf_utils.config.profile import BackboneConfig, Profile
-from blcf_utils.features.networks.backbones import load_backbone, torchvision_source
+from blcf_utils.features.networks.backbones import load_backbone
+from blcf_utils.features.networks.published import weights_dir
+from blcf_utils.features.networks.weight_files import (
+    candidate_files,
+    choose_weights,
+    published_source,
+)
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.compared.row_kinds import NetworkRow, Row
 from blcf_utils.run.doctor.findings import Finding, of_error
@@ -30,6 +36,42 @@ def reachable(url: str) -> bool:
     return True
 
 
+HUGGING_FACE = "https://huggingface.co"
+
+
+def _address(config: BackboneConfig) -> str:
+    """Return where a backbone's published weights would be downloaded from; "" from nowhere."""
+    if config.weights == "timm":
+        return HUGGING_FACE
+    source = published_source(config.name) if config.weights == "torchvision" else None
+    return source.file.urls[0] if source else ""
+
+
+def obtainable(connects: Callable[[str], bool]) -> Callable[[BackboneConfig], None]:
+    """Return what stands in for a download: whether the host of the weights answers."""
+
+    def ask(config: BackboneConfig) -> None:
+        if not connects(_address(config)):
+            raise StudyError(f"{urlsplit(_address(config)).hostname} does not answer")
+
+    return ask
+
+
+def check_auto(config: BackboneConfig, connects: Callable[[str], bool]) -> list[Finding]:
+    """Return what ``weights: auto`` comes to where it is another network than the one asked for."""
+    try:
+        taken, why = choose_weights(config, obtainable(connects))
+    except StudyError as error:
+        return [of_error("weights", error)]
+    if taken.name == config.name:
+        return []
+    source = published_source(config.name)
+    file = f"{source.file.name} into {weights_dir('backbone')}" if source else "its state dict"
+    mend = f"put {file} or a state dict of {config.name} into the folder BLCF_WEIGHTS"
+    said = f"{config.label}: {taken.name} {taken.layer} takes its place; {why}"
+    return [Finding("weights", "warning", said, mend)]
+
+
 def check_backbone(
     config: BackboneConfig,
     topic: str = "weights",
@@ -47,17 +89,18 @@ def check_backbone(
     """
     said = config.label
     try:
-        if config.weights == "torchvision":
-            url, path = torchvision_source(config.name)
-            if not path.is_file() and connects(url):
-                return Finding(topic, "ok", f"{said}: downloaded at the first use from {url}")
-            if not path.is_file():
-                mend = (
-                    f"put {path.name} into {path.parent} by hand, or set features.backbone.weights "
-                    "to local with BLCF_WEIGHTS, or to the path of a state dict"
-                )
-                said += f": not downloaded yet, and {urlsplit(url).hostname} does not answer"
-                return Finding(topic, "problem", said, mend)
+        url = "" if candidate_files(config) else _address(config)
+        if url and connects(url):
+            return Finding(topic, "ok", f"{said}: downloaded at the first use from {url}")
+        if url:
+            source = published_source(config.name)
+            by_hand = f"put {source.file.name} into {weights_dir('backbone')} by hand, or "
+            mend = (
+                f"{by_hand if source else ''}set features.backbone.weights to auto, to local with "
+                "BLCF_WEIGHTS, or to the path of a state dict"
+            )
+            said += f": not downloaded yet, and {urlsplit(url).hostname} does not answer"
+            return Finding(topic, "problem", said, mend)
         backbone = load_backbone(config)
     except StudyError as error:
         return of_error(topic, error)

@@ -11,15 +11,15 @@ from website import served
 
 from blcf_utils.datasets.fetching import transfer
 from blcf_utils.datasets.fetching.downloads import RECORD
-from blcf_utils.ground.errors import StudyError
-from blcf_utils.saliency.official import official
-from blcf_utils.saliency.official.official import (
+from blcf_utils.features.networks import published
+from blcf_utils.features.networks.published import (
     describe_weights,
     fetch_weights,
     find_weights,
-    official_weights,
+    published_weights,
     weights_dir,
 )
+from blcf_utils.ground.errors import StudyError
 
 BODY = os.urandom(300_000)
 NAME = "gen_modelWeights0090.npz"
@@ -203,7 +203,7 @@ def test_unknown_weights_list_the_known_ones(project, listed):
 
 def test_the_list_of_this_study_is_complete(monkeypatch, tmp_path):
     monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path))
-    sources = official_weights()
+    sources = {n: s for n, s in published_weights().items() if s.kind == "saliency"}
     assert list(sources) == ["salnet", "salgan", "sam-vgg", "sam-resnet", "sam-resnet-2017"]
     assert len({source.file.name for source in sources.values()}) == len(sources)
     # Four bytes for each published parameter, and the running statistics of SAM-ResNet.
@@ -255,8 +255,8 @@ def test_wrong_list_is_named(tmp_path, text, message):
     path = tmp_path / "weights.yaml"
     path.write_text(text)
     with pytest.raises(StudyError, match=message) as caught:
-        official.official_weights(path)
+        published.published_weights(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(StudyError, match="restore it from the repository"):
-        official.official_weights(tmp_path / "none.yaml")
+        published.published_weights(tmp_path / "none.yaml")

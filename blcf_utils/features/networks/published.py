@@ -1,13 +1,15 @@
-"""The weights that the authors of the saliency networks publish: addresses, download, finding.
+"""The weights that other people publish: addresses, download, finding.
 
-Which files there are is said in ``data/weights.yaml``. They lie in the folder BLCF_WEIGHTS, or in
-``data/weights`` of the project.
+Which files there are is said in ``data/weights.yaml``. Those of saliency networks lie in the folder
+BLCF_WEIGHTS, or in ``data/weights`` of the project; torchvision's where torch keeps them.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -50,6 +52,8 @@ class WeightSource(Config):
         page: its home page.
         terms: what its authors allow, in short.
         citation: the paper to cite.
+        kind: of a ``saliency`` network, or torchvision's of a ``backbone``.
+        normalisation: of the pixels that a backbone's weights expect.
         file: the one file.
     """
 
@@ -57,10 +61,12 @@ class WeightSource(Config):
     page: str
     terms: str
     citation: str
+    kind: Literal["saliency", "backbone"] = "saliency"
+    normalisation: Literal["imagenet", "caffe"] = "imagenet"
     file: WeightFile
 
 
-def official_weights(path: Path | None = None) -> dict[str, WeightSource]:
+def published_weights(path: Path | None = None) -> dict[str, WeightSource]:
     """Read ``data/weights.yaml``: name of the weights to source.
 
     Raises:
@@ -69,8 +75,20 @@ def official_weights(path: Path | None = None) -> dict[str, WeightSource]:
     return read_sources(path or project_root() / "data" / "weights.yaml", WeightSource)
 
 
-def weights_dir() -> Path:
-    """Return where weights are downloaded to: BLCF_WEIGHTS unless it is a file, or data/weights."""
+def torch_checkpoints() -> Path:
+    """Return where torch keeps what it downloads unless a program has set another folder."""
+    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or os.path.join(cache_home, "torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def weights_dir(kind: str = "saliency") -> Path:
+    """Return where weights of a kind are downloaded to.
+
+    Torch's own folder for backbones; else BLCF_WEIGHTS unless it is a file, or ``data/weights``.
+    """
+    if kind == "backbone":
+        return torch_checkpoints()
     given = weights_path()
     return _project_weights() if given is None or given.is_file() else given
 
@@ -80,7 +98,7 @@ def fetch_weights(name: str, folder: Path | None = None, *, mirrors: Sequence[st
 
     Args:
         name: a name in ``data/weights.yaml``, such as ``salgan``.
-        folder: where the file goes; default ``weights_dir()``, or where it lies already.
+        folder: where the file goes; default ``weights_dir``, or where it lies already.
         mirrors: base addresses tried before the official one.
 
     Returns:
@@ -93,9 +111,10 @@ def fetch_weights(name: str, folder: Path | None = None, *, mirrors: Sequence[st
     source = _source(name)
     file = source.file
     if folder is None:
-        here = _lying_about(file)
-        folder = here.parent if here else weights_dir()
-    return fetch_file(file, folder, mirrors=mirrors, page=source.page, variable="BLCF_WEIGHTS")
+        here = _lying_about(source)
+        folder = here.parent if here else weights_dir(source.kind)
+    variable = "TORCH_HOME" if source.kind == "backbone" else "BLCF_WEIGHTS"
+    return fetch_file(file, folder, mirrors=mirrors, page=source.page, variable=variable)
 
 
 def find_weights(name: str, override: str = "") -> Path | None:
@@ -106,13 +125,13 @@ def find_weights(name: str, override: str = "") -> Path | None:
         override: path of the file to use instead, relative to the project; any size is accepted.
 
     Returns:
-        ``override``, or the published file in ``weights_dir()`` or ``data/weights``; None when it
+        ``override``, or the published file in ``weights_dir`` or ``data/weights``; None when it
         is in neither.
 
     Raises:
         StudyError: unknown name, no file at ``override``, or a file of an impossible size.
     """
-    file = _source(name).file
+    source = _source(name)
     if override:
         path = project_root() / Path(override).expanduser()
         if not path.is_file():
@@ -121,9 +140,9 @@ def find_weights(name: str, override: str = "") -> Path | None:
                 f"it out and run `blcf weights fetch {name}`"
             )
         return path
-    path = _lying_about(file)
+    path = _lying_about(source)
     if path is not None:
-        check_size(file, path)
+        check_size(source.file, path)
     return path
 
 
@@ -135,7 +154,7 @@ def describe_weights() -> list[dict[str, str]]:
         wrong with it), terms and page.
     """
     rows = []
-    for name, source in official_weights().items():
+    for name, source in published_weights().items():
         file = source.file
         try:
             path = find_weights(name)
@@ -163,12 +182,13 @@ def _project_weights() -> Path:
 
 
 def _source(name: str) -> WeightSource:
-    sources = official_weights()
+    sources = published_weights()
     if name not in sources:
-        raise known("saliency weights", name, sources)
+        raise known("published weights", name, sources)
     return sources[name]
 
 
-def _lying_about(file: WeightFile) -> Path | None:
-    places = (weights_dir() / file.name, _project_weights() / file.name)
+def _lying_about(source: WeightSource) -> Path | None:
+    folders = (weights_dir(source.kind), _project_weights())
+    places = (folder / source.file.name for folder in folders)
     return next((path for path in places if path.is_file()), None)
