@@ -1,8 +1,8 @@
 """Tables t06, t07 and t12: networks fine-tuned from the fused ranking, and words of their features.
 
 Every cell is over the queries of the tested folds. On the dataset trained on, each is answered by
-a network that never saw an image of its instance; on other datasets by the networks of all folds,
-whose APs are averaged. A trained row is the mean over the seeds of ``finetuning.seeds``, each with
+a network that never saw an image of its instance; on other datasets by the network of one fold,
+another one with each seed. A trained row is the mean over ``finetuning.seeds`` seeds, each with
 trainings of its own; what every seed gave is in ``tables/seeds.csv``.
 """
 
@@ -82,9 +82,12 @@ def _network_cell(
 
 
 def _descriptor_keys(on: Finetuning, row: str, trained_on: Finetuning | None) -> list[str]:
-    """Return the keys of what a row's networks describe, of all folds and seeds."""
-    folds = len(trained_on.splits) if VARIANTS[row].source else 1
-    pairs = product(range(folds), on.seeds(row))
+    """Return the keys of what a row's networks describe, of all seeds."""
+    pairs = [
+        (fold, seed)
+        for seed in on.seeds(row)
+        for fold in dict.fromkeys(on.answered_by(row, trained_on, seed).values())
+    ]
     return [on.descriptors(row, trained_on, fold, seed).key for fold, seed in pairs]
 
 

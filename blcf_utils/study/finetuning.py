@@ -13,6 +13,7 @@ import pandas as pd
 
 from blcf_utils.config.finetuning import ProjectionConfig
 from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.features.continued import continue_features
 from blcf_utils.features.forward import resolve_device
 from blcf_utils.finetuning.descriptors import Descriptors, describe_dataset
 from blcf_utils.finetuning.image_rankings import ImageRankings, rank_images
@@ -47,8 +48,8 @@ from blcf_utils.search.recipes import Searcher
 from blcf_utils.search.sift.words import search_sift
 from blcf_utils.study.pipeline import Pipeline
 
-TRAINED = Stage("finetuned", version=1)
-DESCRIBED = Stage("descriptors", version=1)
+TRAINED = Stage("finetuned", version=2)
+DESCRIBED = Stage("descriptors", version=2)
 JUDGED_TRIPLETS = Stage("judged-triplets", version=1)
 JUDGED = "statistics.json"
 
@@ -336,41 +337,40 @@ class Finetuning:
     ) -> dict[str, Ranking]:
         """Rank the database for the tested queries, each by a network that never saw its instance.
 
-        On the dataset trained on every query is answered by the network of its own fold. On other
-        datasets every network answers; the first fold's answers are returned, see
-        :meth:`evaluations` for the mean of all.
+        Args:
+            row: a row of table t07.
+            trained_on: where its networks were trained.
+            mode: global or local search.
+            seed: number of the seed.
         """
-        return self._rankings(row, trained_on, mode, seed)[0]
+        answered_by = self.answered_by(row, trained_on, seed)
+        found = {}
+        for fold in dict.fromkeys(answered_by.values()):
+            one = self.descriptors(row, trained_on, fold, seed)
+            found[fold] = dense_rankings(self.dataset, one.database, one.queries[mode])
+        return {query: found[fold][query] for query, fold in answered_by.items()}
 
-    def _rankings(
-        self, row: str, trained_on: Finetuning | None, mode: Mode, seed: int
-    ) -> list[dict[str, Ranking]]:
-        """Return the rankings of the tested queries by each fold's network that answers them."""
-        tested = set(self.tested_queries)
-        is_trained = VARIANTS[row].source is not None
-        folds = range(len(trained_on.splits)) if is_trained else (0,)
-        every = []
-        for fold in folds:
-            found = self.descriptors(row, trained_on, fold, seed)
-            every.append(dense_rankings(self.dataset, found.database, found.queries[mode]))
-        if is_trained and trained_on.name == self.name:
-            own = {query: split.number for split in self.splits for query in split.test}
-            return [{query: every[own[query]][query] for query in self.tested_queries}]
-        return [{q: found[q] for q in found if q in tested} for found in every]
+    def answered_by(self, row: str, trained_on: Finetuning | None, seed: int) -> dict[str, int]:
+        """Return the fold whose network answers each tested query.
+
+        On the dataset trained on it is the query's own fold. Elsewhere one network answers all,
+        another fold's with each seed: at home, too, a query has one answer a seed, so that the
+        spread over seeds is that of single networks on every dataset.
+        """
+        if VARIANTS[row].source is None:
+            return dict.fromkeys(self.tested_queries, 0)
+        if trained_on.name != self.name:
+            return dict.fromkeys(self.tested_queries, seed % len(trained_on.splits))
+        own = {query: split.number for split in self.splits for query in split.test}
+        return {query: own[query] for query in self.tested_queries}
 
     def evaluations(
         self, row: str, trained_on: Finetuning | None = None, mode: Mode = "gs"
     ) -> list[Evaluation]:
-        """Score a row's networks, once for each seed; once in all where nothing is trained.
-
-        Returns:
-            AP of each tested query, the mean of the folds' networks where several answer it.
-        """
-        every = []
-        for seed in self.seeds(row):
-            found = self._rankings(row, trained_on, mode, seed)
-            every.append(mean_evaluation([self.evaluate(rankings) for rankings in found]))
-        return every
+        """Score a row's networks, once for each seed; once in all where nothing is trained."""
+        return [
+            self.evaluate(self.rankings(row, trained_on, mode, seed)) for seed in self.seeds(row)
+        ]
 
     def projected(self, projection: ProjectionConfig | None, mode: Mode) -> dict[str, Ranking]:
         """Rank the database by baseline B under some projection; by baseline A when None."""
@@ -395,9 +395,18 @@ class Finetuning:
 
     @remembered
     def tuned(self, row: str = TRAINED_A.row, fold: int = 0, seed: int = 0) -> Pipeline:
-        """Return the dataset's pipeline on a trained network's features: words, searches, all."""
-        weights = str(self.trained(row, fold, seed).weights)
-        return self.bench.changed({"features.backbone.weights": weights})
+        """Return the dataset's pipeline on a trained network's features: words, searches, all.
+
+        Its maps come from the stored ones of the frozen layers, as those of descriptors do.
+        """
+        trained, training = self.trained(row, fold, seed), self.config.training
+        tuned = self.bench.changed({"features.backbone.weights": str(trained.weights)})
+        if training.frozen and not self.dataset.parts:
+            _, rest = split_trunk(tuned.backbone, training.frozen)
+            device = resolve_device(self.profile.features.device)
+            asked = self.dataset, self.inputs, rest.eval(), tuned.backbone, self.store, device
+            tuned.features = continue_features(*asked)
+        return tuned
 
     def words(self, mode: Mode, weighting: str | None = None) -> dict[str, Ranking]:
         """Search with words of the profile's own features, for the tested queries."""
