@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame
@@ -31,7 +32,7 @@ from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.tables import Measurement
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.boxes import Mode
-from blcf_utils.study.finetuning import Finetuning, mean_evaluation
+from blcf_utils.study.finetuning import Finetuning
 from blcf_utils.study.study import Study
 
 T06, T07, T12 = "t06_finetune_oxford", "t07_finetune_instre", "t12_blcf_finetuned"
@@ -101,10 +102,11 @@ def _cell(
 ) -> Measurement:
     """Return the cell of one evaluation, or of the mean of several seeds'."""
     digest = digest_of([on.bench.config_digest(), *keys, on.tested_queries])
-    mean = mean_evaluation(found)
+    per_query = {q: float(np.mean([one.per_query[q] for one in found])) for q in found[0].per_query}
+    mean = Evaluation(per_query)
     seeds = tuple(one.mean for one in found) if len(found) > 1 else ()
     seconds = round(seconds, 4)
-    return Measurement(row, column, mean.mean, "measured", seconds, digest, mean.per_query, seeds)
+    return Measurement(row, column, mean.mean, "measured", seconds, digest, per_query, seeds)
 
 
 def finetuned_words_table(study: Study) -> pd.DataFrame:

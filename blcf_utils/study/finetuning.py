@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -431,11 +430,3 @@ class Finetuning:
                 if query.id in split.test
             }
         return found
-
-
-def mean_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Return the mean AP of every query over several evaluations of the same queries."""
-    queries = evaluations[0].per_query
-    return Evaluation(
-        {q: float(np.mean([one.per_query[q] for one in evaluations])) for q in queries}
-    )
