@@ -76,6 +76,10 @@ class ProjectionConfig(Config):
     relu: bool = Field(False, description="rectify what was projected")
     seed: int = Field(0, description="of its random weights")
 
+    def with_seed(self, number: int) -> ProjectionConfig:
+        """Return the projection of a training's seed; number 0 is the untrained network's."""
+        return self.model_copy(update={"seed": self.seed + number})
+
 
 class FinetuneTrainingConfig(Config):
     """How the networks learn from triplets."""
@@ -138,7 +142,13 @@ class FinetuningConfig(Config):
     mining: MiningConfig = MiningConfig()
     projection: ProjectionConfig = ProjectionConfig()
     training: FinetuneTrainingConfig = FinetuneTrainingConfig()
-    seed: int = Field(0, description="of folds, triplets and training")
+    seed: int = Field(0, description="of folds; the trainings' seeds follow from it")
+    seeds: int = Field(
+        3,
+        ge=1,
+        description="trainings of each network that tables take the mean of: they draw other "
+        "triplets in another order, other crops, another projection; the folds stay",
+    )
 
     @model_validator(mode="after")
     def _maps_need_frozen_layers(self):

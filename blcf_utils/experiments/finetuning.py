@@ -1,15 +1,19 @@
 """Tables t06, t07 and t12: networks fine-tuned from the fused ranking, and words of their features.
 
 Every cell is over the queries of the tested folds. On the dataset trained on, each is answered by
-a network that never saw an image of its instance; on other datasets by the networks of all folds,
-whose APs are averaged.
+a network that never saw an image of its instance; on other datasets by the network of one fold,
+another one with each seed. A trained row is the mean over ``finetuning.seeds`` seeds, each with
+trainings of its own; what every seed gave is in ``tables/seeds.csv``.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame
@@ -71,26 +75,38 @@ def _unset(study: Study, table_id: str, which: str) -> dict[str, str]:
 def _network_cell(
     on: Finetuning, variant: Variant, trained_on: Finetuning | None, mode: Mode, column: str
 ) -> Measurement:
-    folds = len(trained_on.splits) if trained_on else 1
-    keys = [on.descriptors(variant.row, trained_on, fold).key for fold in range(folds)]
+    keys = _descriptor_keys(on, variant.row, trained_on)
     started = time.perf_counter()
-    found = on.evaluation(variant.row, trained_on, mode)
+    found = on.evaluations(variant.row, trained_on, mode)
     seconds = time.perf_counter() - started
     return _cell(on, variant.row, column, found, seconds, keys)
+
+
+def _descriptor_keys(on: Finetuning, row: str, trained_on: Finetuning | None) -> list[str]:
+    """Return the keys of what a row's networks describe, of all seeds."""
+    pairs = [
+        (fold, seed)
+        for seed in on.seeds(row)
+        for fold in dict.fromkeys(on.answered_by(row, trained_on, seed).values())
+    ]
+    return [on.descriptors(row, trained_on, fold, seed).key for fold, seed in pairs]
 
 
 def _cell(
     on: Finetuning,
     row: str,
     column: str,
-    found: Evaluation,
+    found: Sequence[Evaluation],
     seconds: float,
     keys: Sequence[str],
 ) -> Measurement:
+    """Return the cell of one evaluation, or of the mean of several seeds'."""
     digest = digest_of([on.bench.config_digest(), *keys, on.tested_queries])
-    return Measurement(
-        row, column, found.mean, "measured", round(seconds, 4), digest, found.per_query
-    )
+    per_query = {q: float(np.mean([one.per_query[q] for one in found])) for q in found[0].per_query}
+    mean = Evaluation(per_query)
+    seeds = tuple(one.mean for one in found) if len(found) > 1 else ()
+    seconds = round(seconds, 4)
+    return Measurement(row, column, mean.mean, "measured", seconds, digest, per_query, seeds)
 
 
 def finetuned_words_table(study: Study) -> pd.DataFrame:
@@ -106,9 +122,11 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
     weighted = on.bench.weightings
     weightings = {"none": NONE, "gaussian": "Gaussian", "saliency": saliency}
     weightings = {label: weighting for label, weighting in weightings.items() if weighting}
-    searches = {OFF_THE_SHELF: on.words, TUNED: on.tuned_words}
-    keys = [on.trained(TRAINED_A.row, fold).artefact.key for fold in range(len(on.splits))]
-    for row, search in searches.items():
+    seeds = on.seeds(TRAINED_A.row)
+    tuned = [partial(on.tuned_words, seed=seed) for seed in seeds]
+    pairs = product(range(len(on.splits)), seeds)
+    keys = [on.trained(TRAINED_A.row, fold, seed).artefact.key for fold, seed in pairs]
+    for row, searches in {OFF_THE_SHELF: [on.words], TUNED: tuned}.items():
         for label, weighting in weightings.items():
             if why := weighted.unavailable_because(weighting):
                 empty = [(row, f"{name}/{label}/{mode}") for mode in MODES]
@@ -116,9 +134,10 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
                 continue
             weights = weighted.weights(weighted.checked(weighting))
             for mode in MODES:
-                search(mode, weighting)  # makes what the search needs, untimed
+                for search in searches:
+                    search(mode, weighting)  # makes what the search needs, untimed
                 started = time.perf_counter()
-                found = on.evaluate(search(mode, weighting))
+                found = [on.evaluate(search(mode, weighting)) for search in searches]
                 seconds = time.perf_counter() - started
                 made_of = [*(keys if row == TUNED else []), weights.key if weights else ""]
                 column = f"{name}/{label}/{mode}"
@@ -130,17 +149,17 @@ def training_curves(study: Study, which: str) -> pd.DataFrame:
     """Return the curves of every network trained on what stands for ``oxford`` or ``instre``.
 
     Returns:
-        Columns loss, active, rate, validation; index (row, fold, step).
+        Columns loss, active, rate, validation; index (row, fold, seed, step).
     """
     on = study.finetuning(study.training_dataset(which))
     rows = OXFORD_ROWS if which == "oxford" else INSTRE_ROWS
     curves = {
-        (variant.row, fold): on.trained(variant.row, fold).curve()
+        (variant.row, fold, seed): on.trained(variant.row, fold, seed).curve()
         for variant in rows
         if variant.source
-        for fold in range(len(on.splits))
+        for fold, seed in product(range(len(on.splits)), on.seeds(variant.row))
     }
-    return pd.concat(curves, names=["row", "fold"])
+    return pd.concat(curves, names=["row", "fold", "seed"])
 
 
 def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
@@ -179,11 +198,11 @@ def seen_instances_table(study: Study) -> pd.DataFrame:
     for name in dict.fromkeys(filter(None, names)):
         for label, (trained, row) in progress(ways.items(), label=f"seen or not: {name}"):
             home, on = trained.finetuning(name), study.finetuning(name)
-            keys = [home.descriptors(row, home, fold).key for fold in range(len(home.splits))]
+            keys = _descriptor_keys(home, row, home)
             for mode in MODES:
                 started = time.perf_counter()
-                answers = home.rankings(row, home, mode)
-                found = on.evaluate({query: answers[query] for query in on.tested_queries})
+                answers = [home.rankings(row, home, mode, seed) for seed in home.seeds(row)]
+                found = [on.evaluate({q: one[q] for q in on.tested_queries}) for one in answers]
                 seconds = time.perf_counter() - started
                 cells.append(_cell(on, label, f"{name}/{mode}", found, seconds, keys))
     return study.results.table("x08_seen_instances", cells)
@@ -214,7 +233,7 @@ def projection_table(study: Study) -> pd.DataFrame:
         for row, projection in progress(rows.items(), label=f"projections of {name}", unit="row"):
             for mode in MODES:
                 started = time.perf_counter()
-                found = on.evaluate(on.projected(projection, mode))
+                found = [on.evaluate(on.projected(projection, mode))]
                 seconds = time.perf_counter() - started
                 digest = [projection.document() if projection else {}]
                 cells.append(_cell(on, row, f"{name}/{mode}", found, seconds, digest))

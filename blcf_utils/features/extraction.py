@@ -27,7 +27,7 @@ from blcf_utils.features.forward import (
 )
 from blcf_utils.features.networks.backbones import Backbone, load_backbone
 from blcf_utils.features.rows import copies_of
-from blcf_utils.features.stored import DONE, PENDING, SKIPPED, Features
+from blcf_utils.features.stored import DONE, PENDING, SKIPPED, Features, lay_out
 from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
 from blcf_utils.ground.errors import StudyError
@@ -94,16 +94,6 @@ def extract_features(
 
     made = store.get_or_make(STAGE, label, document, make)
     return store.once(made.key, lambda: Features(made, dataset.distinct))
-
-
-def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype) -> None:
-    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_layout(h5py.h5d.CONTIGUOUS)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    layout.set_obj_track_times(False)  # equal features are equal bytes
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, layout)
 
 
 class _Extraction:
@@ -175,14 +165,9 @@ class _Extraction:
                     "features.longest_side or leave the image out"
                 ) from None
             shapes[i] = shape
-        counts = shapes.astype(np.int64).prod(axis=1)
         with atomic_path(self.path) as temporary, h5py.File(temporary, "w") as file:
-            file.attrs["n_database"] = self.n_database
-            file["size"], file["input_size"], file["shape"] = sizes, inputs, shapes
-            file["offset"] = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-            _create_contiguous(file, "descriptors", (int(counts.sum()), channels), np.float16)
-            _create_contiguous(file, "status", (len(self.paths),), np.uint8)
-            file["status"][:] = status
+            file["input_size"] = inputs
+            lay_out(file, sizes, shapes, status, self.n_database, channels)
 
     def _header(self, path: Path):
         try:

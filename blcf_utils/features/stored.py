@@ -86,6 +86,43 @@ class Features:
             self._rows._mmap.madvise(mmap.MADV_DONTNEED)
 
 
+def lay_out(
+    file: h5py.File,
+    sizes: np.ndarray,
+    shapes: np.ndarray,
+    status: np.ndarray,
+    n_database: int,
+    channels: int,
+) -> None:
+    """Give every descriptor of a dataset its place in a new file, before any is known.
+
+    Args:
+        file: open for writing.
+        sizes: (n, 2) width and height in pixels of the stored images.
+        shapes: (n, 2) map height and width.
+        status: (n,) of the images.
+        n_database: how many of them are the database.
+        channels: C.
+    """
+    counts = shapes.astype(np.int64).prod(axis=1)
+    file.attrs["n_database"] = n_database
+    file["size"], file["shape"] = sizes, shapes
+    file["offset"] = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    _create_contiguous(file, "descriptors", (int(counts.sum()), channels), np.float16)
+    _create_contiguous(file, "status", (len(status),), np.uint8)
+    file["status"][:] = status
+
+
+def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype) -> None:
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_obj_track_times(False)  # equal features are equal bytes
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, layout)
+
+
 def _map_dataset(path: Path, name: str) -> np.memmap:
     """Map a contiguous HDF5 dataset's bytes as an array, to read from."""
     with h5py.File(path, "r") as file:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.datasets.base import Dataset
 from blcf_utils.finetuning.inputs import Maps
 from blcf_utils.finetuning.networks import DescriptorNetwork
 from blcf_utils.ground.progress import progress
@@ -48,6 +48,19 @@ def describe_inputs(
 
 
 @torch.inference_mode()
+def trunk_maps(
+    network: DescriptorNetwork, features: Maps, images: np.ndarray, device: torch.device
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Yield (numbers, trained maps (B, C, h, w)) of images, those of one shape together.
+
+    Images that were left out are not among them.
+    """
+    for numbers, maps in features.batches(np.asarray(images)):
+        values = torch.from_numpy(np.asarray(maps, np.float32)).to(device)
+        yield numbers, network.trunk(values.contiguous(memory_format=torch.channels_last)).float()
+
+
+@torch.inference_mode()
 def describe_images(
     network: DescriptorNetwork, features: Maps, images: np.ndarray, device: torch.device
 ) -> np.ndarray:
@@ -55,37 +68,14 @@ def describe_images(
 
     An image that was left out has a descriptor of zeros.
     """
-    made: np.ndarray | None = None
     place = {int(image): k for k, image in enumerate(images)}
-    for numbers, maps in features.batches(np.asarray(images)):
-        found = network(_on(maps, device)).cpu().numpy()
-        if made is None:
-            made = np.zeros((len(images), found.shape[1]), np.float32)
-        made[[place[int(i)] for i in numbers]] = found
-    return made if made is not None else np.zeros((len(images), 1), np.float32)
+    made = np.zeros((len(images), network.dimensions), np.float32)
+    for numbers, maps in trunk_maps(network, features, images, device):
+        made[[place[int(i)] for i in numbers]] = network.pool(maps).cpu().numpy()
+    return made
 
 
 @torch.inference_mode()
-def describe_queries(
-    network: DescriptorNetwork,
-    dataset: Dataset,
-    features: Maps,
-    queries: Sequence[Query],
-    mode: Mode,
-    projection: Projection,
-    device: torch.device,
-) -> np.ndarray:
-    """Describe queries, (q, D); local search pools the cells of the box, as for plain sums."""
-    vectors = []
-    for query in queries:
-        i = dataset.image_index[query.image]
-        maps = network.trunk(_on(features.map(i)[None], device)).float()
-        cells = query_cells(query, features.sizes[i], tuple(maps.shape[2:]), mode, projection)
-        inside = torch.from_numpy(np.ascontiguousarray(cells)).to(device)
-        vectors.append(network.pool(maps * inside).cpu().numpy()[0])
-    return np.stack(vectors)
-
-
 def describe_dataset(
     network: DescriptorNetwork,
     dataset: Dataset,
@@ -93,7 +83,9 @@ def describe_dataset(
     projection: Projection,
     device: torch.device,
 ) -> Descriptors:
-    """Describe a dataset's database and its queries.
+    """Describe a dataset's database and its queries, each image going through the trunk once.
+
+    Local search pools the cells of the query's box, as for plain sums; global search all of them.
 
     Args:
         network: A or B.
@@ -101,20 +93,31 @@ def describe_dataset(
         features: maps of the network's frozen layers for all of its images.
         projection: projection of boxes to cells.
         device: where to compute.
+
+    Raises:
+        StudyError: a query image that was left out.
     """
     network = network.to(device)
     # Images with the same bytes are described once.
-    firsts, place = np.unique(dataset.distinct[: features.n_database], return_inverse=True)
-    parts = np.array_split(firsts, max(1, len(firsts) // 256))
-    bar = progress(parts, label=f"descriptors of {dataset.name}", unit="part")
-    found = [describe_images(network, features, part, device) for part in bar]
-    database = np.concatenate(found)[place]
-    asked = network, dataset, features, dataset.queries
-    queries = {mode: describe_queries(*asked, mode, projection, device) for mode in ("gs", "ls")}
+    firsts = dataset.distinct
+    asked: dict[int, list[int]] = {}
+    for place, query in enumerate(dataset.queries):
+        image = int(firsts[dataset.image_index[query.image]])
+        query_cells(query, features.sizes[image], tuple(features.shapes[image]), "gs")  # is there
+        asked.setdefault(image, []).append(place)
+    needed = np.union1d(firsts[: features.n_database], np.array(list(asked), np.int64))
+    images = np.zeros((len(firsts), network.dimensions), np.float32)
+    boxes = np.zeros((len(dataset.queries), network.dimensions), np.float32)
+    parts = np.array_split(needed, max(1, len(needed) // 256))
+    for part in progress(parts, label=f"descriptors of {dataset.name}", unit="part"):
+        for numbers, maps in trunk_maps(network, features, part, device):
+            images[numbers] = network.pool(maps).cpu().numpy()
+            for image, values in zip(numbers.tolist(), maps, strict=True):
+                for place in asked.get(image, ()):
+                    query, shape = dataset.queries[place], tuple(values.shape[1:])
+                    cells = query_cells(query, features.sizes[image], shape, "ls", projection)
+                    inside = torch.from_numpy(np.ascontiguousarray(cells)).to(device)
+                    boxes[place] = network.pool((values * inside)[None]).cpu().numpy()[0]
     network.to("cpu")
-    return Descriptors(database, queries)
-
-
-def _on(maps: np.ndarray, device: torch.device) -> torch.Tensor:
-    values = torch.from_numpy(np.asarray(maps, np.float32)).to(device)
-    return values.contiguous(memory_format=torch.channels_last)
+    whole = images[[firsts[dataset.image_index[query.image]] for query in dataset.queries]]
+    return Descriptors(images[firsts[: features.n_database]], {"gs": whole, "ls": boxes})

@@ -59,12 +59,18 @@ class DescriptorNetwork(nn.Module):
 
     Args:
         trunk: what turns inputs (pixels, or the maps of the frozen layers) into feature maps.
+        channels: C of the trunk's maps.
         projection: of network B; None for network A.
     """
 
-    def __init__(self, trunk: nn.Module, projection: Projection | None = None):
+    def __init__(self, trunk: nn.Module, channels: int, projection: Projection | None = None):
         super().__init__()
-        self.trunk, self.projection = trunk, projection
+        self.trunk, self.projection, self.channels = trunk, projection, channels
+
+    @property
+    def dimensions(self) -> int:
+        """D of the descriptors."""
+        return self.channels if self.projection is None else len(self.projection.weight)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Describe inputs (B, c, h, w) of one shape: unit vectors (B, D) float32.
@@ -151,7 +157,7 @@ def build_network(
         raise known("fine-tuned network", name, NETWORKS)
     _, trunk = split_trunk(backbone, frozen)
     made = Projection(backbone.channels, projection) if name == "B" else None
-    return DescriptorNetwork(trunk.requires_grad_(True), made).eval()
+    return DescriptorNetwork(trunk.requires_grad_(True), backbone.channels, made).eval()
 
 
 def save_network(network: DescriptorNetwork, backbone: Backbone, folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.finetuning.descriptors import describe_images, describe_queries
+from blcf_utils.finetuning.descriptors import describe_images
 from blcf_utils.finetuning.inputs import Maps
 from blcf_utils.finetuning.networks import DescriptorNetwork
 from blcf_utils.finetuning.splits import Split, images_of
@@ -46,9 +46,12 @@ class Validation:
 
     def score(self, network: DescriptorNetwork, device: torch.device) -> float:
         """Return the mAP of global search with a network's descriptors."""
-        database = describe_images(network, self.features, self.images, device)
-        asked = (self.dataset, self.features, self.queries, "gs", "edges", device)
-        scores = describe_queries(network, *asked) @ database.T
+        asked = np.array([self.dataset.image_index[query.image] for query in self.queries])
+        # Most query images are among the images searched: each goes through the network once.
+        needed = np.union1d(self.images, asked)
+        found = describe_images(network, self.features, needed, device)
+        database, queries = (found[np.searchsorted(needed, i)] for i in (self.images, asked))
+        scores = queries @ database.T
         orders = np.argsort(-scores, axis=1, kind="stable")
         found = [
             evaluate_query(self.dataset, query, self.images[order])

@@ -70,16 +70,16 @@ def plot_training(curves: pd.DataFrame) -> Figure:
     """Plot loss and mAP of the held-out queries against the step.
 
     Args:
-        curves: columns loss and validation; index (row, fold, step), see
+        curves: columns loss and validation; index (row, fold, seed, step), see
             ``experiments.training_curves``.
     """
     figure, axes = grid(1, 2, 3.6, 2.6)
     left, right = axes[0]
     rows = curves.index.get_level_values("row").unique()
     for row, colour in zip(rows, cycle(SERIES), strict=False):
-        for fold, curve in curves.loc[row].groupby("fold"):
-            curve = curve.droplevel("fold")
-            label = row if fold == 0 else None
+        for k, (_, curve) in enumerate(curves.loc[row].groupby(["fold", "seed"])):
+            curve = curve.droplevel(["fold", "seed"])
+            label = None if k else row
             loss = curve["loss"].dropna()
             smooth = loss.rolling(max(1, len(loss) // 20), min_periods=1).mean()
             left.plot(smooth, color=colour, label=label)

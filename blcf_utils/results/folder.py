@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from blcf_utils.ground.artefacts import atomic_path
+from blcf_utils.results.seeds import show_seeds
 from blcf_utils.results.tables import Measurement, read_per_query, read_table, write_table
 
 
@@ -40,6 +41,10 @@ class Results:
     def per_query(self, table_id: str) -> dict[tuple[str, str], dict[str, float]]:
         """Return a table's AP of every query: (row, column) to query id to AP."""
         return read_per_query(table_id, self.folder)
+
+    def seeds(self, table_id: str) -> pd.DataFrame:
+        """Return a table's trained rows for reading, mean ± standard deviation over seeds."""
+        return show_seeds(self.folder, table_id)
 
     def figure(self, name: str, figure: Figure) -> Figure:
         """Save a figure as ``figures/<name>.png`` and return it for display."""

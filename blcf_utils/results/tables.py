@@ -17,6 +17,7 @@ import pandas as pd
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.published import TableInfo, dataset_of, load_published, number, table_info
+from blcf_utils.results.seeds import show_seeds, write_seeds
 
 LONG = ("row", "column", "published", "measured", "status", "seconds", "config_digest")
 PER_QUERY = ("row", "column", "query", "ap")
@@ -35,6 +36,7 @@ class Measurement:
         seconds: wall time that this cell took.
         config_digest: digest of the configuration that made it.
         per_query: AP by query id, where the value is a mean over queries.
+        seeds: what each seed gave, where the value is a mean over seeds of a training.
     """
 
     row: str
@@ -44,6 +46,7 @@ class Measurement:
     seconds: float = 0.0
     config_digest: str = ""
     per_query: dict[str, float] | None = None
+    seeds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         cell = f"measurement {self.row!r}, {self.column!r}"
@@ -57,7 +60,7 @@ class Measurement:
                 f"{cell}: expected status 'measured', or 'not run: <why>' and no value, "
                 f"found {self.status!r} and {self.value!r}"
             )
-        for value in (self.value, self.seconds, *(self.per_query or {}).values()):
+        for value in (self.value, self.seconds, *(self.per_query or {}).values(), *self.seeds):
             if isinstance(value, numbers.Real) and not math.isfinite(value):
                 raise StudyError(f"{cell}: expected finite numbers, found {value!r}")
 
@@ -116,6 +119,8 @@ def write_table(
 ) -> pd.DataFrame:
     """Write ``tables/<id>.csv``, ``tables/<id>.md`` and, with APs, ``per_query/<id>.csv``.
 
+    What several seeds gave goes to ``tables/seeds.csv`` (:mod:`results.seeds`).
+
     Rows and columns come in the published order, then new ones in the order given; the same input
     gives the same bytes. The whole table is replaced.
 
@@ -153,7 +158,7 @@ def write_table(
     cells = dict.fromkeys([*published, *measured])
     rows = {row: i for i, row in enumerate(dict.fromkeys(row for row, _ in cells))}
     columns = {name: i for i, name in enumerate(dict.fromkeys(column for _, column in cells))}
-    lines, queries = [], []
+    lines, queries, seeds = [], [], []
     for row, column in sorted(cells, key=lambda cell: (rows[cell[0]], columns[cell[1]])):
         item = measured.get((row, column)) or Measurement(
             row, column, None, NOT_RUN + _why_not_run(row, column, not_run or {})
@@ -172,6 +177,8 @@ def write_table(
         )
         for query, ap in (item.per_query or {}).items():
             queries.append([row, column, str(query), _text(float(ap))])
+        if item.seeds:
+            seeds.append((row, column, item.seeds))
 
     folder = Path(folder)
     per_query = folder / "per_query" / f"{table_id}.csv"
@@ -179,12 +186,11 @@ def write_table(
         write_text(per_query, _csv(PER_QUERY, queries))
     else:
         per_query.unlink(missing_ok=True)
+    write_seeds(folder, table_id, seeds)
     write_text(folder / "tables" / f"{table_id}.csv", _csv(LONG, lines))
-    table = read_table(table_id, folder)
-    write_text(
-        folder / "tables" / f"{table_id}.md",
-        _page(table_id, info, table, info.decimals if decimals is None else decimals),
-    )
+    table, decimals = read_table(table_id, folder), info.decimals if decimals is None else decimals
+    page = _page(table_id, info, table, show_seeds(folder, table_id, decimals), decimals)
+    write_text(folder / "tables" / f"{table_id}.md", page)
     return table
 
 
@@ -295,13 +301,18 @@ def markdown(frame: pd.DataFrame, index: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _page(table_id: str, info: TableInfo, table: pd.DataFrame, decimals: int) -> str:
+def _page(
+    table_id: str, info: TableInfo, table: pd.DataFrame, seeds: pd.DataFrame, decimals: int
+) -> str:
     parts = [f"# {table_id}: {info.title}\n"]
     if info.slide:
         parts.append(f"Published: slide {info.slide}. {info.context}\n")
     parts.append(markdown(beside(table, decimals)))
     legend = "*measured*: this run; *published*: the thesis' slides, "
     parts.append(f"{legend}on their own datasets and networks; –: no value.\n")
+    if len(seeds):
+        parts.append("Trained rows are means over seeds; mean ± standard deviation:\n")
+        parts.append(markdown(seeds))
     missing = table[table["status"] != "measured"]
     if len(missing):
         lines = []

@@ -12,6 +12,7 @@ import pandas as pd
 
 from blcf_utils.config.finetuning import ProjectionConfig
 from blcf_utils.datasets.base import Dataset, Query
+from blcf_utils.features.continued import continue_features
 from blcf_utils.features.forward import resolve_device
 from blcf_utils.finetuning.descriptors import Descriptors, describe_dataset
 from blcf_utils.finetuning.image_rankings import ImageRankings, rank_images
@@ -46,8 +47,8 @@ from blcf_utils.search.recipes import Searcher
 from blcf_utils.search.sift.words import search_sift
 from blcf_utils.study.pipeline import Pipeline
 
-TRAINED = Stage("finetuned", version=1)
-DESCRIBED = Stage("descriptors", version=1)
+TRAINED = Stage("finetuned", version=2)
+DESCRIBED = Stage("descriptors", version=2)
 JUDGED_TRIPLETS = Stage("judged-triplets", version=1)
 JUDGED = "statistics.json"
 
@@ -155,8 +156,8 @@ class Finetuning:
         )
 
     @remembered
-    def triplets(self, fold: int = 0, source: Source = "fused") -> Triplets:
-        """Return the triplets mined on a fold."""
+    def triplets(self, fold: int = 0, source: Source = "fused", seed: int = 0) -> Triplets:
+        """Return the triplets mined on a fold with a seed, by its number."""
         return mine_triplets(
             self.dataset,
             self.image_rankings,
@@ -164,8 +165,16 @@ class Finetuning:
             source,
             self.config.mining,
             self.store,
-            self.config.seed + fold,
+            self._seed(fold, seed),
         )
+
+    def _seed(self, fold: int, number: int) -> int:
+        """Return what the drawing of triplets and the training of a fold's network start from."""
+        return self.config.seed + fold + number * self.config.folds
+
+    def seeds(self, row: str) -> range:
+        """Return the numbers of the seeds with which a row is trained; 0 alone if it is not."""
+        return range(self.config.seeds if VARIANTS[row].source else 1)
 
     def mining_statistics(self, fold: int = 0) -> pd.DataFrame:
         """Return what there was to mine and how right it is, by where triplets come from."""
@@ -211,25 +220,27 @@ class Finetuning:
         return self.bench.changed(layer).features
 
     @remembered
-    def trained(self, row: str = TRAINED_A.row, fold: int = 0) -> Finetuned:
+    def trained(self, row: str = TRAINED_A.row, fold: int = 0, seed: int = 0) -> Finetuned:
         """Return a network trained on a fold of the dataset; training it is resumable.
 
         Args:
             row: a trained row of table t07.
             fold: number of the fold.
+            seed: number of the seed.
         """
         rows = {label: one for label, one in VARIANTS.items() if one.source}
         if row not in rows:
             raise known("fine-tuned row", row, rows)
         variant, config, backbone = rows[row], self.config, self.bench.backbone
         dataset, split = self.dataset, self.splits[fold]
-        triplets = self.triplets(fold, variant.source)
+        triplets = self.triplets(fold, variant.source, seed)
+        projection, start = config.projection.with_seed(seed), self._seed(fold, seed)
         training = config.training.document()
         for speed_only in SPEED_ONLY:
             del training[speed_only]
         document = {
             "network": variant.network,
-            "projection": config.projection.document() if variant.network == "B" else None,
+            "projection": projection.document() if variant.network == "B" else None,
             "backbone": backbone.document(),
             "longest_side": self.profile.features.longest_side,
             "resize": self.profile.features.resize,
@@ -237,12 +248,12 @@ class Finetuning:
             "split": split.document(),
             "ground_truth": dataset.ground_truth_digest if split.validation else "",
             "training": training,
-            "seed": config.seed + fold,
+            "seed": start,
         }
 
         def train(folder: Path) -> None:
             maps, frozen = self.inputs, None
-            asked = variant.network, backbone, config.training.frozen, config.projection
+            asked = variant.network, backbone, config.training.frozen, projection
             network = build_network(*asked)
             if config.training.inputs == "maps":
                 inputs = StoredMaps(maps, config.training)
@@ -257,7 +268,7 @@ class Finetuning:
                 triplets,
                 inputs,
                 config.training,
-                config.seed + fold,
+                start,
                 validation,
                 document,
                 frozen,
@@ -266,7 +277,7 @@ class Finetuning:
             save_network(network, backbone, folder)
             (folder / CHECKPOINT).unlink(missing_ok=True)
 
-        label = f"{self.name}-fold{fold}-{variant.network}-{variant.source}"
+        label = f"{self.name}-fold{fold}-seed{seed}-{variant.network}-{variant.source}"
         made = self.store.get_or_make(TRAINED, label, document, train)
         return Finetuned(variant, self.name, split, made)
 
@@ -276,13 +287,14 @@ class Finetuning:
         row: str,
         trained_on: Finetuning | None = None,
         fold: int = 0,
+        seed: int = 0,
         projection: ProjectionConfig | None = None,
     ) -> Descriptors:
         """Return the dataset's descriptors by a row's network.
 
         Args:
             row: a row of table t07; trained rows need the next two.
-            trained_on, fold: which training.
+            trained_on, fold, seed: which training.
             projection: of baseline B; as the profile says when None.
         """
         if row not in VARIANTS:
@@ -290,7 +302,7 @@ class Finetuning:
         variant, config, backbone = VARIANTS[row], self.config, self.bench.backbone
         projection = projection or config.projection
         frozen, box = config.training.frozen, self.profile.encoding.box
-        tuned = trained_on.trained(row, fold) if variant.source else None
+        tuned = trained_on.trained(row, fold, seed) if variant.source else None
         dataset = self.dataset
         document = {
             "network": tuned.artefact.key if tuned else variant.network,
@@ -323,38 +335,44 @@ class Finetuning:
             return Descriptors(stored["database"], queries, made.key)
 
     def rankings(
-        self, row: str, trained_on: Finetuning | None = None, mode: Mode = "gs"
+        self, row: str, trained_on: Finetuning | None = None, mode: Mode = "gs", seed: int = 0
     ) -> dict[str, Ranking]:
         """Rank the database for the tested queries, each by a network that never saw its instance.
 
-        On the dataset trained on every query is answered by the network of its own fold. On other
-        datasets every network answers; the first fold's answers are returned, see
-        :meth:`evaluation` for the mean of all.
+        Args:
+            row: a row of table t07.
+            trained_on: where its networks were trained.
+            mode: global or local search.
+            seed: number of the seed.
         """
-        return self._rankings(row, trained_on, mode)[0]
+        answered_by = self.answered_by(row, trained_on, seed)
+        found = {}
+        for fold in dict.fromkeys(answered_by.values()):
+            one = self.descriptors(row, trained_on, fold, seed)
+            found[fold] = dense_rankings(self.dataset, one.database, one.queries[mode])
+        return {query: found[fold][query] for query, fold in answered_by.items()}
 
-    def _rankings(
-        self, row: str, trained_on: Finetuning | None, mode: Mode
-    ) -> list[dict[str, Ranking]]:
-        """Return the rankings of the tested queries, once for each independent training."""
-        tested = set(self.tested_queries)
-        is_trained = VARIANTS[row].source is not None
-        folds = range(len(trained_on.splits)) if is_trained else (0,)
-        every = []
-        for fold in folds:
-            found = self.descriptors(row, trained_on, fold)
-            every.append(dense_rankings(self.dataset, found.database, found.queries[mode]))
-        if is_trained and trained_on.name == self.name:
-            own = {query: split.number for split in self.splits for query in split.test}
-            return [{query: every[own[query]][query] for query in self.tested_queries}]
-        return [{q: found[q] for q in found if q in tested} for found in every]
+    def answered_by(self, row: str, trained_on: Finetuning | None, seed: int) -> dict[str, int]:
+        """Return the fold whose network answers each tested query.
 
-    def evaluation(
+        On the dataset trained on it is the query's own fold. Elsewhere one network answers all,
+        another fold's with each seed: at home, too, a query has one answer a seed, so that the
+        spread over seeds is that of single networks on every dataset.
+        """
+        if VARIANTS[row].source is None:
+            return dict.fromkeys(self.tested_queries, 0)
+        if trained_on.name != self.name:
+            return dict.fromkeys(self.tested_queries, seed % len(trained_on.splits))
+        own = {query: split.number for split in self.splits for query in split.test}
+        return {query: own[query] for query in self.tested_queries}
+
+    def evaluations(
         self, row: str, trained_on: Finetuning | None = None, mode: Mode = "gs"
-    ) -> Evaluation:
-        """Score a row's networks: AP of each tested query, the mean of the folds' networks."""
-        found = self._rankings(row, trained_on, mode)
-        return mean_evaluation([self.evaluate(rankings) for rankings in found])
+    ) -> list[Evaluation]:
+        """Score a row's networks, once for each seed; once in all where nothing is trained."""
+        return [
+            self.evaluate(self.rankings(row, trained_on, mode, seed)) for seed in self.seeds(row)
+        ]
 
     def projected(self, projection: ProjectionConfig | None, mode: Mode) -> dict[str, Ranking]:
         """Rank the database by baseline B under some projection; by baseline A when None."""
@@ -372,16 +390,25 @@ class Finetuning:
     def most_changed(self, row: str) -> Query:
         """Return the tested query whose AP a network trained on the same dataset changes most."""
         baseline = f"Baseline {VARIANTS[row].network}" if row in VARIANTS else row
-        after = self.evaluation(row, self).per_query
-        before = self.evaluation(baseline).per_query
+        after = self.evaluate(self.rankings(row, self)).per_query
+        before = self.evaluate(self.rankings(baseline)).per_query
         changed = max(after, key=lambda query: abs(after[query] - before[query]))
         return next(query for query in self.dataset.queries if query.id == changed)
 
     @remembered
-    def tuned(self, row: str = TRAINED_A.row, fold: int = 0) -> Pipeline:
-        """Return the dataset's pipeline on a trained network's features: words, searches, all."""
-        weights = str(self.trained(row, fold).weights)
-        return self.bench.changed({"features.backbone.weights": weights})
+    def tuned(self, row: str = TRAINED_A.row, fold: int = 0, seed: int = 0) -> Pipeline:
+        """Return the dataset's pipeline on a trained network's features: words, searches, all.
+
+        Its maps come from the stored ones of the frozen layers, as those of descriptors do.
+        """
+        trained, training = self.trained(row, fold, seed), self.config.training
+        tuned = self.bench.changed({"features.backbone.weights": str(trained.weights)})
+        if training.frozen and not self.dataset.parts:
+            _, rest = split_trunk(tuned.backbone, training.frozen)
+            device = resolve_device(self.profile.features.device)
+            asked = self.dataset, self.inputs, rest.eval(), tuned.backbone, self.store, device
+            tuned.features = continue_features(*asked)
+        return tuned
 
     def words(self, mode: Mode, weighting: str | None = None) -> dict[str, Ranking]:
         """Search with words of the profile's own features, for the tested queries."""
@@ -389,7 +416,9 @@ class Finetuning:
         queries = [query for query in self.dataset.queries if query.id in tested]
         return {query.id: searcher.run(mode.upper(), query).ranking for query in queries}
 
-    def tuned_words(self, mode: Mode, weighting: str | None = None) -> dict[str, Ranking]:
+    def tuned_words(
+        self, mode: Mode, weighting: str | None = None, seed: int = 0
+    ) -> dict[str, Ranking]:
         """Search with words of network A's features, trained on the same dataset's other folds.
 
         Returns:
@@ -397,18 +426,10 @@ class Finetuning:
         """
         found = {}
         for split in self.splits:
-            searcher = self.tuned(fold=split.number).searcher(weighting)
+            searcher = self.tuned(fold=split.number, seed=seed).searcher(weighting)
             found |= {
                 query.id: searcher.run(mode.upper(), query).ranking
                 for query in self.dataset.queries
                 if query.id in split.test
             }
         return found
-
-
-def mean_evaluation(evaluations: list[Evaluation]) -> Evaluation:
-    """Return the mean AP of every query over several evaluations of the same queries."""
-    queries = evaluations[0].per_query
-    return Evaluation(
-        {q: float(np.mean([one.per_query[q] for one in evaluations])) for q in queries}
-    )

@@ -267,15 +267,13 @@ class Sums(torch.nn.Module):
     def pool(self, maps):
         return maps.sum(dim=(2, 3))
 
-    def forward(self, maps):
-        return self.pool(maps)
-
 
 def test_descriptors_of_networks_of_copies(album, features):
     network, forwarded = Sums(), []
-    network.register_forward_pre_hook(lambda _module, inputs: forwarded.extend(inputs[0]))
+    network.dimensions = features.channels
+    network.trunk.register_forward_pre_hook(lambda _module, inputs: forwarded.extend(inputs[0]))
     found = describe_dataset(network, album, features, "edges", torch.device("cpu"))
-    assert len(forwarded) == 4
+    assert len(forwarded) == 5  # four of the database and a query image beside it, each once
     np.testing.assert_allclose(found.database, of_each(features), rtol=1e-5)
 
 

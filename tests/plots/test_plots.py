@@ -441,6 +441,8 @@ def test_mining_and_training(toy, tmp_path):
 
     rows = [("A", 0, 0, None, 0.2), ("A", 0, 1, 0.5, None), ("A", 0, 2, 0.4, 0.3)]
     curves = pd.DataFrame(rows, columns=["row", "fold", "step", "loss", "validation"])
-    figure = plots.plot_training(curves.set_index(["row", "fold", "step"]).astype(float))
+    figure = plots.plot_training(
+        curves.assign(seed=0).set_index(["row", "fold", "seed", "step"]).astype(float)
+    )
     drawn(figure)
     assert figure.axes[1].lines[0].get_xydata().tolist() == [[0, 0.2], [2, 0.3]]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -16,6 +17,7 @@ from blcf_utils import experiments
 from blcf_utils.config.profile import load_profile
 from blcf_utils.finetuning.splits import class_labels, images_of
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.results.evaluation import evaluate_query
 from blcf_utils.results.tables import read_per_query
 from blcf_utils.study.study import open_study
 
@@ -23,7 +25,7 @@ PROFILE = """
     name: toy
     datasets: [toy, other]
     features:
-      backbone: {name: efficientnet_lite0, layer: block11_expand, weights: embedded}
+      backbone: {name: squeezenet1_1, layer: fire9, weights: random}
       longest_side: 96
       batch_size: 4
       device: cpu
@@ -37,7 +39,8 @@ PROFILE = """
       validation: 0.0
       mining: {images: 8, positive: 2, negative: [0, 1], triplets: 12}
       projection: {dimensions: 300}
-      training: {frozen: block9, inputs: maps, steps: 3, batch: 2, device: cpu}
+      training: {frozen: fire7, inputs: maps, steps: 3, batch: 2, device: cpu}
+      seeds: 2
     seed: 1
 """
 
@@ -112,26 +115,87 @@ def test_the_tables_hold_what_the_networks_answer(open_toy):
     plain = study.open("toy").evaluate(study.open("toy").sum_pooling("gs", whiten=False)).mean
     assert t06["Baseline A", "toy"] == pytest.approx(plain, abs=0.02)
     # A query of the dataset trained on is answered by its own fold's network.
-    queries = read_per_query("t06_finetune_oxford", study.results.folder)["(F)Network A", "toy"]
-    assert set(queries) == {query.id for query in study.open("toy").dataset.queries}
-    for split in study.finetuning("toy").splits:
-        found = study.finetuning("toy").descriptors(
-            "(F)Network A", study.finetuning("toy"), split.number
-        )
-        ids = [query.id for query in study.open("toy").dataset.queries]
-        scores = found.queries["gs"] @ found.database.T
+    home, dataset = study.finetuning("toy"), study.open("toy").dataset
+    for split in home.splits:
+        answers = answered(home, dataset, split.number, seed=1)
         for query in split.test:
-            ranking = (
-                study.finetuning("toy")
-                .rankings("(F)Network A", study.finetuning("toy"))[query]
-                .images
-            )
-            expected = np.argsort(-scores[ids.index(query)], kind="stable")
-            assert ranking.tolist() == expected.tolist()
+            ranking = home.rankings("(F)Network A", home, seed=1)[query].images
+            assert ranking.tolist() == answers[query].tolist()
     gains = experiments.finetuning_gains(study, "t06_finetune_oxford")
     assert gains.loc[("toy", "(F)Network A"), "gain"] == pytest.approx(
         t06["(F)Network A", "toy"] - t06["Baseline A", "toy"]
     )
+
+
+def answered(on, dataset, fold, seed, home=None, row="(F)Network A"):
+    """Rank a dataset for every query with one training's stored descriptors."""
+    found = on.descriptors(row, home or on, fold, seed)
+    orders = np.argsort(-(found.queries["gs"] @ found.database.T), axis=1, kind="stable")
+    return {query.id: order for query, order in zip(dataset.queries, orders, strict=True)}
+
+
+def test_a_trained_cell_is_the_mean_over_seeds_and_every_seed_is_written(open_toy):
+    study = open_toy()
+    cells = {
+        "t06_finetune_oxford": measured(experiments.finetuned_oxford_table(study)),
+        "x08_seen_instances": measured(experiments.seen_instances_table(study)),
+        "t12_blcf_finetuned": measured(experiments.finetuned_words_table(study)),
+    }
+    home, folder = study.finetuning("toy"), study.results.folder
+    written = pd.read_csv(folder / "tables/seeds.csv")
+    assert written.columns.tolist() == ["table", "row", "column", "seed", "value"]
+    for table, means in cells.items():
+        seeds = written[written["table"] == table].groupby(["row", "column"])
+        trained = [cell for cell in means.index if cell[0].startswith(("(F", "fine-tuned"))]
+        assert sorted(seeds.groups) == sorted(trained), table
+        for cell, part in seeds:
+            assert part["seed"].tolist() == [0, 1]
+            assert part["value"].mean() == pytest.approx(means[cell])
+        assert (seeds["value"].nunique() > 1).any(), table
+    # By hand: at home each fold's network answers its own queries, elsewhere one answers all.
+    here, there = study.open("toy").dataset, study.open("other").dataset
+    values = written[written["table"] == "t06_finetune_oxford"].set_index(["row", "column", "seed"])
+    aps = {}
+    for seed in (0, 1):
+        aps[seed] = {
+            query.id: evaluate_query(
+                here, query, answered(home, here, split.number, seed)[query.id]
+            )
+            for split in home.splits
+            for query in here.queries
+            if query.id in split.test
+        }
+        value = values.loc[("(F)Network A", "toy", seed), "value"]
+        assert value == pytest.approx(np.mean(list(aps[seed].values())))
+        away = study.finetuning("other")
+        found = answered(away, there, seed, seed, home)  # another fold's with each seed
+        expected = [evaluate_query(there, query, found[query.id]) for query in there.queries]
+        value = values.loc[("(F)Network A", "other", seed), "value"]
+        assert value == pytest.approx(np.mean(expected))
+    queries = read_per_query("t06_finetune_oxford", folder)["(F)Network A", "toy"]
+    assert queries == {
+        query: pytest.approx((ap + aps[1][query]) / 2) for query, ap in aps[0].items()
+    }
+
+
+def test_another_seed_is_another_network_and_the_same_one_the_same(open_toy, monkeypatch, tmp_path):
+    home = open_toy().finetuning("toy")
+    made = {
+        (fold, seed): home.trained("(F)Network B", fold, seed).artefact
+        for fold in (0, 1)
+        for seed in (0, 1)
+    }
+    assert len({artefact.key for artefact in made.values()}) == 4
+    for name in ("trunk.safetensors", "projection.safetensors"):
+        assert len({(artefact / name).read_bytes() for artefact in made.values()}) == 4
+    drawn = [home.triplets(0, "fused", seed).images for seed in (0, 1)]
+    assert not np.array_equal(*drawn)
+    monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "cache"))
+    again = open_toy().finetuning("toy").trained("(F)Network B", 0, 1).artefact
+    assert again.key == made[0, 1].key
+    assert not Path(again.folder).samefile(made[0, 1].folder)
+    for name in ("trunk.safetensors", "projection.safetensors", "curve.csv"):
+        assert (again / name).read_bytes() == (made[0, 1] / name).read_bytes()
 
 
 def test_words_of_tuned_features(open_toy):
@@ -145,6 +209,12 @@ def test_words_of_tuned_features(open_toy):
     tuned = study.finetuning("toy").tuned(fold=1)
     weights = study.finetuning("toy").trained(fold=1).weights
     assert tuned.profile.features.backbone.weights == str(weights)
+    # Forwarded from the stored maps of the frozen layers: the same but for their 16 bits.
+    whole = study.open("toy").changed({"features.backbone.weights": str(weights)}).features
+    assert whole.key != tuned.features.key
+    for image in range(len(whole)):
+        expected, found = whole.map(image), tuned.features.map(image)
+        assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
     assert tuned.backbone.weights_digest != study.open("toy").backbone.weights_digest
 
 
@@ -177,12 +247,10 @@ def test_seen_instances_are_answered_by_a_network_of_all_images(open_toy):
         assert x08["Baseline A", f"toy/{mode}"] == t06["Baseline A", column]
         unseen = x08["(F)Network A, unseen instances", f"toy/{mode}"]
         assert unseen == t06["(F)Network A", column]
-        found = (
-            everything.finetuning("toy")
-            .evaluation("(F)Network A", everything.finetuning("toy"), mode)
-            .mean
-        )
-        assert x08["(F)Network A, seen instances", f"toy/{mode}"] == pytest.approx(found)
+        seen = everything.finetuning("toy")
+        found = [one.mean for one in seen.evaluations("(F)Network A", seen, mode)]
+        cell = x08["(F)Network A, seen instances", f"toy/{mode}"]
+        assert cell == pytest.approx(np.mean(found))
     keys = [one.finetuning("toy").trained().artefact.key for one in (study, everything)]
     assert keys[0] != keys[1]
 
@@ -315,8 +383,8 @@ def test_a_profile_without_fine_tuning_says_so(open_toy):
         ({"finetuning.mining.negative": [1.5, 1.9]}, "widen finetuning.mining.negative"),
         ({"finetuning.folds": 5}, "at least as many instances as finetuning.folds = 5, found 4"),
         ({"finetuning.oxford": "nowhere"}, "unknown dataset of finetuning.oxford 'nowhere'"),
-        ({"finetuning.training.frozen": "conv9"}, "unknown layer of efficientnet_lite0 'conv9'"),
-        ({"finetuning.training.frozen": "block11"}, "expected a layer before block11_expand"),
+        ({"finetuning.training.frozen": "conv9"}, "unknown layer of squeezenet1_1 'conv9'"),
+        ({"finetuning.training.frozen": "fire9"}, "expected a layer before fire9"),
     ],
 )
 def test_degenerate_settings_say_what_to_change(open_toy, settings, message):
