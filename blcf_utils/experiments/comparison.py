@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from blcf_utils.experiments.measuring import elsewhere, gains_frame, timed
+from blcf_utils.experiments.measuring import elsewhere, intervals_frame, timed
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.pooling.compared.row_kinds import T10, T11, T13, Row
@@ -193,4 +193,4 @@ def method_gains(study: Study, against: str = "BLCF LS", mode: Mode = "ls") -> p
         column = f"{name}/{mode}"
         for row in dict.fromkeys(row for row, of in values if of == column and row != against):
             lines[name, row] = paired_bootstrap(values[row, column], values[against, column])
-    return gains_frame(lines, ("dataset", "method"))
+    return intervals_frame(lines, ("dataset", "method"))

@@ -7,7 +7,7 @@ from functools import partial
 
 import pandas as pd
 
-from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame, scored, timed
+from blcf_utils.experiments.measuring import MODES, elsewhere, intervals_frame, scored, timed
 from blcf_utils.ground.errors import known
 from blcf_utils.ground.progress import progress
 from blcf_utils.results.intervals import paired_bootstrap
@@ -93,7 +93,7 @@ def weighting_gains(study: Study, table_id: str, mode: Mode = "gs") -> pd.DataFr
         for row in weighting_names(study.profile):
             if row != NONE and (row, column) in values and (NONE, column) in values:
                 lines[name, row] = paired_bootstrap(values[row, column], values[NONE, column])
-    return gains_frame(lines, ("dataset", "weighting"))
+    return intervals_frame(lines, ("dataset", "weighting"))
 
 
 def query_gains(
