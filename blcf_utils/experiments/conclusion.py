@@ -11,7 +11,7 @@ import pandas as pd
 from blcf_utils.experiments.measuring import intervals_frame
 from blcf_utils.results.evaluation import Evaluation
 from blcf_utils.results.intervals import paired_bootstrap
-from blcf_utils.results.published import dataset_of, load_published, number
+from blcf_utils.results.published import dataset_of, load_published, number, table_info
 from blcf_utils.study.study import Study
 
 THESIS, RUN = "thesis", "run"
@@ -56,7 +56,7 @@ CLAIMS = (
     Difference("saliency over none", _T09, _SALIENCY, ("None",), "/ls"),
     Difference("saliency over a centre prior", _T09, _SALIENCY, ("Gaussian",), "/ls"),
     Difference("SIFT over convolutional words", _T05, ("SIFT-BoW",), ("BLCF",)),
-    Difference("both merged over convolutional words", _T05, ("merged",), ("BLCF",)),
+    Difference("SIFT merged in over words alone", _T05, ("merged",), ("BLCF",)),
     Difference(
         "fine-tuned on buildings over not",
         "t06_finetune_oxford",
@@ -135,7 +135,11 @@ def search_ladder(study: Study) -> pd.DataFrame:
 
 
 def _published(table_id: str) -> dict[tuple[str, str], float]:
-    """Return the slides' numbers of a table by row and column."""
-    table = load_published(table_id)
-    values = {(cell.row, cell.column): number(cell.value) for cell in table.itertuples()}
+    """Return the slides' mAPs of a table by row and column."""
+    table, attributes = load_published(table_id), table_info(table_id).attributes
+    values = {
+        (cell.row, cell.column): number(cell.value)
+        for cell in table.itertuples()
+        if cell.column not in attributes
+    }
     return {cell: value for cell, value in values.items() if value is not None}

@@ -73,13 +73,13 @@ def plot_ladder(ladder: pd.DataFrame) -> Figure:
     figure, axes = grid(1, 1, 6.2, 3.6)
     ax = axes[0, 0]
     for k, dataset in enumerate(theirs):
-        part = ladder.loc["thesis", dataset]
+        part = ladder.loc["thesis"].loc[dataset]
         places = [steps.index(step) for step in part.index]
         ax.plot(places, part["mAP"], linestyle="--", linewidth=1, color=IGNORED, zorder=1)
         for place, value in zip(places, part["mAP"], strict=True):
             _hollow(ax, place, value, _HOLLOW[k % len(_HOLLOW)])
     for k, dataset in enumerate(ours):
-        part, colour = ladder.loc["run", dataset], SERIES[k % len(SERIES)]
+        part, colour = ladder.loc["run"].loc[dataset], SERIES[k % len(SERIES)]
         # A little apart, so that intervals of two datasets never lie on one another.
         places = [steps.index(step) + 0.06 * (k - (len(ours) - 1) / 2) for step in part.index]
         ax.plot(places, part["mAP"], "o-", color=colour, markersize=5)
@@ -149,4 +149,5 @@ def _legend(figure: Figure, ours: Sequence[str], theirs: Sequence[str]) -> None:
                markerfacecolor="white", markeredgecolor="0.3", markersize=5)
         for k, name in enumerate(theirs)
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))
+    options = {"ncols": min(len(handles), 4), "fontsize": 8, "frameon": False}
+    figure.legend(handles=handles, loc="outside upper center", **options)
