@@ -4,7 +4,8 @@ A cell is measured by the run that writes it or says why it was not run. Tables 
 ``results/<profile>/tables``, APs of every query in ``per_query``.
 """
 
-from blcf_utils.experiments.backbones import backbones_table
+from blcf_utils.experiments.backbones import backbones_table, network_gains
+from blcf_utils.experiments.codebook import codebook_size_table
 from blcf_utils.experiments.compactness import (
     dimension_table,
     index_weights,
@@ -18,6 +19,7 @@ from blcf_utils.experiments.comparison import (
     method_gains,
     state_of_the_art_table,
 )
+from blcf_utils.experiments.conclusion import claim_differences, search_ladder
 from blcf_utils.experiments.datasets import datasets_table
 from blcf_utils.experiments.efficiency import efficiency_table
 from blcf_utils.experiments.finetuning import (
@@ -57,7 +59,9 @@ from blcf_utils.experiments.weighting import (
 __all__ = [
     "among_own",
     "backbones_table",
+    "claim_differences",
     "claims_table",
+    "codebook_size_table",
     "compactness_table",
     "compare_methods",
     "comparison_table",
@@ -78,6 +82,7 @@ __all__ = [
     "measure_scaling",
     "method_gains",
     "mining_table",
+    "network_gains",
     "pooling_table",
     "projection_table",
     "quality_against_map",
@@ -86,6 +91,7 @@ __all__ = [
     "resizing_table",
     "saliency_table",
     "scaling_table",
+    "search_ladder",
     "search_table",
     "seen_instances_table",
     "state_of_the_art_table",

@@ -12,7 +12,7 @@ import pandas as pd
 from blcf_utils.experiments.measuring import (
     beside,
     elsewhere,
-    gains_frame,
+    intervals_frame,
     misscored,
     timed,
 )
@@ -202,4 +202,4 @@ def method_gains(study: Study, against: str = "BLCF LS", mode: Mode = "ls") -> p
         column = f"{name}/{mode}"
         for row in dict.fromkeys(row for row, of in values if of == column and row != against):
             lines[name, row] = paired_bootstrap(values[row, column], values[against, column])
-    return gains_frame(lines, ("dataset", "method"))
+    return intervals_frame(lines, ("dataset", "method"))

@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from blcf_utils.experiments.measuring import MODES, elsewhere, gains_frame
+from blcf_utils.experiments.measuring import MODES, elsewhere, intervals_frame
 from blcf_utils.finetuning.variants import (
     BASELINES,
     INSTRE_ROWS,
@@ -178,7 +178,7 @@ def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
             if variant.source and (row, name) in values:
                 baseline = values[f"Baseline {variant.network}", name]
                 lines[name, row] = paired_bootstrap(values[row, name], baseline)
-    return gains_frame(lines, ("dataset", "network"))
+    return intervals_frame(lines, ("dataset", "network"))
 
 
 def seen_instances_table(study: Study) -> pd.DataFrame:

@@ -103,15 +103,18 @@ def beside(cell: Measurement, misscored: Evaluation | None) -> list[Measurement]
     return [cell, other]
 
 
-def gains_frame(
-    lines: Mapping[tuple[str, str], tuple[float, float, float]], names: tuple[str, str]
+def intervals_frame(
+    lines: Mapping[tuple[str, ...], tuple[float, float, float]],
+    names: tuple[str, ...],
+    what: str = "gain",
 ) -> pd.DataFrame:
-    """Return gains with their intervals: columns gain, low, high; empty if nothing was measured.
+    """Return values with their intervals: columns ``what``, low, high; empty without lines.
 
     Args:
-        lines: (dataset, row) to gain, low and high.
-        names: of the two index levels.
+        lines: what was measured, such as (dataset, row), to its value, low and high.
+        names: of the index levels.
+        what: name of the value's column.
     """
-    datasets, rows = ([key[level] for key in lines] for level in (0, 1))
-    index = pd.MultiIndex.from_arrays([datasets, rows], names=names)
-    return pd.DataFrame(list(lines.values()), index=index, columns=["gain", "low", "high"])
+    levels = [[key[level] for key in lines] for level in range(len(names))]
+    index = pd.MultiIndex.from_arrays(levels, names=names)
+    return pd.DataFrame(list(lines.values()), index=index, columns=[what, "low", "high"])

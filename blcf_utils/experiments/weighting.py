@@ -11,7 +11,7 @@ from blcf_utils.experiments.measuring import (
     MODES,
     beside,
     elsewhere,
-    gains_frame,
+    intervals_frame,
     misscored,
     scored,
     timed,
@@ -102,7 +102,7 @@ def weighting_gains(study: Study, table_id: str, mode: Mode = "gs") -> pd.DataFr
         for row in weighting_names(study.profile):
             if row != NONE and (row, column) in values and (NONE, column) in values:
                 lines[name, row] = paired_bootstrap(values[row, column], values[NONE, column])
-    return gains_frame(lines, ("dataset", "weighting"))
+    return intervals_frame(lines, ("dataset", "weighting"))
 
 
 def query_gains(

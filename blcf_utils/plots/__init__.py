@@ -12,8 +12,9 @@ from blcf_utils.plots.comparison import (
     show_regions,
     show_rmac_weights,
 )
+from blcf_utils.plots.conclusion import plot_claims, plot_ladder, plot_networks
 from blcf_utils.plots.curves import (
-    plot_bars,
+    plot_codebook_sizes,
     plot_curves,
     plot_kmeans,
     plot_paired_queries,
@@ -58,17 +59,20 @@ from blcf_utils.plots.scaling import (
 
 __all__ = [
     "common_words",
-    "plot_bars",
+    "plot_claims",
+    "plot_codebook_sizes",
     "plot_costs",
     "plot_costs_by_size",
     "plot_curves",
     "plot_dimensions",
     "plot_gains",
     "plot_kmeans",
+    "plot_ladder",
     "plot_laws",
     "plot_likeness",
     "plot_map_by_size",
     "plot_mining",
+    "plot_networks",
     "plot_paired_queries",
     "plot_precision_recall",
     "plot_quality",

@@ -83,24 +83,6 @@ def plot_paired_queries(first: Evaluation, second: Evaluation, names: tuple[str,
     return done(figure)
 
 
-def plot_bars(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
-    """Plot a wide table (rows x columns of numbers) as grouped bars, one group per column."""
-    values = table.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
-    if values.empty:
-        return nothing()
-    figure, axes = grid(1, 1, max(4, 1.1 * len(values.columns) + 2), 2.8)
-    width = 0.8 / max(1, len(values))
-    for k, (row, line) in enumerate(values.iterrows()):
-        places = np.arange(len(values.columns)) + k * width
-        axes[0, 0].bar(places, line.to_numpy(float), width, label=row, color=SERIES[k % 6])
-    axes[0, 0].set_xticks(
-        np.arange(len(values.columns)) + 0.4 - width / 2, values.columns, rotation=30, ha="right"
-    )
-    axes[0, 0].set(ylabel=ylabel)
-    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return done(figure)
-
-
 def plot_curves(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
     """Plot the columns of a table against its index, which names the x axis."""
     figure, axes = grid(1, 1, 4, 2.6)
@@ -108,4 +90,30 @@ def plot_curves(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
         axes[0, 0].plot(table.index, values, "o-", label=label, color=colour)
     axes[0, 0].set(xlabel=table.index.name, ylabel=ylabel)
     axes[0, 0].legend()
+    return done(figure)
+
+
+def plot_codebook_sizes(table: pd.DataFrame, dataset: str) -> Figure:
+    """Plot mAP, and the distinct words of an image, against the number of words K.
+
+    Args:
+        table: x11 as rows x columns (``tables.wide``).
+        dataset: which it was measured on.
+    """
+    if table.empty:
+        return nothing()
+    sizes = [int(row) for row in table.index]
+    figure, axes = grid(1, 2, 3.6, 2.6)
+    for mode, colour in zip(("gs", "ls"), SERIES, strict=False):
+        values = table[f"{dataset}/{mode}"].to_numpy(float)
+        axes[0, 0].plot(sizes, values, "o-", label=mode.upper(), color=colour)
+    words = table[f"{dataset}/distinct words an image"].to_numpy(float)
+    axes[0, 1].plot(sizes, words, "o-", color=SERIES[2])
+    axes[0, 0].set(ylabel=f"mAP, {dataset}")
+    axes[0, 0].legend()
+    axes[0, 1].set(ylabel="distinct words an image", ylim=(0, None))
+    for ax in axes[0]:
+        ax.set(xscale="log", xlabel="words K")
+        ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+        ax.minorticks_off()
     return done(figure)

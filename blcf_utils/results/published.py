@@ -17,7 +17,7 @@ from blcf_utils.ground.paths import published_dir
 COLUMNS = ("row", "column", "value", "note")
 # Tables of the study that the thesis does not have.
 OWN_TITLES = {
-    "x01_backbones": "BLCF and sum pooling on other backbones (mAP)",
+    "x01_backbones": "Words against sums, R-MAC and CroW under other networks (mAP)",
     "x02_localisation": "Overlap of localised windows with known boxes "
     "(mean IoU; /half: share of at least 0.5)",
     "x03_saliency_quality": "Saliency models judged by where the instance is (no mAP; KL: lower "
@@ -30,6 +30,7 @@ OWN_TITLES = {
     "x09_scaling": "A database that grows: size, build and query time, and mAP among photographs "
     "and synthetic images",
     "x10_resize": "Images resized with antialiasing and plainly (mAP)",
+    "x11_codebook_size": "How many words: mAP, size and distinct words of an image by K",
 }
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 

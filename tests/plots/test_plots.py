@@ -98,15 +98,81 @@ def test_paired_queries_count_wins(scores):
     assert figure.axes[1].get_title() == f"better on {(b > a).sum()}, worse on {(b < a).sum()} of 5"
 
 
-def test_bars_skip_what_was_not_measured():
-    table = pd.DataFrame(
-        {"a": [0.1, "0.4"], "b": [np.nan, 0.3], "c": ["", None]}, index=["GS", "LS"]
-    )
-    figure = plots.plot_bars(table)
+def test_sizes_of_codebooks():
+    columns = ["a/gs", "a/ls", "a/bytes an image", "a/distinct words an image"]
+    table = pd.DataFrame([[0.4, 0.5, 99, 30], [0.6, 0.7, 200, 80]], ["64", "512"], columns)
+    figure = plots.plot_codebook_sizes(table, "a")
     drawn(figure)
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["a", "b"]
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    np.testing.assert_allclose(heights, [0.1, np.nan, 0.4, 0.3])
+    assert [line.get_label() for line in figure.axes[0].lines] == ["GS", "LS"]
+    assert figure.axes[0].lines[1].get_xydata().tolist() == [[64, 0.5], [512, 0.7]]
+    assert figure.axes[1].lines[0].get_ydata().tolist() == [30, 80]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["64", "512"]
+    drawn(plots.plot_codebook_sizes(table.iloc[:0], "a"))
+
+
+def places(axis):
+    """The points of a picture, in the order drawn, and how opaque each is."""
+    points = [c for c in axis.collections if len(c.get_offsets()) == 1 and c.get_sizes().size]
+    return [(*np.round(c.get_offsets()[0], 6).tolist(), c.get_alpha()) for c in points]
+
+
+def test_claims_stand_beside_those_of_the_thesis():
+    lines = {
+        ("LS over GS", "thesis", "oxford5k"): (0.085, np.nan, np.nan),
+        ("LS over GS", "run", "a"): (0.2, 0.1, 0.3),
+        ("SIFT", "run", "b"): (-0.6, -0.7, -0.5),
+        ("SIFT", "run", "a"): (0.01, -0.02, 0.04),
+    }
+    index = pd.MultiIndex.from_tuples(lines, names=["claim", "origin", "dataset"])
+    frame = pd.DataFrame(lines.values(), index, ["difference", "low", "high"])
+    figure = plots.plot_claims(frame)
+    drawn(figure)
+    axis = figure.axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["LS over GS", "SIFT"]
+    # Of a claim each dataset of the run has a line of its own, the thesis' the last one.
+    assert places(axis) == [(0.085, 0.3, None), (0.2, -0.3, 1), (-0.6, 1, 1), (0.01, 0.7, 0.45)]
+    assert axis.get_xlim()[0] < -0.7 < 0.7 < axis.get_xlim()[1]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["a", "b", "thesis: oxford5k"]
+    drawn(plots.plot_claims(frame.iloc[:0]))
+
+
+def test_ladder_draws_a_line_a_dataset():
+    lines = {
+        ("thesis", "oxford5k", "GS"): (0.65, np.nan, np.nan),
+        ("run", "a", "GS"): (0.4, 0.3, 0.5),
+        ("thesis", "oxford5k", "LS"): (0.74, np.nan, np.nan),
+        ("run", "a", "LS"): (0.6, 0.5, 0.7),
+    }
+    index = pd.MultiIndex.from_tuples(lines, names=["origin", "dataset", "step"])
+    frame = pd.DataFrame(lines.values(), index, ["mAP", "low", "high"])
+    figure = plots.plot_ladder(frame)
+    drawn(figure)
+    axis = figure.axes[0]
+    assert [line.get_xydata().tolist() for line in axis.lines] == [
+        [[0, 0.65], [1, 0.74]],
+        [[0, 0.4], [1, 0.6]],
+    ]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["GS", "LS"]
+    intervals = axis.collections[-1].get_segments()
+    assert [segment[:, 1].tolist() for segment in intervals] == [[0.3, 0.5], [0.5, 0.7]]
+    drawn(plots.plot_ladder(frame.iloc[:0]))
+
+
+def test_networks_group_rivals():
+    lines = {
+        ("d", "vgg16 conv5_1 (local)", "CroW"): (0.3, 0.2, 0.4),
+        ("d", "vgg16 conv5_1 (local)", "R-MAC"): (0.1, 0.05, 0.2),
+        ("d", "resnet18 layer3 (local)", "R-MAC"): (-0.05, -0.1, 0.01),
+    }
+    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "network", "rival"])
+    figure = plots.plot_networks(pd.DataFrame(lines.values(), index, ["gain", "low", "high"]))
+    drawn(figure)
+    assert titles(figure) == ["d"]
+    assert places(figure.axes[0]) == [(0.3, -0.33, 1), (0.1, 0.33, 1), (-0.05, 1.33, 0.45)]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["words over CroW", "words over R-MAC"]
+    drawn(plots.plot_networks(pd.DataFrame(columns=["gain", "low", "high"])))
 
 
 def test_photographs(toy, rankings):
