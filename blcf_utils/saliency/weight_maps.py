@@ -14,7 +14,7 @@ from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_p
 from blcf_utils.ground.progress import progress
 from blcf_utils.saliency.weighting import Weighting
 
-STAGE = Stage("weights", version=1)
+STAGE = Stage("weights", version=2)
 
 
 class StoredWeights:
