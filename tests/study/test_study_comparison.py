@@ -264,6 +264,42 @@ def test_a_row_with_given_weights_runs(open_toy, tmp_path):
     assert t10.loc[("CroW [22]", "instre"), "status"] == "not run: instre is not in profile toy"
 
 
+def test_words_learned_elsewhere_are_the_teachers(open_toy):
+    study = open_toy()
+    elsewhere = open_toy(**{"learn_on": {"toy": "other"}}).open("toy")
+    there = row("blcf-elsewhere").on(study.comparison("toy"))
+    assert there.bench.codebook.key == study.open("other").codebook.key
+    assert there.bench.config_digest() == elsewhere.config_digest()
+    assert there.bench.config_digest() != study.open("toy").config_digest()
+    found = row("blcf-elsewhere").rank(there, "ls", False)
+    for query, expected in elsewhere.search("LS").items():
+        np.testing.assert_array_equal(found[query].images, expected.images)
+        np.testing.assert_array_equal(found[query].scores, expected.scores)
+    alone = open_toy(datasets=["toy"]).comparison("toy")
+    assert "no other dataset" in row("blcf-elsewhere").unavailable_because(alone)
+
+
+def test_the_fields_later_rows_start_from_the_same_vectors(open_toy):
+    study = open_toy()
+    ids = ("rmac", "rmac-dba", "rmac-reciprocal")
+    plain, dba, reciprocal = experiments.compare_methods(study, [row(i) for i in ids])[:3]
+    vectors = study.comparison("toy").vectors("rmac", 512, "")
+    database, queries = vectors.database(), vectors.queries("ls")
+    added = []
+    for i, vector in enumerate(database):
+        others = [j for j in np.argsort(-(database @ vector), kind="stable") if j != i][:2]
+        added.append(vector + 2 / 3 * database[others[0]] + 1 / 3 * database[others[1]])
+    added = normalise_rows(np.array(added))
+    found = row("rmac-dba").rank(study.comparison("toy"), "ls", False)
+    for query, vector in zip(vectors.dataset.queries, queries, strict=True):
+        scores = found[query.id].scores
+        np.testing.assert_allclose(scores, (added @ vector)[found[query.id].images], atol=1e-5)
+    assert set(dba.scores) == {("gs", False), ("ls", False), ("ls", True)}
+    assert set(reciprocal.scores) == {("gs", False), ("ls", False)}
+    assert dba.bytes == plain.bytes < reciprocal.bytes
+    assert len({each.digest for each in (plain, dba, reciprocal)}) == 3
+
+
 def test_trained_rows_read_what_their_papers_read():
     netvlad = row("netvlad-trained")
     assert (netvlad.network, netvlad.layer, netvlad.relu) == ("vgg16", "conv5_3", "pre")
