@@ -318,7 +318,7 @@ def test_boxes_can_be_cut_out_of_the_image(open_toy):
         crop = pixels.crop(query.box) if query.box else pixels
         least = max(1, 64 / (scale * min(crop.size)))
         size = tuple(round(side * scale * least) for side in crop.size)
-        seen = np.asarray(crop.resize(size, Image.Resampling.BILINEAR))
+        seen = np.array(crop.resize(size, Image.Resampling.BILINEAR))
         rows = forward_images(bench.backbone, seen[None], torch.device("cpu"))[0]
         expected = rows.astype(np.float32).max(axis=0)
         found = study.comparison("toy").vectors("mac-plain").queries("ls")[k]

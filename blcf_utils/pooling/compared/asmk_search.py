@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,9 +28,8 @@ _EXPONENT, _THRESHOLD, _QUERY_WORDS = 3.0, 0.0, 5
 
 def asmk_missing() -> str:
     """Return why the package cannot be used, or ""."""
-    with suppress(ValueError):  # of a module that is there in name only
-        if find_spec("asmk"):
-            return ""
+    if find_spec("asmk"):
+        return ""
     return "needs the package asmk; install it with pip install 'blcf-study[asmk]'"
 
 
