@@ -38,9 +38,19 @@ class ComparisonConfig(Config):
     expansion: int = Field(10, ge=0, description="images that join the query in expansion")
     rerank: int = Field(1000, ge=0, description="images that R-MAC's AML re-ranks")
     rmac_expansion: int = Field(5, ge=0, description="the same as expansion, after AML")
+    query: Literal["map", "pixels"] = Field(
+        "map",
+        description="what local search describes: the box's part of the query's feature map, or "
+        "the map of the box cut out of the image, as the papers do except CAM's",
+    )
     weights: dict[str, str] = Field(
         default_factory=dict,
         description="id of a fine-tuned row to the state dict that it needs",
+    )
+    whitening: dict[str, str] = Field(
+        default_factory=dict,
+        description="id of a fine-tuned row to a file with its learned whitening, tensors m (C) "
+        "and P (D, C), in place of PCA",
     )
 
     @model_validator(mode="after")

@@ -34,6 +34,11 @@ Rank = Callable[[], dict[str, Ranking]]
 def weighted_sum_pooling_table(study: Study, weightings: tuple[str, ...] = ()) -> pd.DataFrame:
     """Measure sum pooling under every weighting (table t08).
 
+    It pools the last layer of large images (``sum_pooling.full_layer``, ``full_longest_side``), and
+    the weights are those of that layer's cells. The slides do not say so; it is inferred from
+    their numbers: t08's "None" (Oxford .680 and .686, Paris .779 and .765) agrees with t03's "as in
+    [20]" (.672 and .683, .774 and .763), not with "as ours" (.621 and .583, .712 and .742).
+
     Args:
         study: the study; its profile says whether the pooled vectors are whitened.
         weightings: the rows; every one that can run here when empty.
@@ -44,7 +49,8 @@ def weighted_sum_pooling_table(study: Study, weightings: tuple[str, ...] = ()) -
         rank = partial(bench.sum_pooling, mode, weighting=weighting)
         return rank, bench.weightings.weights(weighting, 1)
 
-    return _table(study, "t08_saliency_sum_pooling", weightings, prepare)
+    benches = [study.open(name).at_full_resolution() for name in study.datasets]
+    return _table(study, benches, "t08_saliency_sum_pooling", weightings, prepare)
 
 
 def weighted_words_table(study: Study, weightings: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -55,20 +61,22 @@ def weighted_words_table(study: Study, weightings: tuple[str, ...] = ()) -> pd.D
         rank = partial(bench.search, mode, weighting=weighting)
         return rank, bench.weightings.weights(weighting)
 
-    return _table(study.of_saliency_work, "t09_saliency_blcf", weightings, prepare)
+    of_saliency = study.of_saliency_work
+    benches = [of_saliency.open(name) for name in study.datasets]
+    return _table(of_saliency, benches, "t09_saliency_blcf", weightings, prepare)
 
 
 def _table(
     study: Study,
+    benches: list[Pipeline],
     table_id: str,
     weightings: tuple[str, ...],
     prepare: Callable[[Pipeline, Mode, str], tuple[Rank, StoredWeights | None]],
 ) -> pd.DataFrame:
     """Measure every weighting, global and local; ``seconds`` rank the database for every query."""
     cells = []
-    for name in study.datasets:
-        bench = study.open(name)
-        rows = weightings or bench.weightings.names()
+    for bench in benches:
+        name, rows = bench.name, weightings or bench.weightings.names()
         rows = progress(rows, label=f"weightings of {name}", unit="weighting")
         for row in rows:
             for mode in MODES:

@@ -22,7 +22,8 @@ def rmac_regions(shape: tuple[int, int], levels: int = 3) -> np.ndarray:
 
     At level l the squares have side floor(2 w / (l + 1)), w being the shorter side of the map; l
     of them stand along the shorter side and l + m along the longer, where m brings the overlap of
-    the largest squares nearest to 40 %.
+    the largest squares nearest to 40 %. A level whose side is 0, on a map of one or two cells, has
+    no squares.
 
     Args:
         shape: (h, w) of the map, in cells.
@@ -39,11 +40,14 @@ def rmac_regions(shape: tuple[int, int], levels: int = 3) -> np.ndarray:
     steps = 0
     if long > short:
         counts = np.arange(2, _MOST_STEPS + 2)
-        overlaps = (short - (long - short) / (counts - 1)) / short
+        # As it stands in the authors' code: another order of operations breaks ties otherwise.
+        overlaps = (short**2 - short * ((long - short) / (counts - 1))) / short**2
         steps = int(np.abs(overlaps - _OVERLAP).argmin()) + 1
     regions = []
     for level in range(1, levels + 1):
-        side = max(1, int(2 * short // (level + 1)))
+        side = 2 * short // (level + 1)
+        if not side:
+            break
         rows = _starts(height, side, level + (steps if height > width else 0))
         columns = _starts(width, side, level + (steps if width > height else 0))
         regions += [(y, y + side, x, x + side) for y in rows for x in columns]

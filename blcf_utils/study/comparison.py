@@ -15,8 +15,9 @@ from blcf_utils.features.networks.heads import ClassifierHead, load_head
 from blcf_utils.features.networks.weight_files import with_classifier
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.remembered import remembered
+from blcf_utils.pooling.compared.asmk_search import AsmkSearch
 from blcf_utils.pooling.compared.detector import DetectorSearch
-from blcf_utils.pooling.compared.teacher import TeacherData
+from blcf_utils.pooling.compared.teacher import TeacherData, read_learned_whitening
 from blcf_utils.pooling.compared.vectors import MethodVectors, method_named
 from blcf_utils.pooling.rmac import rmac_regions
 from blcf_utils.pooling.rmac_weighting import decompose
@@ -97,12 +98,15 @@ class Comparison:
         return bench if backbone == own else bench.changed({"features.backbone": backbone})
 
     @remembered
-    def vectors(self, method: str, dimensions: int | None = None) -> MethodVectors:
+    def vectors(
+        self, method: str, dimensions: int | None = None, whitening: str = ""
+    ) -> MethodVectors:
         """Return the dataset as a method describes it.
 
         Args:
             method: a name of ``pooling.compared.methods.METHODS``.
             dimensions: the most values of a vector; the profile's when None.
+            whitening: file of a whitening that was learned with the network; PCA's when empty.
 
         Raises:
             StudyError: an unknown method, or no dataset that teaches it.
@@ -119,9 +123,12 @@ class Comparison:
             bench.profile.seed,
             self.head if entry.needs else None,
             Path(config.weights[method]).expanduser() if entry.given else None,
+            read_learned_whitening(Path(whitening).expanduser()) if whitening else None,
         )
         projection = bench.profile.encoding.box
-        return MethodVectors(method, bench.dataset, bench.features, data, projection)
+        pixels = config.query == "pixels" and entry.crops == "pixels"
+        crops = (lambda: bench.query_crops) if pixels else dict
+        return MethodVectors(method, bench.dataset, bench.features, data, projection, crops)
 
     @remembered
     def detector(self, weights: Path) -> DetectorSearch:
@@ -129,6 +136,19 @@ class Comparison:
         bench = self.bench
         features, projection = bench.profile.features, bench.profile.encoding.box
         return DetectorSearch(bench.dataset, weights, features, projection, bench.store)
+
+    @cached_property
+    def learned_elsewhere(self) -> Comparison:
+        """The same dataset with whitening and words learned on the dataset that teaches."""
+        words = self.bench.changed({f"learn_on.{self.bench.name}": self.teacher.name})
+        return Comparison(words, self.teacher)
+
+    @cached_property
+    def asmk(self) -> AsmkSearch:
+        """The dataset under the aggregated selective match kernel."""
+        bench = self.bench
+        learned, projection = (bench.whitening, bench.codebook), bench.profile.encoding.box
+        return AsmkSearch(bench.dataset, bench.features, *learned, projection, bench.store)
 
     def rmac_decomposition(self, levels: Sequence[int] = (1, 2, 3, 7)) -> pd.DataFrame:
         """Compare weighted sums with R-MAC, mean over the database (R-MAC as weighting scheme).

@@ -15,6 +15,7 @@ import numpy as np
 from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.views import AS_IT_IS, View, augmented_views
+from blcf_utils.features.crops import crop_maps
 from blcf_utils.features.extraction import extract_features
 from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.joined import JoinedFeatures
@@ -127,6 +128,11 @@ class Pipeline:
 
     def _extracted(self, dataset: Dataset, view: View = AS_IT_IS) -> FeatureMaps:
         return extract_features(dataset, self.profile.features, self.store, self.backbone, view)
+
+    @cached_property
+    def query_crops(self) -> dict[str, np.ndarray]:
+        """The feature maps of boxes cut out of their query images, by query."""
+        return crop_maps(self.dataset, self.profile.features, self.store, self.backbone)
 
     @cached_property
     def whitening(self) -> Whitening:
@@ -312,7 +318,7 @@ class Pipeline:
             del settings["features"][speed_only]
         # Places, not contents: a weighted cell's digest has those of its maps.
         del settings["saliency"]["weights"], settings["weighting"]["folders"]
-        del settings["comparison"]["weights"]
+        del settings["comparison"]["weights"], settings["comparison"]["whitening"]
         # Of what a trained network answers: its cells' digests have the network's own key.
         del settings["finetuning"]
         used = set(settings) - {

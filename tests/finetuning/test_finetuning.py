@@ -26,8 +26,8 @@ from blcf_utils.finetuning.validation import Validation
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.evaluation import evaluate_query
 
-LAYER = {"name": "efficientnet_lite0", "layer": "block11_expand"}
-FROZEN = "block9"
+LAYER = {"name": "squeezenet1_1", "layer": "fire9"}
+FROZEN = "fire7"
 PROJECTION = ProjectionConfig(dimensions=64)
 CONFIG = FinetuneTrainingConfig(
     frozen=FROZEN,
@@ -497,7 +497,7 @@ def test_crops_of_one_call_keep_one_share_and_are_windows():
 
 
 def test_an_unknown_layer_or_the_last_one_cannot_be_frozen(backbone):
-    with pytest.raises(StudyError, match="unknown layer of efficientnet_lite0 'conv9'"):
+    with pytest.raises(StudyError, match="unknown layer of squeezenet1_1 'conv9'"):
         split_trunk(backbone, "conv9")
-    with pytest.raises(StudyError, match="expected a layer before block11_expand"):
-        split_trunk(backbone, "block11")
+    with pytest.raises(StudyError, match="expected a layer before fire9"):
+        split_trunk(backbone, "fire9")

@@ -1,5 +1,8 @@
 """R-MAC: values by hand, slices and loops, invariances, and its reading as a weighting."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,6 +85,43 @@ def test_rmac_of_2_x_2_positions_by_hand():
         np.array([4, 16]) / np.hypot(4, 16),
         rtol=1e-5,
     )
+
+
+def published_grid(height, width, levels=3):
+    """The squares (y, x, side) of the published formula, with plain numbers."""
+    w, extra = min(height, width), 0
+    if height != width:
+        steps = [(max(height, width) - w) / (m - 1) for m in range(2, 8)]
+        misses = [abs((w**2 - w * b) / w**2 - 0.4) for b in steps]
+        extra = 1 + misses.index(min(misses))
+    squares = []
+    for level in range(1, levels + 1):
+        side = math.floor(2 * w / (level + 1))
+        half = math.floor(side / 2 - 1)
+        starts = []
+        for length, other in ((height, width), (width, height)):
+            count = level + (extra if length > other else 0)
+            b = (length - side) / (count - 1) if count > 1 else 0
+            starts.append([math.floor(half + i * b) - half for i in range(count)])
+        squares += [(y, x, side) for y in starts[0] for x in starts[1] if side > 0]
+    return squares
+
+
+def test_the_grid_is_that_of_the_published_formula():
+    for height, width in itertools.product(range(1, 69), repeat=2):
+        found = rmac_regions((height, width))
+        assert [(y, x, y1 - y) for y, y1, x, _ in found.tolist()] == published_grid(height, width)
+        assert (found[:, 1] - found[:, 0] == found[:, 3] - found[:, 2]).all()
+
+
+def test_ties_and_thin_maps():
+    # The overlaps 1/3 and 7/15 are as far from .4: the sum's rounding prefers the first.
+    for shape in ((9, 33), (33, 9), (18, 66), (66, 18)):
+        assert len(rmac_regions(shape)) == (1 + 4) + 2 * (2 + 4) + 3 * (3 + 4)
+    # Squares of one cell at the first scale, none of no cells at the others.
+    assert rmac_regions((1, 1)).tolist() == [[0, 1, 0, 1]]
+    assert len(rmac_regions((1, 6))) == len(rmac_regions((6, 1))) == 7
+    assert len(rmac_regions((2, 2), levels=7)) == 1 + 4 + 9
 
 
 @many

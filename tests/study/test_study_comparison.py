@@ -7,12 +7,15 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from blcf_utils import experiments
-from blcf_utils.config.profile import BackboneConfig
+from blcf_utils.config.profile import BackboneConfig, load_profile
 from blcf_utils.datasets import holidays
 from blcf_utils.datasets.joining import Expected
+from blcf_utils.features.forward import forward_images
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.ground.errors import StudyError
@@ -28,7 +31,7 @@ from blcf_utils.pooling.compared.row_kinds import (
     PatchSetRow,
 )
 from blcf_utils.pooling.compared.rows import ROWS, row, rows_of
-from blcf_utils.pooling.compared.teacher import fit_wide_whitening
+from blcf_utils.pooling.compared.teacher import fit_wide_whitening, read_learned_whitening
 from blcf_utils.pooling.compared.vectors import cells_window
 from blcf_utils.pooling.mac import mac_pool
 from blcf_utils.pooling.rmac import region_maxima
@@ -224,18 +227,112 @@ def test_rows_that_need_weights_say_which_and_how(open_toy, tmp_path):
 
 
 def test_a_row_with_given_weights_runs(open_toy, tmp_path):
-    random = BackboneConfig(name="vgg16", layer="pool5", weights="random", seed=3)
-    path = tmp_path / "trained.safetensors"
+    random = BackboneConfig(name="vgg16", layer="conv5_3", weights="random", seed=3)
+    path, learned = tmp_path / "trained.safetensors", tmp_path / "learned.pth"
     said = json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3})
     save_file(load_backbone(random).module.state_dict(), path, metadata={"normalisation": said})
-    study = open_toy(**{"comparison.weights": {"rmac-siamac": str(path)}})
+    m, p = torch.rand(512, 1) / 20, torch.randn(30, 512)
+    torch.save({"m": m, "P": p}, learned)
+    given = {"comparison.weights": {"rmac-siamac": str(path)}}
+    without = row("rmac-siamac").unavailable_because(open_toy(**given).comparison("toy"))
+    assert "--set comparison.whitening.rmac-siamac=FILE" in without
+    study = open_toy(**given, **{"comparison.whitening": {"rmac-siamac": str(learned)}})
     assert row("rmac-siamac").unavailable_because(study.comparison("toy")) == ""
+    # Each region's maxima of conv5_3, L2, P (x - m), L2, and their sum.
+    at = row("rmac-siamac").on(study.comparison("toy"))
+    regions = normalise_rows(region_maxima(at.bench.features.map(4)))
+    rows = normalise_rows((regions - m.numpy().T) @ p.numpy().T).sum(axis=0)
+    vectors = row("rmac-siamac").vectors(at).database()
+    np.testing.assert_allclose(vectors[4], rows / np.linalg.norm(rows), atol=1e-5)
+    torch.save({"m": m[:9], "P": p}, learned)
+    with pytest.raises(StudyError, match=r"learned.pth: expected a whitening.*found m \(9, 1\)"):
+        read_learned_whitening(learned)
+    torch.save({"m": m[:9], "P": p[:, :9]}, learned)
+    narrow = row("rmac-siamac").vectors(
+        row("rmac-siamac").on(
+            open_toy(**given, **{"comparison.whitening": {"rmac-siamac": str(learned)}}).comparison(
+                "toy"
+            )
+        )
+    )
+    with pytest.raises(StudyError, match=r"expected m of 512 values for rmac, found 9"):
+        narrow.database()
+    torch.save({"m": m, "P": p}, learned)
     found = experiments.compare_methods(study, [row("rmac-siamac")])[0]
     assert found.scores["ls", False][0].mean > 0
     t10 = experiments.comparison_table(study, [found]).set_index(["row", "column"])
     assert t10.loc[("R-MAC [35]", "toy"), "status"] == "measured"
     assert t10.loc[("R-MAC [35]", "off_the_shelf"), "measured"] == "No"
     assert t10.loc[("CroW [22]", "instre"), "status"] == "not run: instre is not in profile toy"
+
+
+def test_words_learned_elsewhere_are_the_teachers(open_toy):
+    study = open_toy()
+    elsewhere = open_toy(**{"learn_on": {"toy": "other"}}).open("toy")
+    there = row("blcf-elsewhere").on(study.comparison("toy"))
+    assert there.bench.codebook.key == study.open("other").codebook.key
+    assert there.bench.config_digest() == elsewhere.config_digest()
+    assert there.bench.config_digest() != study.open("toy").config_digest()
+    found = row("blcf-elsewhere").rank(there, "ls", False)
+    for query, expected in elsewhere.search("LS").items():
+        np.testing.assert_array_equal(found[query].images, expected.images)
+        np.testing.assert_array_equal(found[query].scores, expected.scores)
+    alone = open_toy(datasets=["toy"]).comparison("toy")
+    assert "no other dataset" in row("blcf-elsewhere").unavailable_because(alone)
+
+
+def test_the_fields_later_rows_start_from_the_same_vectors(open_toy):
+    study = open_toy()
+    ids = ("rmac", "rmac-dba", "rmac-reciprocal")
+    plain, dba, reciprocal = experiments.compare_methods(study, [row(i) for i in ids])[:3]
+    vectors = study.comparison("toy").vectors("rmac", 512, "")
+    database, queries = vectors.database(), vectors.queries("ls")
+    added = []
+    for i, vector in enumerate(database):
+        others = [j for j in np.argsort(-(database @ vector), kind="stable") if j != i][:2]
+        added.append(vector + 2 / 3 * database[others[0]] + 1 / 3 * database[others[1]])
+    added = normalise_rows(np.array(added))
+    found = row("rmac-dba").rank(study.comparison("toy"), "ls", False)
+    for query, vector in zip(vectors.dataset.queries, queries, strict=True):
+        scores = found[query.id].scores
+        np.testing.assert_allclose(scores, (added @ vector)[found[query.id].images], atol=1e-5)
+    assert set(dba.scores) == {("gs", False), ("ls", False), ("ls", True)}
+    assert set(reciprocal.scores) == {("gs", False), ("ls", False)}
+    assert dba.bytes == plain.bytes < reciprocal.bytes
+    assert len({each.digest for each in (plain, dba, reciprocal)}) == 3
+
+
+def test_trained_rows_read_what_their_papers_read():
+    netvlad = row("netvlad-trained")
+    assert (netvlad.network, netvlad.layer, netvlad.relu) == ("vgg16", "conv5_3", "pre")
+    for each in map(row, ("mac-trained", "rmac-trained", "rmac-siamac")):
+        assert (each.network, each.layer, each.relu) == ("vgg16", "conv5_3", "post")
+        assert each.learned_whitening
+
+
+def test_boxes_can_be_cut_out_of_the_image(open_toy):
+    settings = {"comparison.query": "pixels", "features.longest_side": 200}
+    study, by_map = open_toy(**settings), open_toy(**{**settings, "comparison.query": "map"})
+    bench = study.open("toy")
+    for k, query in enumerate(bench.dataset.queries):
+        pixels = Image.open(query.image).convert("RGB")
+        scale = 200 / max(pixels.size)
+        crop = pixels.crop(query.box) if query.box else pixels
+        least = max(1, 64 / (scale * min(crop.size)))
+        size = tuple(round(side * scale * least) for side in crop.size)
+        seen = np.array(crop.resize(size, Image.Resampling.BILINEAR))
+        rows = forward_images(bench.backbone, seen[None], torch.device("cpu"))[0]
+        expected = rows.astype(np.float32).max(axis=0)
+        found = study.comparison("toy").vectors("mac-plain").queries("ls")[k]
+        np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=0.02)
+    crow = study.comparison("toy").vectors("crow"), by_map.comparison("toy").vectors("crow")
+    np.testing.assert_array_equal(*(vectors.queries("gs") for vectors in crow))
+    assert np.abs(np.subtract(*(vectors.queries("ls") for vectors in crow))).max() > 0.01
+    np.testing.assert_array_equal(*(vectors.database() for vectors in crow))
+    # CAM's paper crops the feature map.
+    cam = study.comparison("toy").vectors("cam"), by_map.comparison("toy").vectors("cam")
+    np.testing.assert_array_equal(*(vectors.queries("ls") for vectors in cam))
+    assert load_profile("paper").comparison.query == "pixels"
 
 
 def test_the_tables(open_toy):

@@ -20,6 +20,7 @@ from blcf_utils.saliency.maps import saliency_maps
 from blcf_utils.saliency.models import EMBEDDED, OFFICIAL, load_model
 from blcf_utils.saliency.object_masks import object_masks
 from blcf_utils.saliency.weighting import saliency_weights
+from blcf_utils.search.query import Ranking
 from blcf_utils.study.study import open_study
 
 PROFILE = """
@@ -144,9 +145,10 @@ def test_tables_measure_every_weighting_that_can_run(open_toy):
     study = open_toy()
     words = experiments.weighted_words_table(study)
     sums = experiments.weighted_sum_pooling_table(study)
+    full = study.open("toy").at_full_resolution()
     for table, search in (
         (words, lambda mode, row: study.open("toy").search(mode, weighting=row)),
-        (sums, lambda mode, row: study.open("toy").sum_pooling(mode, weighting=row)),
+        (sums, lambda mode, row: full.sum_pooling(mode, weighting=row)),
     ):
         cells = table[table["column"].str.startswith("toy/")].set_index(["row", "column"])
         for row, why in study.open().weightings.names().items():
@@ -169,6 +171,39 @@ def test_tables_measure_every_weighting_that_can_run(open_toy):
     assert ("toy", "None") not in gains.index
     with pytest.raises(StudyError, match="unknown measured weighting of t09"):
         experiments.query_gains(study, "t09_saliency_blcf", "SalGAN")
+
+
+def test_t08_pools_the_last_layer_of_large_images(open_toy):
+    study = open_toy(
+        **{
+            "features.backbone": {"name": "squeezenet1_1", "layer": "fire6", "weights": "random"},
+            "sum_pooling.full_layer": "fire9",
+            "sum_pooling.full_longest_side": 192,
+        }
+    )
+    table = experiments.weighted_sum_pooling_table(study, ("None", "BMS"))
+    cells = table.set_index(["row", "column"])["measured"]
+    large = open_toy(
+        **{
+            "features.backbone": {"name": "squeezenet1_1", "layer": "fire9", "weights": "random"},
+            "features.longest_side": 192,
+        }
+    ).open("toy")
+    assert large.features.channels == 512
+    weigh, sums = large.weightings.saliency("BMS"), {"None": [], "BMS": []}
+    for i in range(large.features.n_database):
+        cell_map = large.features.map(i)
+        weights = saliency_weights(weigh(i), cell_map.shape[1:]).astype(float)
+        sums["None"].append(cell_map.sum(axis=(1, 2)))
+        sums["BMS"].append((cell_map * weights / weights.max()).sum(axis=(1, 2)))
+    places = [large.dataset.image_index[query.image] for query in large.dataset.queries]
+    queries = np.array([large.features.map(i).sum(axis=(1, 2)) for i in places])
+    for row, database in sums.items():
+        unit = database / np.linalg.norm(database, axis=1, keepdims=True)
+        order = np.argsort(-(queries @ unit.T), axis=1, kind="stable")
+        images = {q.id: Ranking(o, o) for q, o in zip(large.dataset.queries, order, strict=True)}
+        expected = large.evaluate(images).mean
+        assert float(cells[row, "toy/gs"]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_saliency_is_judged_where_boxes_are_known(open_toy):

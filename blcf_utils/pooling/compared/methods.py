@@ -104,6 +104,7 @@ class Method:
         needs: the part of the classifier behind the backbone that it reads; empty for none.
         expansion: how its papers refine a ranking.
         given: it reads layers of its own from the weights of its row.
+        crops: where its paper cuts the query's box out: of the image, or of the feature map.
     """
 
     title: str
@@ -112,6 +113,7 @@ class Method:
     needs: Literal["", "linear", "fully_connected"] = ""
     expansion: Literal["average", "aml", "none"] = "average"
     given: bool = False
+    crops: Literal["pixels", "map"] = "pixels"
 
 
 def _whitened(name: str, pool: Pool, teacher: TeacherData, regions: bool | None = None, **settings):
@@ -314,11 +316,12 @@ METHODS: dict[str, Method] = {
         needs="fully_connected",
     ),
     "mop": Method("MOP", "Gong et al., ECCV 2014", _mop, needs="fully_connected"),
-    "cam": Method("CAM, offline", "Jimenez et al., BMVC 2017", _cam, needs="linear"),
+    "cam": Method("CAM, offline", "Jimenez et al., BMVC 2017", _cam, needs="linear", crops="map"),
     "cam-online": Method(
         "CAM, online",
         "the same, every image described by the classes of the query",
         _cam,
         needs="linear",
+        crops="map",
     ),
 }

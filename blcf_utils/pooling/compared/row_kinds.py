@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from blcf_utils.config.profile import BackboneConfig
 from blcf_utils.features.networks.heads import ClassifierHead, missing_head
 from blcf_utils.features.networks.weight_files import candidate_files
+from blcf_utils.pooling.compared.asmk_search import AsmkSearch, asmk_missing
 from blcf_utils.pooling.compared.detector import DetectorSearch
 from blcf_utils.pooling.compared.methods import DATABASE_LEVELS
 from blcf_utils.pooling.compared.online_cam import rank_online
-from blcf_utils.pooling.compared.refinement import ranked
+from blcf_utils.pooling.compared.refinement import expand_average, ranked
 from blcf_utils.pooling.compared.timing import TIMED_IMAGES, TIMED_QUERIES, TOP, best_of, median_ms
 from blcf_utils.pooling.compared.vectors import MethodVectors, method_named
 from blcf_utils.pooling.patches import patch_set_scores
@@ -49,12 +50,24 @@ class Compared(Protocol):
         """Return the same dataset and teacher on another backbone."""
         ...
 
-    def vectors(self, method: str, dimensions: int | None = None) -> MethodVectors:
+    def vectors(
+        self, method: str, dimensions: int | None = None, whitening: str = ""
+    ) -> MethodVectors:
         """Return the dataset as a method describes it, with at most so many values a vector."""
         ...
 
     def detector(self, weights: Path) -> DetectorSearch:
         """Return the dataset as a detector describes it."""
+        ...
+
+    @property
+    def learned_elsewhere(self) -> Compared:
+        """The same with words that the teacher teaches."""
+        ...
+
+    @property
+    def asmk(self) -> AsmkSearch:
+        """The dataset under the aggregated selective match kernel."""
         ...
 
 
@@ -127,13 +140,20 @@ class WordsRow(Row):
     Attributes:
         recipe, expanded_recipe: searches without and with expansion.
         weighting: a row of table t09.
+        elsewhere: whitening and words are learned on the dataset that teaches its rivals.
     """
 
     recipe: str = "LS"
     expanded_recipe: str = "LS + GQE"
     weighting: str = "None"
+    elsewhere: bool = False
+
+    def on(self, at: Compared) -> Compared:
+        return at.learned_elsewhere if self.elsewhere else at
 
     def _missing(self, at: Compared) -> str:
+        if self.elsewhere and at.no_teacher:
+            return at.no_teacher
         return at.bench.weightings.unavailable_because(self.weighting)
 
     def rank(self, at: Compared, mode: Mode, expanded: bool) -> Rankings:
@@ -194,12 +214,13 @@ class NetworkRow(Row):
     """A row that may ask for a network of its own.
 
     Attributes:
-        network, layer: other than the profile's own; empty for that.
+        network, layer, relu: other than the profile's own; empty for that.
         weights: where its weights are; ``comparison.weights`` must give them when empty.
     """
 
     network: str = ""
     layer: str = ""
+    relu: Literal["post", "pre"] = "post"
     weights: str = ""
 
     def backbone(self, at: Compared) -> BackboneConfig:
@@ -207,7 +228,7 @@ class NetworkRow(Row):
         if not self.network:
             return at.bench.profile.features.backbone
         weights = self.weights or at.bench.profile.comparison.weights[self.id]
-        return BackboneConfig(name=self.network, layer=self.layer, weights=weights)
+        return BackboneConfig(name=self.network, layer=self.layer, relu=self.relu, weights=weights)
 
     def _missing(self, at: Compared) -> str:
         if at.no_teacher:
@@ -215,16 +236,23 @@ class NetworkRow(Row):
         if self.weights and at.bench.profile.features.backbone.name == self.network:
             return f"{self.network} is the profile's own network; see the other rows"
         if self.network and not self.weights:
-            path = at.bench.profile.comparison.weights.get(self.id)
-            if not (path and Path(path).expanduser().is_file()):
-                given = f"found none at {path}" if path else "none is given"
-                return (
-                    f"needs the weights of {self.network} trained for retrieval, {given}; run it "
-                    f"with `blcf run 08 --set comparison.weights.{self.id}=FILE`"
-                )
+            what = f"the weights of {self.network} trained for retrieval"
+            if why := self._missing_file(at, "weights", what):
+                return why
         if self.weights == "local" and not candidate_files(self.backbone(at)):
             return f"needs the weights of {self.network} in the folder BLCF_WEIGHTS"
         return ""
+
+    def _missing_file(self, at: Compared, setting: str, what: str) -> str:
+        """Return why a file that ``comparison.<setting>`` names for the row is not here, or ""."""
+        path = getattr(at.bench.profile.comparison, setting).get(self.id)
+        if path and Path(path).expanduser().is_file():
+            return ""
+        given = f"found none at {path}" if path else "none is given"
+        return (
+            f"needs {what}, {given}; run it with "
+            f"`blcf run 08 --set comparison.{setting}.{self.id}=FILE`"
+        )
 
 
 @dataclass(frozen=True)
@@ -234,10 +262,13 @@ class DenseRow(NetworkRow):
     Attributes:
         method: a name of ``METHODS``.
         dimensions: the most values of its vector after PCA.
+        learned_whitening: its network came with a whitening of its own, which PCA cannot stand
+            for; ``comparison.whitening`` must give it.
     """
 
     method: str = ""
     dimensions: int = 512
+    learned_whitening: bool = False
 
     bytes_per_value = 4  # kept of an image, for each value of its vector
 
@@ -248,13 +279,18 @@ class DenseRow(NetworkRow):
 
     def _missing(self, at: Compared) -> str:
         needs = method_named(self.method).needs
-        return super()._missing(at) or (missing_head(self.backbone(at), needs) if needs else "")
+        why = super()._missing(at) or (missing_head(self.backbone(at), needs) if needs else "")
+        if not why and self.learned_whitening:
+            what = "the whitening that was learned with its network, tensors m and P"
+            why = self._missing_file(at, "whitening", what)
+        return why
 
     def on(self, at: Compared) -> Compared:
         return at.on(self.backbone(at)) if self.network else at
 
     def vectors(self, at: Compared) -> MethodVectors:
-        return at.vectors(self.method, self.dimensions)
+        learned = at.bench.profile.comparison.whitening.get(self.id, "")
+        return at.vectors(self.method, self.dimensions, learned)
 
     def rank(self, at: Compared, mode: Mode, expanded: bool) -> Rankings:
         return self.vectors(at).rank(mode, expanded)
@@ -284,6 +320,74 @@ class DenseRow(NetworkRow):
 
     def key(self, at: Compared) -> list:
         return [self.id, self.vectors(at).fitted.document]
+
+
+@dataclass(frozen=True)
+class AugmentedRow(DenseRow):
+    """One vector an image, to which its neighbours in the database are added (DBA).
+
+    As many of them as images join the query in expansion, which is the average here.
+    """
+
+    def _database(self, at: Compared) -> np.ndarray:
+        return self.vectors(at).augmented(at.bench.profile.comparison.expansion)
+
+    def rank(self, at: Compared, mode: Mode, expanded: bool) -> Rankings:
+        vectors, database, found = self.vectors(at), self._database(at), {}
+        images = at.bench.profile.comparison.expansion
+        for query, vector in zip(vectors.dataset.queries, vectors.queries(mode), strict=True):
+            ranking = ranked(database @ vector)
+            if expanded:
+                again = expand_average(vector, database, ranking, images)
+                ranking = ranked(database @ again)
+            found[query.id] = ranking
+        return found
+
+
+@dataclass(frozen=True)
+class ReciprocalRow(DenseRow):
+    """One vector an image, re-ranked by the neighbours that images share (k-reciprocal)."""
+
+    expands = False
+
+    def rank(self, at: Compared, mode: Mode, expanded: bool) -> Rankings:
+        vectors = self.vectors(at)
+        pairs = zip(vectors.dataset.queries, vectors.queries(mode), strict=True)
+        return {query.id: vectors.reciprocal.rank(vector) for query, vector in pairs}
+
+    def cost(self, at: Compared) -> dict[str, float]:
+        vectors, cost = self.vectors(at), super().cost(at)
+        again = vectors.reciprocal
+        cost["bytes"] += again.nbytes / len(again.vectors)
+        queries = vectors.queries("ls")[:TIMED_QUERIES]
+        cost["milliseconds"] = median_ms([lambda q=q: again.rank(q) for q in queries])
+        return cost
+
+
+@dataclass(frozen=True)
+class AsmkRow(Row):
+    """Binary codes of an image's words, compared word by word (ASMK)."""
+
+    expands = False
+
+    def _missing(self, at: Compared) -> str:
+        return asmk_missing()
+
+    def rank(self, at: Compared, mode: Mode, expanded: bool) -> Rankings:
+        return at.asmk.rank(mode)
+
+    def cost(self, at: Compared) -> dict[str, float]:
+        search = at.asmk
+        images, queries = search.features.n_database, search.dataset.queries[:TIMED_QUERIES]
+        held = [search.describe(query, "ls") for query in queries]
+        return {
+            "values": search.entries / images,
+            "bytes": search.nbytes / images,
+            "milliseconds": median_ms([lambda h=h: best_of(search.search(*h)) for h in held]),
+        }
+
+    def key(self, at: Compared) -> list:
+        return [self.id, at.asmk.aggregated.key]
 
 
 @dataclass(frozen=True)

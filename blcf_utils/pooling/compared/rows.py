@@ -13,10 +13,13 @@ from blcf_utils.pooling.compared.row_kinds import (
     T10,
     T11,
     T13,
+    AsmkRow,
+    AugmentedRow,
     DenseRow,
     DetectorRow,
     OnlineCamRow,
     PatchSetRow,
+    ReciprocalRow,
     Row,
     SiftRow,
     WordsRow,
@@ -45,6 +48,10 @@ def _trained(id: str, method: str, t13: str = "", t10: str = "", **options) -> D
     return _dense(id, method, t13, t10, off_the_shelf=False, **options)
 
 
+# siaMAC and its like: the last convolution without the last pooling, and a whitening that was
+# learned together with the network.
+_SIAMAC = {"network": "vgg16", "layer": "conv5_3", "learned_whitening": True}
+
 ROWS: tuple[Row, ...] = (
     _dense("neural-codes", "neural-codes", _FC + "Neural Codes [10]", dimensions=128),
     _row(
@@ -65,7 +72,7 @@ ROWS: tuple[Row, ...] = (
         too_large_because="a vector for each of 1,000 classes, 1 MB of an image",
     ),
     _dense("crow", "crow", _CONV + "CroW [20]", "CroW [22]"),
-    _trained("rmac-siamac", "rmac", "", "R-MAC [35]", network="vgg16", layer="pool5"),
+    _trained("rmac-siamac", "rmac", "", "R-MAC [35]", **_SIAMAC),
     _trained(
         "rmac-resnet",
         "rmac",
@@ -104,10 +111,11 @@ ROWS: tuple[Row, ...] = (
         _TRAINED + "NetVLAD [22]",
         network="vgg16",
         layer="conv5_3",
+        relu="pre",
         dimensions=256,
     ),
-    _trained("mac-trained", "mac", _TRAINED + "MAC [21]", network="vgg16", layer="pool5"),
-    _trained("rmac-trained", "rmac", _TRAINED + "R-MAC [11]", network="vgg16", layer="pool5"),
+    _trained("mac-trained", "mac", _TRAINED + "MAC [21]", **_SIAMAC),
+    _trained("rmac-trained", "rmac", _TRAINED + "R-MAC [11]", **_SIAMAC),
     _trained(
         "rmac-resnet-trained",
         "rmac",
@@ -172,6 +180,22 @@ ROWS: tuple[Row, ...] = (
         _CONV + "BLCF-salgan-mini LS",
         "BLCF-salgan-mini",
         weighting="salgan-mini",
+    ),
+    _row(
+        WordsRow,
+        "blcf-elsewhere",
+        _CONV + "BLCF LS, words learned elsewhere",
+        "BLCF, words learned elsewhere",
+        elsewhere=True,
+    ),
+    # The field after the thesis, on the same maps.
+    _row(AugmentedRow, "rmac-dba", _CONV + "R-MAC, DBA", method="rmac"),
+    _row(ReciprocalRow, "rmac-reciprocal", _CONV + "R-MAC, k-reciprocal", method="rmac"),
+    _row(
+        AsmkRow,
+        "asmk",
+        _CONV + "ASMK, BLCF's cells and words",
+        too_large_because="a code for each of its words, up to 60 KB of an image",
     ),
 )
 

@@ -6,6 +6,7 @@ Oxford and the other way round.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from blcf_utils.config.comparison import ComparisonConfig
+from blcf_utils.features.networks.backbones import read_state
 from blcf_utils.features.networks.heads import ClassifierHead
 from blcf_utils.features.rows import normalise_rows, sample_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import ArtefactStore, Stage
+from blcf_utils.ground.errors import StudyError
 from blcf_utils.pooling.rmac import rmac_regions
 from blcf_utils.search.windows import Window
 from blcf_utils.words.whitening import Whitening, fit_whitening, read_whitening, save_whitening
@@ -24,11 +27,15 @@ from blcf_utils.words.whitening import Whitening, fit_whitening, read_whitening,
 # (B, C, h, w) maps, their weights or None, a window or None, to descriptors (B, ..., D).
 Pool = Callable[[np.ndarray, np.ndarray | None, Window | None], np.ndarray]
 
-STAGE = Stage("pooled-whitening", version=1)
+STAGE = Stage("pooled-whitening", version=2)
 # Beyond so many values a covariance no longer fits in memory; a few thousand vectors do, drawn
 # from the regions of as many images as it takes.
 _WIDE = 4096
 _WIDE_VECTORS, _WIDE_DIRECTIONS = 1100, 256
+
+
+# Settings of the comparison that change nothing of what is learned or of a database's vectors.
+_NOT_LEARNED = {"weights", "whitening", "learn_on", "rerank", "query"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class TeacherData:
         seed: of samples and k-means.
         head: the classifier behind the backbone, where the method needs one.
         layer_weights: file of the method's own trained layers, where it has some.
+        learned: a whitening that was trained with the network, in place of PCA.
     """
 
     features: Features
@@ -52,6 +60,7 @@ class TeacherData:
     seed: int = 0
     head: ClassifierHead | None = None
     layer_weights: Path | None = None
+    learned: Whitening | None = None
 
     def document(self) -> dict:
         """What determines all that is learned here beside the method, as JSON values."""
@@ -59,7 +68,7 @@ class TeacherData:
             "version": STAGE.version,
             "features": self.features.key,
             "dimensions": self.dimensions,
-            "comparison": self.config.model_dump(exclude={"weights", "learn_on", "rerank"}),
+            "comparison": self.config.model_dump(exclude=_NOT_LEARNED),
             "seed": self.seed,
             "head": self.head.digest if self.head else "",
         }
@@ -92,13 +101,23 @@ class TeacherData:
         def make(folder):
             save_whitening(folder, self._fit(chunks))
 
+        if self.learned:
+            given, needed = len(self.learned.mean), next(chunks(np.arange(1))).shape[1]
+            if given != needed:
+                raise StudyError(
+                    f"comparison.whitening: expected m of {needed} values for {name}, found "
+                    f"{given}; name the whitening that was learned with this network"
+                )
+            return self._cut(self.learned)
         # Whole, however many directions are asked for: the first ones are always the same.
         document = {"features": self.features.key, "seed": self.seed}
         document |= {"head": self.head.digest if self.head else "", "regions": regions}
         document |= {"method": name, "settings": settings}
         label = f"{self.features.artefact.label}-{name}"
         made = self.store.get_or_make(STAGE, label, document, make, quiet=True)
-        whole = read_whitening(made)
+        return self._cut(read_whitening(made))
+
+    def _cut(self, whole: Whitening) -> Whitening:
         kept = min(self.dimensions, whole.dimensions)
         projection = np.ascontiguousarray(whole.projection[:, :kept])
         return replace(whole, projection=projection, key=f"{whole.key}/{kept}")
@@ -112,6 +131,27 @@ class TeacherData:
         images = sample_rows(everyone, max(2, _WIDE_VECTORS // len(first)), self.seed)
         vectors = np.concatenate(list(chunks(images)))
         return fit_wide_whitening(vectors, _WIDE_DIRECTIONS)
+
+
+def read_learned_whitening(path: Path) -> Whitening:
+    """Read a whitening that was trained with a network: L2(P (x - m)) of a unit vector x.
+
+    Args:
+        path: a file of tensors ``m``, (C,) or (C, 1), and ``P``, (D, C), most important row first,
+            as Radenović et al. (TPAMI 2019, section 3.3) learn them from matching pairs.
+
+    Raises:
+        StudyError: the file does not hold them.
+    """
+    state = read_state(path)
+    mean, rows = (state[k].numpy().squeeze() if k in state else np.empty(0) for k in ("m", "P"))
+    if mean.ndim != 1 or rows.ndim != 2 or rows.shape[1] != len(mean):
+        raise StudyError(
+            f"{path}: expected a whitening, tensors m (C) and P (D, C), found "
+            f"{', '.join(f'{k} {tuple(v.shape)}' for k, v in state.items()) or 'no tensor'}"
+        )
+    key = f"learned-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    return Whitening(mean, np.ascontiguousarray(rows.T), np.empty(0, np.float32), 0, key)
 
 
 def fit_wide_whitening(vectors: np.ndarray, dimensions: int) -> Whitening:

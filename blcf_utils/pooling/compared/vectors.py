@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +18,7 @@ from blcf_utils.ground.errors import known
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.pooling.compared.methods import METHODS, FittedMethod, Method
+from blcf_utils.pooling.compared.neighbours import Reciprocal, augment_database
 from blcf_utils.pooling.compared.refinement import expand_average, ranked, rerank_aml
 from blcf_utils.pooling.compared.teacher import TeacherData
 from blcf_utils.pooling.mac import mac_pool
@@ -50,6 +51,7 @@ class MethodVectors:
         features: their feature maps, of the layer that the method pools.
         teacher: what the method learns from.
         projection: of boxes to cells.
+        crops: the maps of the queries whose box is cut out of the image, by query, when asked.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class MethodVectors:
         features: FeatureMaps,
         teacher: TeacherData,
         projection: Projection,
+        crops: Callable[[], Mapping[str, np.ndarray]] = dict,
     ):
         self.name, self.method = method, method_named(method)
         self.dataset, self.features, self.teacher = dataset, features, teacher
-        self.projection = projection
+        self.projection, self._crops = projection, crops
         self.config: ComparisonConfig = teacher.config
         self.store: ArtefactStore = teacher.store
 
@@ -96,6 +99,16 @@ class MethodVectors:
         document = {"features": self.features.key, "method": self.fitted.document}
         return f"{self.features.artefact.label}-{self.name}", document
 
+    @remembered
+    def augmented(self, images: int) -> np.ndarray:
+        """Return the database's vectors with so many neighbours added to each, (n, D)."""
+        return augment_database(self.database(), images)
+
+    @cached_property
+    def reciprocal(self) -> Reciprocal:
+        """The database's vectors, ready to be re-ranked by shared neighbours."""
+        return Reciprocal(self.database())
+
     def of_teacher(self) -> np.ndarray:
         """Return the unit vectors of the teacher's images, described in the same way."""
         features = self.teacher.features
@@ -109,7 +122,7 @@ class MethodVectors:
         """Return the unit vectors of every query, (q, D) or (q, P, D), in query order.
 
         Global search describes the whole query image, local search its box, cropped on the feature
-        map.
+        map or out of the image (``comparison.query``).
         """
         groups: dict[tuple, list] = {}
         for k, query in enumerate(self.dataset.queries):
@@ -127,6 +140,9 @@ class MethodVectors:
 
     def region(self, query: Query, mode: Mode) -> tuple[np.ndarray, np.ndarray | None, Window]:
         """Return a query's feature map (C, h, w), its weights (or None) and its window of cells."""
+        crop = self._crops().get(query.id) if mode == "ls" else None
+        if crop is not None:
+            return crop, None, (0, crop.shape[1], 0, crop.shape[2])
         i = self.dataset.image_index[query.image]
         maps = self.features.map(i)
         size = tuple(self.features.sizes[i])
@@ -176,7 +192,7 @@ class MethodVectors:
 
 def describe_together(wanted: Sequence[MethodVectors]) -> None:
     """Describe databases by several methods; each feature map is read once for all of them."""
-    missing = [vectors for vectors in wanted if not vectors.stored]
+    missing = [vectors for vectors in dict.fromkeys(wanted) if not vectors.stored]
     for key in dict.fromkeys(vectors.features.key for vectors in missing):
         _make_all([vectors for vectors in missing if vectors.features.key == key], [])
 
