@@ -31,6 +31,7 @@ from blcf_utils.words.kmeans import fit_kmeans
 # Of the two smaller scales: which part of a side a window has, and how many stand along it.
 SCALES = ((2, 5), (4, 7))
 POWER = 0.5
+MOP_DIMENSIONS = 500  # values that a patch's activation keeps
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def learn_mop(
     grid: int,
     *,
     words: int = 100,
-    dimensions: int = 500,
+    dimensions: int = MOP_DIMENSIONS,
     iterations: int = 20,
     max_patches: int = 10_000,
     seed: int = 0,

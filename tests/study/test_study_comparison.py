@@ -133,7 +133,7 @@ def test_rmac_of_the_study_step_by_step(open_toy):
 def test_fewer_dimensions_are_the_first_ones(open_toy):
     study = open_toy()
     full, few = (study.comparison("toy").vectors("sum", d).fitted for d in (None, 5))
-    vectors = normalise_rows(np.random.default_rng(0).random((4, 256), np.float32))
+    vectors = normalise_rows(np.random.default_rng(0).random((4, 672), np.float32))
     np.testing.assert_allclose(
         few.finish(vectors), normalise_rows(full.finish(vectors)[:, :5]), atol=1e-5
     )
@@ -389,7 +389,11 @@ def test_holidays_fill_their_columns_of_t13(open_toy, two_sets, tmp_path, monkey
     monkeypatch.setenv("BLCF_DATA", str(root))
     monkeypatch.setattr(holidays, "EXPECTED", Expected(12, 4))
     study = open_toy(
-        **{"datasets": ["holidays", "toy"], "comparison.learn_on": {"holidays": "toy"}}
+        **{
+            "datasets": ["holidays", "toy"],
+            "comparison.learn_on": {"holidays": "toy"},
+            "features.longest_side": 256,
+        }
     )
     table = experiments.state_of_the_art_table(
         study, experiments.compare_methods(study, [row("crow")])

@@ -25,7 +25,7 @@ from blcf_utils.pooling.crow import crow_pool
 from blcf_utils.pooling.dense_codebook import learn_dense_codebook
 from blcf_utils.pooling.gem import gem_pool
 from blcf_utils.pooling.mac import mac_pool
-from blcf_utils.pooling.mop import learn_mop, mop_pool, read_books, save_books
+from blcf_utils.pooling.mop import MOP_DIMENSIONS, learn_mop, mop_pool, read_books, save_books
 from blcf_utils.pooling.netvlad import netvlad_alpha, netvlad_parameters, netvlad_pool
 from blcf_utils.pooling.neural_codes import encode, neural_codes
 from blcf_utils.pooling.patches import patch_maxima, patch_windows, window_grid
@@ -192,12 +192,13 @@ def _neural_codes(teacher: TeacherData) -> FittedMethod:
 
 def _mop(teacher: TeacherData) -> FittedMethod:
     head, code = teacher.head, encode(teacher.head)
-    document = {**teacher.document(), "words": teacher.config.vlad_words}
+    words, kept = teacher.config.vlad_words, min(MOP_DIMENSIONS, teacher.config.dimensions)
+    document = {**teacher.document(), "words": words, "kept": kept}
 
     def make(folder: Path) -> None:
-        words, seed = teacher.config.vlad_words, teacher.seed
-        maps = teacher.sample(_MOP_TEACHERS)
-        save_books(folder, learn_mop(maps, code, head.grid, words=words, seed=seed))
+        maps, seed = teacher.sample(_MOP_TEACHERS), teacher.seed
+        books = learn_mop(maps, code, head.grid, words=words, dimensions=kept, seed=seed)
+        save_books(folder, books)
 
     label = f"{teacher.features.artefact.label}-mop"
     made = teacher.store.get_or_make(MOP_CODEBOOK, label, document, make, quiet=True)

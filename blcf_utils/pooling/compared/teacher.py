@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from blcf_utils.config.comparison import ComparisonConfig
-from blcf_utils.features.networks.backbones import read_state
 from blcf_utils.features.networks.heads import ClassifierHead
+from blcf_utils.features.networks.weights import read_state
 from blcf_utils.features.rows import normalise_rows, sample_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import ArtefactStore, Stage
