@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
@@ -112,7 +113,7 @@ def test_sizes_of_codebooks():
 
 def places(axis):
     """The points of a picture, in the order drawn, and how opaque each is."""
-    points = [c for c in axis.collections if len(c.get_offsets()) == 1 and c.get_sizes().size]
+    points = [c for c in axis.collections if isinstance(c, PathCollection)]
     return [(*np.round(c.get_offsets()[0], 6).tolist(), c.get_alpha()) for c in points]
 
 
