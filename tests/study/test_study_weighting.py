@@ -134,7 +134,7 @@ def test_the_saliency_work_has_a_box_rule_of_its_own(open_toy):
     bench, changed = study.open("toy"), open_toy(**{"encoding.box": "mask"}).open("toy")
     found, expected = study.of_saliency_work.open("toy"), changed.search("ls")
     assert words.loc["toy/ls", "config_digest"] == found.config_digest()
-    assert sums.loc["toy/ls", "config_digest"] == bench.config_digest()
+    assert sums.loc["toy/ls", "config_digest"] == bench.at_full_resolution().config_digest()
     for query, ranking in found.search("ls").items():
         np.testing.assert_array_equal(ranking.scores, expected[query].scores)
     edges = bench.search("ls")
