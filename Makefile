@@ -47,8 +47,10 @@ demo: $(STAMP) ## Open the explorer in a browser, on the embedded data
 lab: $(STAMP) ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
+# A process a core with one thread: most tests are too small for two. The tests of a file share one.
 test: lint ## Check the style and run every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 \
+	  --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style and formatting
 	$(BIN)/ruff check

@@ -19,6 +19,12 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Where several processes share the tests, one begins with the longest file: the notebooks."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 def _folder(variable: str, what: str) -> Path:
     given = os.environ.get(variable)
     if not given or not Path(given).is_dir():
@@ -61,6 +67,13 @@ def store(tmp_path, monkeypatch):
 
     monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "cache"))
     return ArtefactStore()
+
+
+@pytest.fixture(scope="session")
+def smoke_cache(tmp_path_factory, worker_id) -> Path:
+    """A cache that starts empty, for all tests that run the profile ``smoke``."""
+    base = tmp_path_factory.getbasetemp()
+    return (base if worker_id == "master" else base.parent) / "smoke-cache"
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -32,10 +30,11 @@ TINY = {
 }
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "BLCF_PROGRESS": "off"}
-    command = [sys.executable, str(FOLDER / f"{name}.py"), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def lines_of(name: str, *arguments: str, folder: Path) -> list[str]:
+    """Run a benchmark and return the lines that it prints."""
+    status = processes.run(FOLDER / f"{name}.py", *arguments, output=folder)
+    assert status == 0, (folder / "stderr").read_text()
+    return (folder / "stdout").read_text().splitlines()
 
 
 def test_every_benchmark_is_run_here():
@@ -43,10 +42,8 @@ def test_every_benchmark_is_run_here():
 
 
 @pytest.mark.parametrize("name", sorted(TINY))
-def test_a_benchmark_runs_and_its_results_agree(name):
-    done = run(name, *TINY[name].split())
-    assert done.returncode == 0, done.stderr
-    *table, last = done.stdout.splitlines()
+def test_a_benchmark_runs_and_its_results_agree(name, tmp_path):
+    *table, last = lines_of(name, *TINY[name].split(), folder=tmp_path)
     found = json.loads(last)
     assert found["benchmark"] == name
     assert found["agree"] is True
@@ -54,11 +51,9 @@ def test_a_benchmark_runs_and_its_results_agree(name):
     assert set(found["machine"]) == {"processor", "cores", "threads", "load_average"}
 
 
-def test_streamed_k_means_is_measured_in_processes_of_their_own():
+def test_streamed_k_means_is_measured_in_processes_of_their_own(tmp_path):
     sizes = "--streamed 900 400 --words 40 --dimensions 16 --assignments exact ivf"
-    done = run("kmeans", *sizes.split())
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    rows = json.loads(lines_of("kmeans", *sizes.split(), folder=tmp_path)[-1])["rows"]
     found = [(row["assignment"], row["descriptors"]) for row in rows]
     assert found == [(m, n) for m in ("exact", "ivf") for n in (400, 900)]
     assert all(row["seconds"] > 0 and row["peak (MB)"] > 0 for row in rows)

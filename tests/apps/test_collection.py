@@ -2,15 +2,12 @@
 
 import fcntl
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import cv2
 import numpy as np
+import processes
 import pytest
 from album import paint
 from PIL import Image
@@ -207,7 +204,7 @@ def test_a_killed_indexing_goes_on_with_what_is_missing(album, album_profile, st
         "from blcf_utils.apps.photographs.indexing import index_folder\n"
         f"if __name__ == '__main__': index_folder({str(album)!r}, {album_profile!r}, [], sample=20)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ})
+    process = processes.start(code)
     home = home_of(album)
 
     def encoded():
@@ -216,12 +213,12 @@ def test_a_killed_indexing_goes_on_with_what_is_missing(album, album_profile, st
 
     try:
         until = time.monotonic() + 100
-        while not encoded() and process.poll() is None:
+        while not encoded() and process.is_alive():
             assert time.monotonic() < until
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
     finally:
-        process.wait()
+        process.kill()
+        process.join()
     kept = encoded()
     assert 0 < kept < 162
     done = index_folder(album)

@@ -25,7 +25,10 @@ def aps(page):
     return float(text.partition("AP ")[2].split()[0]) if "AP " in text else None
 
 
-def test_the_demo_from_its_first_open_to_an_own_photograph(browser, store, tmp_path):
+def test_the_demo_from_its_first_open_to_an_own_photograph(
+    browser, smoke_cache, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BLCF_CACHE", str(smoke_cache))
     code = page_of_dataset("smoke", words=())
     dataset = open_study("smoke").open("").dataset
     query = dataset.queries[0]

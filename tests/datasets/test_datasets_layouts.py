@@ -768,13 +768,13 @@ def test_real_sets(shared_data, monkeypatch, name, images, queries, outside):
 
 def test_rendered_sets_live_in_the_store_by_recipe_seed_and_scale(tmp_path, monkeypatch):
     monkeypatch.setenv("BLCF_CACHE", str(tmp_path))
-    tiny = load_dataset("mini-objects", scale=0.04)
+    tiny = load_dataset("mini-objects", scale=0.02)
     assert tiny.root.is_relative_to(tmp_path / "rendered")
     before = tiny.images[0].stat().st_mtime_ns
-    again = load_dataset("mini-objects", scale=0.04)
+    again = load_dataset("mini-objects", scale=0.02)
     assert (again.root, again.images[0].stat().st_mtime_ns) == (tiny.root, before)
-    assert load_dataset("mini-objects", seed=1, scale=0.04).root != tiny.root
-    assert load_dataset("mini-objects", root=tmp_path / "here", scale=0.04).manifest == (
+    assert load_dataset("mini-objects", seed=1, scale=0.02).root != tiny.root
+    assert load_dataset("mini-objects", root=tmp_path / "here", scale=0.02).manifest == (
         tiny.manifest
     )
     with pytest.raises(StudyError, match="scale: expected a number, found 'x'"):

@@ -18,7 +18,7 @@ from blcf_utils.datasets.rendering.objects import KINDS, Pose, draw_object, rend
 from blcf_utils.datasets.rendering.seeds import generator
 from blcf_utils.ground.errors import StudyError
 
-SMALL = 0.08  # 2 instances and a dozen distractors
+SMALL = 0.02  # 2 instances and four distractors
 
 
 def digests(folder):

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -147,8 +148,7 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     toy, toy_root, toy_stages, tiny_network, store, where, after
 ):
     arguments = [str(toy_root / "toy"), str(store.root), where, str(after)]
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), *arguments], check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert processes.run(KILLED, *arguments) == -signal.SIGKILL
     resumed = extract_features(toy, tiny_network, store)
     assert not resumed.artefact.reused
     uninterrupted = toy_stages.features.artefact

@@ -3,14 +3,12 @@
 import logging
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import processes
 import pytest
 from PIL import Image
 
@@ -286,9 +284,7 @@ KILLED = """
 
 
 def test_a_killed_extraction_resumes_to_the_same_bytes(toy, toy_root, stages, store):
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(toy_root / "toy")]
-    done = subprocess.run([*command, str(store.root)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert processes.run(KILLED, toy_root / "toy", store.root) == -signal.SIGKILL
     resumed = extract_sift(toy, CONFIG, store)
     assert not resumed.artefact.reused
     assert contents(resumed.artefact) == contents(stages.features.artefact)

@@ -1,11 +1,8 @@
 """The whole pipeline on a generated benchmark: tables, seeds, kills, options; then real photos."""
 
 import logging
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from functools import cached_property
@@ -13,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 
 from blcf_utils import experiments
@@ -162,11 +160,6 @@ RUN = """
     import sys
     from blcf_utils import experiments
     from blcf_utils.study.study import open_study
-    import blcf_utils.datasets, faiss, torch
-    from blcf_utils.ground.torchvision_compat import ensure_torchvision
-    ensure_torchvision()
-    import torchvision
-    print("ready", flush=True)
     study = open_study(sys.argv[1])
     experiments.search_table(study)
     experiments.pooling_table(study)
@@ -187,17 +180,11 @@ def test_a_study_killed_at_any_time_ends_with_the_same_tables(profile, tmp_path,
     monkeypatch.setenv("BLCF_RESULTS", str(tmp_path / "found"))
     rng, kills = np.random.default_rng(), 0
     for _ in range(3):
-        child = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(RUN), profile],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert child.stdout.readline() == "ready\n"
+        child = processes.start(RUN, profile)
         time.sleep(rng.uniform(0, whole))
         child.kill()
-        kills += child.wait() == -signal.SIGKILL
+        child.join()
+        kills += child.exitcode == -signal.SIGKILL
     assert kills
     study = open_study(profile)
     experiments.search_table(study)

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 from PIL import Image
 
@@ -337,17 +336,18 @@ def test_a_training_that_is_killed_ends_with_the_same_files(open_toy, tmp_path, 
     whole = open_toy(**settings).finetuning("toy").trained("(F)Network B").artefact
     monkeypatch.setenv("BLCF_CACHE", str(tmp_path / "cache"))
     asked = [str(open_toy.profile), json.dumps(settings)]
-    child = subprocess.Popen([sys.executable, "-c", SLOWLY, *asked])
+    child = processes.start(SLOWLY, *asked)
     try:
         until = time.monotonic() + 300
         while not (found := list(tmp_path.glob("cache/finetuned/*.partial/checkpoint.pt"))):
-            assert child.poll() is None, "the training ended before its first checkpoint"
+            assert child.is_alive(), "the training ended before its first checkpoint"
             assert time.monotonic() < until
             time.sleep(0.05)
         time.sleep(0.5)  # into the steps behind the checkpoint
     finally:
         child.kill()
-    assert child.wait() == -9
+        child.join()
+    assert child.exitcode == -9
     assert found[0].is_file()
     again = open_toy(**settings).finetuning("toy").trained("(F)Network B").artefact
     assert again.key == whole.key
