@@ -108,7 +108,8 @@ def site(tmp_path_factory):
             folder,
         )
         write_table("x01_own", [Measurement("a", "set", 3)], folder, title="Own")
-        claims = "id,claim,measured\nc1,LS beats GS,holds\nc2,idf helps,does not hold\nc3,R helps,undecided\n"
+        claims = "id,claim,measured\nc1,LS beats GS,holds\nc2,idf helps,does not hold\n"
+        claims += "c3,R helps,undecided\n"
         (folder / "tables" / "claims.csv").write_text(claims)
         profile = load_profile("tiny")
         entry = {
