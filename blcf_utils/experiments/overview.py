@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from blcf_utils.experiments.measuring import published_columns
+from blcf_utils.finetuning.splits import instance_of
 from blcf_utils.results.claims import write_claims
-from blcf_utils.results.intervals import write_intervals
-from blcf_utils.results.published import published_ids, table_info
+from blcf_utils.results.intervals import write_instances, write_intervals
+from blcf_utils.results.published import dataset_of, published_ids, table_info
 from blcf_utils.results.tables import LONG
 from blcf_utils.results.verdicts import verdicts
 from blcf_utils.study.study import Study
@@ -57,7 +58,18 @@ def summary_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
 
 
 def intervals_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
-    """Write the bootstrap intervals of every mean over queries (intervals.csv)."""
+    """Write the bootstrap intervals of every mean, by query and by instance (intervals.csv).
+
+    Which query shows which instance is written as well, for the claims.
+    """
+    columns = (column for table in table_ids for _, column in study.results.per_query(table))
+    measured = {dataset_of(column) for column in columns}
+    instances = {
+        name: {query.id: instance_of(query) for query in study.open(name).dataset.queries}
+        for name in study.profile.all_datasets
+        if name in measured
+    }
+    write_instances(study.results.folder, instances)
     return write_intervals(study.results.folder, table_ids)
 
 

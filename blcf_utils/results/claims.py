@@ -14,6 +14,7 @@ import pandas as pd
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.paths import published_dir
 from blcf_utils.results.comparisons import Cells, Claim, Row
+from blcf_utils.results.intervals import read_instances
 from blcf_utils.results.published import load_published, number, read_published
 from blcf_utils.results.tables import markdown, read_per_query, read_table
 
@@ -172,7 +173,7 @@ def published_cells(table_id: str) -> Cells:
     """Return the numbers of a published table."""
     table = load_published(table_id)
     values = {(c.row, c.column): number(c.value) for c in table.itertuples()}
-    return Cells(table_id, {key: v for key, v in values.items() if v is not None}, {})
+    return Cells(table_id, {key: v for key, v in values.items() if v is not None})
 
 
 def measured_cells(table_id: str, folder: Path) -> Cells | None:
@@ -183,7 +184,7 @@ def measured_cells(table_id: str, folder: Path) -> Cells | None:
     ran = table[table["status"] == "measured"]
     values = {(c.row, c.column): c.measured for c in ran.itertuples()}
     numeric = {key: value for key, value in values.items() if isinstance(value, float)}
-    return Cells(table_id, numeric, read_per_query(table_id, folder))
+    return Cells(table_id, numeric, read_per_query(table_id, folder), read_instances(folder))
 
 
 def published_evidence(claim: Claim) -> tuple[str, str]:
@@ -203,8 +204,9 @@ def evaluate_claims(folder: Path) -> pd.DataFrame:
 
     Returns:
         Columns id, claim, slide, table, published_evidence, published_holds, measured_evidence,
-        measured, interval (95 % paired bootstrap over queries), remark. Both verdicts of a claim
-        that no table can test are its remark, ``not testable by a table: <why>``.
+        measured (``holds``, ``does not hold``, ``undecided`` or ``not run: <why>``), interval
+        (95 %, of the mean difference by dataset), remark. Both verdicts of a claim that no table
+        can test are its remark, ``not testable by a table: <why>``.
     """
     cells, lines = cache(partial(measured_cells, folder=folder)), []
     for said in load_claims().itertuples(index=False):
@@ -223,7 +225,8 @@ def write_claims(folder: Path) -> pd.DataFrame:
     page = [
         "# The slides' claims\n",
         "Each claim tested on the slides' own numbers and on this run's. Datasets differ: an "
-        "ordering is compared, not a number.\n",
+        "ordering is compared, not a number. A claim is undecided when the interval that decides "
+        "it (95 %, in brackets) holds both what it says and the contrary.\n",
         markdown(claims.drop(columns=["slide"]), index=False),
     ]
     write_text(tables / "claims.md", "\n".join(page))

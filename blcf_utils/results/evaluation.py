@@ -87,14 +87,6 @@ class Evaluation:
         """Mean average precision over the queries."""
         return float(np.mean(list(self.per_query.values())))
 
-    def interval(self, level: float = 0.95, samples: int = 10_000, seed: int = 0):
-        """Return a bootstrap interval of the mAP over queries, (low, high)."""
-        values = np.array(list(self.per_query.values()))
-        draws = np.random.default_rng(seed).integers(len(values), size=(samples, len(values)))
-        tail = (1 - level) / 2
-        low, high = np.quantile(values[draws].mean(axis=1), [tail, 1 - tail])
-        return float(low), float(high)
-
 
 def unit_ranking(dataset: Dataset, ranking: np.ndarray) -> np.ndarray:
     """Turn a ranking of images into one of units: each unit at its best image (TRECVID shots)."""

@@ -6,7 +6,10 @@ import pandas as pd
 import pytest
 
 from blcf_utils.ground.paths import project_root
+from blcf_utils.results import claims
 from blcf_utils.results.claims import evaluate_claims, load_claims, write_claims
+from blcf_utils.results.comparisons import Claim
+from blcf_utils.results.intervals import write_instances
 from blcf_utils.results.tables import Measurement, write_table
 
 
@@ -185,6 +188,118 @@ def test_a_query_counts_once_however_many_cells_it_is_in(tmp_path):
     assert verdict(tmp_path, "ls_beats_gs")["interval"] == (
         "instre-mini: +0.200 [+0.200, +0.200] over 2 queries"
     )
+
+
+def apart(mean: float, spread: float, queries: int = 40) -> tuple[dict, dict]:
+    """Return APs of two systems whose differences have a mean and alternate by the spread."""
+    right = {f"q{i}": 0.5 for i in range(queries)}
+    left = {q: 0.5 + mean + spread * (-1) ** i for i, q in enumerate(right)}
+    return left, right
+
+
+# The interval of 40 differences that alternate by s is about +-2.05 * s * sqrt(40 / 39) / sqrt(40).
+@pytest.mark.parametrize(
+    ("mean", "spread", "expected"),
+    [
+        (0.05, 0.1, "holds"),
+        (0.02, 0.1, "undecided"),
+        (-0.02, 0.1, "undecided"),
+        (-0.05, 0.1, "does not hold"),
+        (0.0, 0.0, "does not hold"),  # equal on every query: surely no better
+    ],
+)
+def test_an_interval_decides_an_ordering(tmp_path, mean, spread, expected):
+    measure_apart(tmp_path, "t02_blcf_search", ("LS", "GS"), {"a-mini": (mean, spread)})
+    assert verdict(tmp_path, "ls_beats_gs")["measured"] == expected
+
+
+def measure_apart(folder, table, rows, sets):
+    aps = {}
+    for name, (mean, spread) in sets.items():
+        for row, values in zip(rows, apart(mean, spread), strict=True):
+            aps[row, name] = values
+    measure(folder, table, {key: sum(v.values()) / len(v) for key, v in aps.items()}, aps)
+
+
+@pytest.mark.parametrize(
+    ("means", "every", "any_loss"),
+    [
+        ((0.1, 0.1), "holds", "does not hold"),
+        ((0.1, 0.01), "undecided", "undecided"),
+        ((0.1, -0.1), "does not hold", "holds"),
+        ((0.01, -0.1), "does not hold", "holds"),
+        ((0.01, -0.01), "undecided", "undecided"),
+        ((-0.1, -0.1), "does not hold", "holds"),
+    ],
+)
+def test_all_and_any_of_several_comparisons(tmp_path, means, every, any_loss):
+    sets = {f"{name}-mini": (mean, 0.1) for name, mean in zip("ab", means, strict=True)}
+    measure_apart(tmp_path, "t02_blcf_search", ("LS", "GS"), sets)
+    assert verdict(tmp_path, "ls_beats_gs")["measured"] == every
+    claim = Claim("t02_blcf_search", "LS", "GS", **claims.LOSS_SOMEWHERE)
+    assert claim.tested(lambda table: claims.measured_cells(table, tmp_path))[1] == any_loss
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "expected"),
+    [
+        (0.002, 0.005, "holds"),  # -0.001 to 0.005
+        (0.004, 0.02, "undecided"),  # one end beyond 0.005
+        (0.0, 0.1, "undecided"),  # both ends beyond it, on either side
+        (-0.05, 0.1, "does not hold"),  # -0.08 to -0.02
+    ],
+)
+def test_within_a_bound_has_two_sides(tmp_path, mean, spread, expected):
+    rows = ("(F)Network B", "Baseline B")
+    measure_apart(tmp_path, "t06_finetune_oxford", rows, {"a-mini": (mean, spread)})
+    assert verdict(tmp_path, "network_b_not_trained")["measured"] == expected
+
+
+def test_a_mean_is_decided_over_all_datasets_together(tmp_path):
+    claim = Claim("t02_blcf_search", "LS", "GS", rule="mean")
+
+    def tested(**sets):
+        measure_apart(
+            tmp_path, "t02_blcf_search", ("LS", "GS"), {f"{k}-mini": v for k, v in sets.items()}
+        )
+        return claim.tested(lambda table: claims.measured_cells(table, tmp_path))
+
+    assert tested(a=(0.1, 0.1), b=(-0.04, 0.1))[1] == "holds"  # mean +0.03, half width 0.023
+    evidence, found, interval = tested(a=(0.1, 0.1), b=(-0.09, 0.1))
+    assert found == "undecided"
+    assert evidence.endswith("mean difference +0.005")
+    assert "all: +0.005 [" in interval
+    assert interval.endswith("over 80 queries")
+    assert "all:" not in tested(a=(0.1, 0.1))[2]
+
+
+def test_instances_can_undo_what_queries_say(tmp_path):
+    """Two of three objects gain, one loses: 30 queries of each seem sure, three objects are not."""
+    right = {f"{name}{i}": 0.5 for name in "abc" for i in range(30)}
+    left = {q: 0.5 + {"a": 0.2, "b": 0.1, "c": -0.05}[q[0]] for q in right}
+    aps = {("LS", "a-mini"): left, ("GS", "a-mini"): right}
+    measure(tmp_path, "t02_blcf_search", {k: sum(v.values()) / 90 for k, v in aps.items()}, aps)
+    found = verdict(tmp_path, "ls_beats_gs")
+    assert found["measured"] == "holds"
+    assert found["interval"].endswith("over 90 queries")
+    write_instances(tmp_path, {"a-mini": {query: query[0] for query in right}})
+    found = verdict(tmp_path, "ls_beats_gs")
+    assert found["measured"] == "undecided"
+    assert found["interval"].endswith("over 3 instances")
+
+
+def test_best_rows_differ_undecided(tmp_path):
+    table, claim = "t09_saliency_blcf", "best_weighting_differs_blcf"
+
+    def found(*leads):
+        sets = {f"{name}-mini/ls": (lead, 0.1) for name, lead in zip("ab", leads, strict=True)}
+        measure_apart(tmp_path, table, ("BMS", "None"), sets)
+        return verdict(tmp_path, claim)["measured"]
+
+    assert found(0.1, -0.1) == "holds"
+    assert found(0.1, 0.1) == "does not hold"
+    assert found(0.1, -0.01) == "undecided"  # BMS may be the best of both
+    assert found(0.1, 0.01) == "undecided"  # None may be the best of the second
 
 
 def test_write_claims_gives_the_same_bytes(tmp_path):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from blcf_utils.datasets.base import Dataset, Protocol, Query
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.evaluation import (
-    Evaluation,
     average_precision,
     evaluate,
     precision_recall,
@@ -180,18 +179,3 @@ def test_unit_rankings_match_a_slow_one(seed):
         if unit not in seen:
             seen.append(unit)
     assert unit_ranking(grouped, ranking).tolist() == seen
-
-
-def test_the_bootstrap_interval_holds_the_mean_and_narrows():
-    rng = np.random.default_rng(0)
-    few, many = (
-        Evaluation({str(i): v for i, v in enumerate(rng.beta(2, 2, n))}) for n in (20, 400)
-    )
-    for run in (few, many):
-        low, high = run.interval()
-        assert low < run.mean < high
-        # The normal approximation: 1.96 standard errors either side.
-        error = np.std(list(run.per_query.values())) / np.sqrt(len(run.per_query))
-        assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
-    assert few.interval() == few.interval()
-    assert few.interval(0.5)[1] - few.interval(0.5)[0] < few.interval()[1] - few.interval()[0]

@@ -109,6 +109,7 @@ def site(tmp_path_factory):
         )
         write_table("x01_own", [Measurement("a", "set", 3)], folder, title="Own")
         claims = "id,claim,measured\nc1,LS beats GS,holds\nc2,idf helps,does not hold\n"
+        claims += "c3,R helps,undecided\n"
         (folder / "tables" / "claims.csv").write_text(claims)
         profile = load_profile("tiny")
         entry = {
@@ -238,13 +239,14 @@ def test_a_table_shows_published_beside_measured_and_why_cells_were_not_run(site
 def test_claims_provenance_and_failures_are_told(site):
     assert '<td class="good">holds</td>' in page(site, "claims")
     assert '<td class="bad">does not hold</td>' in page(site, "claims")
+    assert '<td class="mid">undecided</td>' in page(site, "claims")
     origin = page(site, "provenance")
     for fact in ("0af3", "3.11.7", "feed", "5063", "reused", "conv5_1", ">99<"):
         assert fact in origin, fact
     index = page(site, "index")
     assert "02_two failed: cell 3: ValueError: a &lt; b" in index
     assert "1 reproduced" in index
-    assert "1 holds, 1 does not hold" in index
+    assert "1 holds, 1 does not hold, 1 undecided" in index
     assert "A test&#39;s &lt;own&gt; profile" in index
 
 

@@ -24,8 +24,8 @@ from blcf_utils.run.report.tables import result_table
 # Longer texts than this get a column that is wide enough to be read on a phone.
 LONG_TEXT = 40
 COLOURS = {
-    "reproduced": "good", "holds": "good", "done": "good", "close": "mid", "differs": "bad",
-    "fails": "bad", "does not hold": "bad", "failed": "bad", "interrupted": "bad",
+    "reproduced": "good", "holds": "good", "done": "good", "close": "mid", "undecided": "mid",
+    "differs": "bad", "fails": "bad", "does not hold": "bad", "failed": "bad", "interrupted": "bad",
     "not run": "soft", "–": "n",
 }  # fmt: skip
 
