@@ -20,6 +20,10 @@ BAD_INPUT = 2
 class _Group(TyperGroup):
     """Says a StudyError in one line; with --debug shows where it came from."""
 
+    def parse_args(self, ctx, args):
+        ctx.obj = list(args)  # what was typed, for a command that tells how to go on
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
@@ -75,6 +79,7 @@ def main(
 
 @app.command()
 def run(
+    context: typer.Context,
     notebooks: Annotated[
         list[str] | None, typer.Argument(help="Numbers, names or paths; all when none is named.")
     ] = None,
@@ -122,12 +127,9 @@ def run(
 
         typer.echo(f"report: {_shown(write_report(summary.profile, results))}")
     if not summary.ok:
-        command = summary.resume_command
-        if scheduler:
-            command += f" --scheduler {shlex.quote(scheduler)}"
+        again = shlex.join(["blcf", *(word for word in context.obj if word != "--force")])
         typer.echo(
-            f"to go on where it stopped: {command} (finished notebooks and stages are kept)",
-            err=True,
+            f"to go on where it stopped: {again} (finished notebooks and stages are kept)", err=True
         )
         raise typer.Exit(summary.exit_code)
 

@@ -121,15 +121,16 @@ def test_run_status_verify_and_report(project):
 
 
 def test_a_failure_exits_with_1_and_says_how_to_go_on(project):
-    failed = blcf("run", "01", "-p", "tiny", "--parameter", "K=100", "--results", "elsewhere")
+    typed = ["run", "01", "-p", "tiny", "--parameter", "K=100", "--results", "else where"]
+    failed = blcf(*typed, "--force")
     assert failed.exit_code == 1
     assert (
         "01_table failed: cell 3 ('Writing a table'): AssertionError: K is too large"
         in failed.stderr
     )
     assert (
-        "to go on where it stopped: blcf run 01 --profile tiny --parameter K=100 "
-        "--results elsewhere" in failed.stderr
+        "to go on where it stopped: blcf run 01 -p tiny --parameter K=100 "
+        "--results 'else where' (finished" in failed.stderr
     )
 
 

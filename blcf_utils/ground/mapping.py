@@ -18,7 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -47,19 +47,18 @@ def mapped(
     items: Iterable[Item],
     *,
     files: Callable[[Item], Iterable[Path]] = lambda item: (),
-    ordered: bool = False,
     threads: int = 1,
     at_once: int = 1,
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with ``function(shared, item)``, in order, with few items under way.
+
+    Nothing behind an item that fails is yielded.
 
     Args:
         function: of a module that workers can import, too.
         shared: what every item needs, such as a network; sent to each worker once.
         items: small values, such as paths and numbers.
         files: the files that an item is read from; a worker must find them at the same place.
-        ordered: yield nothing behind an item that fails; else what threads of this process have
-            computed beside it is yielded before the error is raised.
         threads: how many items are computed at once in this process; a cluster has its own number.
         at_once: how many items a worker is sent at once; several where one takes few milliseconds.
 
@@ -74,34 +73,17 @@ def mapped(
         for item in items:
             yield item, function(shared, item)
     else:
-        yield from _in_threads(function, shared, items, ordered, threads)
-
-
-def _in_threads(function, shared, items, ordered: bool, threads: int) -> Iterator[tuple]:
-    remaining, ahead, failed = iter(items), deque(), None
-    with ThreadPoolExecutor(threads) as pool:
+        pool = ThreadPoolExecutor(threads)
         try:
-            while failed is None:
-                for item in islice(remaining, 2 * threads - len(ahead)):
-                    ahead.append((item, pool.submit(function, shared, item)))
-                if not ahead:
-                    return
-                item, future = ahead.popleft()
-                failed = future.exception()
-                if failed is None:
-                    yield item, future.result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
-        if not ordered:
+            ahead = _under_way(items, partial(pool.submit, function, shared), lambda: 2 * threads)
             for item, future in ahead:
-                if not future.cancelled() and future.exception() is None:
-                    yield item, future.result()
-    raise failed
+                yield item, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _under_way(items: Iterable, submit: Callable, most: Callable[[], int]) -> Iterator[tuple]:
-    """Yield items in order with a cluster's futures, and keep ``most()`` submitted ahead."""
+    """Yield items in order with their futures, and keep ``most()`` submitted ahead."""
     remaining, ahead = iter(items), deque()
     try:
         while True:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,21 +31,6 @@ KERNEL = "python3"
 TEXT_TYPES = ("text/", "application/json", "image/svg+xml")
 
 
-@dataclass(frozen=True)
-class Execution:
-    """One execution of a notebook.
-
-    Attributes:
-        seconds: how long it took.
-        peak_rss_mb: the kernel's peak resident memory, where the system tells.
-        failure: in which cell it stopped and why; empty when every cell has run.
-    """
-
-    seconds: float
-    peak_rss_mb: int | None
-    failure: str
-
-
 def execute(
     source: NotebookSource,
     target: Path,
@@ -55,7 +38,7 @@ def execute(
     *,
     cwd: Path,
     environment: dict[str, str],
-) -> Execution:
+) -> tuple[int | None, str]:
     """Run a notebook and write its executed copy to ``target``.
 
     The copy appears under its name only when every cell has run; a failed one is kept as
@@ -67,20 +50,22 @@ def execute(
         parameters: checked values for its parameters cell.
         cwd: the kernel's working folder.
         environment: the kernel's whole environment.
+
+    Returns:
+        The kernel's peak resident memory in MiB where the system tells, and in which cell it
+        stopped and why; an empty text when every cell has run.
     """
     failed = target.with_name(f"{source.name}.failed.ipynb")
     failed.unlink(missing_ok=True)
     notebook = parameterize_notebook(
         load_notebook_node(str(source.path)), parameters, kernel_name=KERNEL, language="python"
     )
-    started = time.perf_counter()
     with tempfile.TemporaryFile() as stderr, _Memory() as memory:
         cells = progress(notebook.cells, label=source.name, unit="cell")
         failure = _run_cells(notebook, cells, memory, cwd, env=environment, stderr=stderr)
     _clean(notebook, source.path.name)
     write_text(failed if failure else target, nbformat.writes(notebook) + "\n")
-    seconds = round(time.perf_counter() - started, 2)
-    return Execution(seconds, memory.peak_mb or None, failure)
+    return memory.peak_mb or None, failure
 
 
 def _run_cells(

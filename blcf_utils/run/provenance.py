@@ -13,10 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from blcf_utils.ground.cores import usable_cores
 from blcf_utils.ground.paths import cache_dir, datasets_dir, project_root, weights_path
+from blcf_utils.run.hardware import cpu_model, gpu_memory, memory
 
 DISTRIBUTION = "blcf-study"
+NOT_INSTALLED = "not installed"
 
 
 def describe_run(seeds: dict[str, int]) -> dict:
@@ -33,15 +37,15 @@ def describe_run(seeds: dict[str, int]) -> dict:
     """
     torch = _torch_facts() if "torch" in sys.modules else _torch_facts_of_another_process()
     return {
-        "study": _version(DISTRIBUTION),
+        "study": installed_version(DISTRIBUTION),
         "git": git_state(project_root()),
-        "packages": _packages(),
+        "packages": {one.name: installed_version(one.name) for one in requirements()},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "hardware": {
-            "cpu": _cpu_model(),
+            "cpu": cpu_model(),
             "cores": usable_cores(),
-            "memory_gb": _memory_gb(),
+            "memory_gb": round(memory()[0] / 2**30, 1),
             "gpus": torch["gpus"],
             "cuda": torch["cuda"],
         },
@@ -127,21 +131,20 @@ def _private_places() -> dict[str, str]:
     return places
 
 
-def _packages() -> dict[str, str]:
-    """Return the installed version of every dependency of the study."""
-    try:
-        lines = importlib.metadata.requires(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
-        return {}
-    names = [re.match(r"[\w.-]+", line).group() for line in lines if "extra ==" not in line]
-    return {name: _version(name) for name in sorted(names)}
+def requirements() -> list[Requirement]:
+    """Return the dependencies of the study without its extras; itself where it is not installed."""
+    if installed_version(DISTRIBUTION) == NOT_INSTALLED:
+        return [Requirement(DISTRIBUTION)]
+    found = map(Requirement, importlib.metadata.requires(DISTRIBUTION))
+    return [one for one in found if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
+    """Return the version of an installed package, or ``not installed``."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
 def _torch_facts() -> dict:
@@ -149,10 +152,7 @@ def _torch_facts() -> dict:
 
     from blcf_utils.ground import torchvision_compat
 
-    gpus = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        found = torch.cuda.get_device_properties(index)
-        gpus.append({"name": found.name, "memory_gb": round(found.total_memory / 2**30, 1)})
+    gpus = [{"name": name, "memory_gb": round(size / 2**30, 1)} for name, size in gpu_memory()]
     ops = {"mode": torchvision_compat.ensure_torchvision(), "reason": torchvision_compat.REASON}
     cuda = torch.version.cuda if gpus else None
     return {"gpus": gpus, "cuda": cuda, "torchvision_ops": without_paths(ops)}
@@ -173,21 +173,3 @@ def _torch_facts_of_another_process() -> dict:
     last = (done.stderr.strip().splitlines() or ["no output"])[-1]
     why = without_paths(f"torch cannot be imported: {last}")
     return {"gpus": [], "cuda": None, "torchvision_ops": why}
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(errors="replace") if info.is_file() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _memory_gb() -> float | None:
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and limit.read_text().strip().isdigit():
-        total = min(total, int(limit.read_text()))
-    return round(total / 2**30, 1)

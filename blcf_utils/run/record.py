@@ -10,14 +10,10 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from blcf_utils.config.profile import Profile
-from blcf_utils.features.networks.weight_files import weights_identity
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import published_dir, results_dir
-from blcf_utils.ground.settings import digest_of
-from blcf_utils.run.notebooks import NotebookSource
 
 RUN_FILE = "run.json"
 # The rooms above the study: changing them changes no number that a notebook writes.
@@ -101,44 +97,10 @@ def seeds_of(profile: Profile) -> dict[str, int]:
     return seeds
 
 
-def key_parts(
-    source: NotebookSource,
-    profile: Profile,
-    parameters: dict[str, Any],
-    code: str,
-    datasets: dict[str, dict | None],
-    entries: dict[str, dict],
-) -> dict[str, str]:
-    """Return a digest of each thing that determines a notebook's result, by its name.
-
-    The notebook's key is the digest of them all; the parts only tell what changed.
-
-    Args:
-        source: the notebook.
-        profile: the resolved profile.
-        parameters: values of the notebook's parameters.
-        code: digest of the package's source.
-        datasets: identities of the datasets it loads, by name.
-        entries: the notebooks of the run's record, of which those before this one count.
-    """
-    published = sorted(p for p in published_dir().glob("*") if p.suffix in (".csv", ".yaml"))
-    earlier = {
-        f"{name}/{file}": digest
-        for name, entry in entries.items()
-        for file, digest in entry["outputs"].items()
-        if name < source.name and file.startswith(READ_BY_LATER)
-    }
-    parts = {
-        "notebook": source.digest,
-        "profile": settings_of(profile.document()),
-        "parameters": parameters,
-        "package code": code,
-        **{f"dataset {name}": identity for name, identity in datasets.items()},
-        "weights": weights_identity(profile),
-        "published": {path.name: content_digest(path) for path in published},
-        "earlier tables": earlier,
-    }
-    return {name: digest_of(part) for name, part in parts.items()}
+def published_tables() -> dict[str, str]:
+    """Return a digest of every published table and of what describes them."""
+    found = sorted(p for p in published_dir().glob("*") if p.suffix in (".csv", ".yaml"))
+    return {path.name: content_digest(path) for path in found}
 
 
 def code_digest() -> str:
@@ -152,65 +114,49 @@ def code_digest() -> str:
     return whole.hexdigest()[:16]
 
 
-def dataset_identity(profile: Profile, name: str) -> dict | None:
-    """Return what identifies a dataset as it is now, or None when it cannot be loaded."""
+def dataset_identity(profile: Profile, name: str) -> dict[str, str | None]:
+    """Return what identifies a dataset as it is now; None for each when it cannot be loaded."""
     from blcf_utils.datasets import load_dataset
 
     try:
         dataset = load_dataset(name, **profile.dataset_options.get(name, {}))
-    except StudyError:
-        return None  # the notebook itself will say what is wrong
+    except StudyError:  # the notebook itself will say what is wrong
+        return {"manifest": None, "ground_truth": None}
     return {"manifest": dataset.manifest, "ground_truth": dataset.ground_truth_digest}
 
 
-def changed_output(folder: Path, name: str, entries: dict[str, dict]) -> str:
-    """Say which result of a notebook is not as a run left it; an empty text when all are.
-
-    A notebook that comes later may write the same file: what it wrote counts as well.
+def changed_output(folder: Path, outputs: dict[str, str]) -> str:
+    """Say which output of a notebook is not as it left it; an empty text when all are.
 
     Args:
         folder: the results folder.
-        name: the notebook.
-        entries: the notebooks of the run's record.
+        outputs: the notebook's outputs by the run's record, file to digest.
     """
-    for file, digest in entries[name]["outputs"].items():
-        path = folder / file
-        later = [entry["outputs"].get(file) for other, entry in entries.items() if other > name]
-        if not path.exists():
+    for file, digest in outputs.items():
+        if not (folder / file).exists():
             return f"{file} is missing"
-        if file.startswith(READ_BY_LATER) and content_digest(path) not in [digest, *later]:
-            return f"{path.name} was changed"
+        if file.startswith(READ_BY_LATER) and content_digest(folder / file) != digest:
+            return f"{Path(file).name} was changed"
     return ""
 
 
-def output_files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return modification time and size of what notebooks wrote below a results folder."""
-    found = {}
-    for path in folder.rglob("[!.]*"):
-        name = path.relative_to(folder)
-        if name.parts[0] not in WRITTEN_BY_THE_RUNNER and path.is_file():
-            state = path.stat()
-            found[name.as_posix()] = (state.st_mtime_ns, state.st_size)
-    return found
-
-
-def written_outputs(folder: Path, before: dict, known: dict[str, str]) -> dict[str, str]:
-    """Return the digests of what a notebook wrote, by file.
+def written_outputs(folder: Path, known: dict[str, str]) -> dict[str, str]:
+    """Return the digests of what a notebook wrote, by file: what is newer than the run's record.
 
     Args:
         folder: the results folder.
-        before: ``output_files`` before it ran.
         known: outputs of its last run. It still answers for those that are there as it left them:
-            some write only what is missing.
+            some tables are written only where they are missing.
     """
-    after = output_files(folder)
-    written = {name for name, state in after.items() if before.get(name) != state}
-    digests = {name: content_digest(folder / name) for name in written | after.keys() & known}
-    return {
-        name: digest
-        for name, digest in sorted(digests.items())
-        if name in written or digest == known[name]
-    }
+    since = (folder / RUN_FILE).stat().st_mtime_ns
+    found = {}
+    for path in sorted(folder.rglob("[!.]*")):
+        name = path.relative_to(folder)
+        if name.parts[0] not in WRITTEN_BY_THE_RUNNER and path.is_file():
+            file, digest = name.as_posix(), content_digest(path)
+            if path.stat().st_mtime_ns > since or known.get(file) == digest:
+                found[file] = digest
+    return found
 
 
 def content_digest(path: Path) -> str:

@@ -1,30 +1,28 @@
 """Running the study: its notebooks in reading order, resumed where they stopped, on record.
 
 A notebook whose executed copy and outputs are there as it left them, and whose key is what it was,
-is not run again. The key is a digest of what determines its result: source, settings, parameters,
-package code, data, weights, published tables and the tables of the notebooks before it. A results
-folder never holds tables of different settings. ``run.json`` in the results folder keeps every
-key, time and digest, and is rewritten before and after every notebook, so a killed run loses only
-the notebook it was in.
+is not run again. The key has a digest of each thing that determines its result: source, settings,
+parameters, package code, weights, published tables and the tables of the notebooks before it; the
+datasets it loaded must be what they were, too. A results folder never holds tables of different
+settings. ``run.json`` in the results folder keeps every key, time and digest, and is rewritten
+before and after every notebook, so a killed run loses only the notebook it was in.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 from blcf_utils.config.profile import Profile, load_profile
-from blcf_utils.features.networks.weight_files import refuse, settled
+from blcf_utils.features.networks.weight_files import refuse, settled, weights_identity
 from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
@@ -32,13 +30,13 @@ from blcf_utils.ground.settings import digest_of
 from blcf_utils.run.notebooks import NotebookSource, find_notebooks, list_notebooks
 from blcf_utils.run.provenance import describe_run, git_state, without_paths
 from blcf_utils.run.record import (
+    READ_BY_LATER,
     RUN_FILE,
     changed_output,
     code_digest,
     dataset_identity,
-    key_parts,
     only_run,
-    output_files,
+    published_tables,
     read_run,
     results_folder,
     seeds_of,
@@ -48,6 +46,7 @@ from blcf_utils.run.record import (
 
 INTERRUPTED = 130  # exit code of what was stopped from the keyboard
 NEW = {"status": "not run", "message": "", "seconds": 0.0, "peak_rss_mb": None, "outputs": {}}
+TOLD = ("status", "seconds", "peak_rss_mb", "message")
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ class RunSummary:
 
     profile: str
     results: Path
-    resume_command: str
     notebooks: list[NotebookRun] = field(default_factory=list)
 
     @property
@@ -131,8 +129,7 @@ def run_study(
     values = {s.name: _values(s, profile, resolved, settings, parameters) for s in sources}
     resolved = settled(resolved)
     folder = results_folder(resolved.name, results)
-    command = _command(profile, notebooks, settings, parameters, results)
-    summary = RunSummary(resolved.name, folder, command)
+    summary = RunSummary(resolved.name, folder)
     with only_run(folder):
         run = _Run(resolved, folder)
         if notebooks:
@@ -144,7 +141,6 @@ def run_study(
             else:
                 done = NotebookRun(source.name, "not run")
             summary.notebooks.append(done)
-        run.finish(summary)
     return summary
 
 
@@ -161,12 +157,11 @@ def read_status(
     rows = []
     for source in find_notebooks(resolved.notebooks):
         values = _values(source, profile, resolved, settings or {}, {})
-        entry = run.entries.get(source.name, NEW)
+        told = run.told(source)
         reason = run.reason_to_run(source, values, check_data=False)
-        status, message = entry["status"], entry["message"] or reason
-        if status == "done":
-            status, message = "not run" if reason else "done", reason
-        rows.append(_told(source, entry, status, message))
+        if told.status == "done" and reason:
+            told = replace(told, status="not run")
+        rows.append(replace(told, message=told.message or reason))
     return rows
 
 
@@ -177,10 +172,16 @@ class _Run:
         self.profile, self.folder = profile, folder
         self.record = read_run(folder)
         self.entries: dict[str, dict] = self.record["notebooks"]
-        self.code = code_digest()
         self.root = project_root()
         self.executed = False
-        self.data: dict[str, dict | None] = {}
+        self.identity = cache(partial(dataset_identity, profile))
+        parts = {
+            "profile": settings_of(profile.document()),
+            "package code": code_digest(),
+            "weights": weights_identity(profile),
+            "published": published_tables(),
+        }
+        self.shared_key = {name: digest_of(part) for name, part in parts.items()}
 
     def refuse_to_mix(self, chosen: Collection[str]) -> None:
         """Refuse to run notebooks beside others of the study that they do not fit.
@@ -189,33 +190,37 @@ class _Run:
             StudyError: a notebook that is not chosen was run with other settings, or comes
                 before a chosen one and did not finish.
         """
-        own = digest_of(settings_of(self.profile.document()))
+        own = self.shared_key["profile"]
         study = {source.name for source in list_notebooks()}
         unfit = {}
-        for name, entry in self.entries.items():
-            if name in study and name not in chosen:
-                if entry.get("key_parts", {}).get("profile", own) != own:
-                    unfit[name] = "ran with other settings"
-                elif entry["status"] != "done" and name < max(chosen):
-                    unfit[name] = "did not finish"
+        for name in self.entries.keys() & study - set(chosen):
+            entry = self.entries[name]
+            if entry.get("key_parts", {}).get("profile", own) != own:
+                unfit[name] = "ran with other settings"
+            elif entry["status"] != "done" and name < max(chosen):
+                unfit[name] = "did not finish"
         if unfit:
             raise StudyError(
-                f"{self.folder}: {', '.join(f'{name} {why}' for name, why in unfit.items())}, and "
-                "results of different runs must not be mixed; run "
-                f"{' '.join(name[:2] for name in unfit)} as well, or give this run another folder "
-                "with --results DIR"
+                f"{self.folder}: {', '.join(f'{name} {unfit[name]}' for name in sorted(unfit))}, "
+                "and results of different runs must not be mixed; run "
+                f"{' '.join(name[:2] for name in sorted(unfit))} as well, or give this run another "
+                "folder with --results DIR"
             )
+
+    def told(self, source: NotebookSource) -> NotebookRun:
+        """Return what the record tells of a notebook."""
+        entry = self.entries.get(source.name, NEW)
+        return NotebookRun(source.name, *(entry[name] for name in TOLD))
 
     def bring_up_to_date(
         self, source: NotebookSource, values: dict, *, force: bool
     ) -> tuple[NotebookRun, str]:
         """Run a notebook unless it is up to date; return what happened and why it ran."""
         reason = "forced" if force else self.reason_to_run(source, values)
-        if reason:
-            self._run_notebook(source, values)
-        entry = self.entries[source.name]
-        status, message = (entry["status"], entry["message"]) if reason else ("unchanged", "")
-        return _told(source, entry, status, message), reason
+        if not reason:
+            return replace(self.told(source), status="unchanged"), ""
+        self._run_notebook(source, values)
+        return self.told(source), reason
 
     def reason_to_run(
         self, source: NotebookSource, values: dict, *, check_data: bool = True
@@ -226,57 +231,54 @@ class _Run:
             return "new" if entry is NEW else f"{entry['status']} before"
         if not self._executed_copy(source).is_file():
             return "no executed copy"
-        changed = changed_output(self.folder, source.name, self.entries)
-        if changed:
-            return changed
-        datasets = _identities(entry["datasets"])
-        if check_data:
-            datasets = {name: self._identity_now(name) for name in datasets}
-        parts = self._key_parts(source, values, datasets)
-        if digest_of(parts) == entry["key"]:
-            return ""
-        differing = [name for name in parts if parts[name] != entry["key_parts"].get(name)]
-        return f"{', '.join(differing)} changed"
+        if lost := changed_output(self.folder, entry["outputs"]):
+            return lost
+        key = self._key(source, values)
+        changed = [name for name in key if key[name] != entry["key_parts"].get(name)]
+        for data in entry["datasets"] if check_data else ():
+            now = self.identity(data["dataset"])
+            if any(data[name] != now[name] for name in now):
+                changed.append(f"dataset {data['dataset']}")
+        return f"{', '.join(changed)} changed" if changed else ""
 
-    def finish(self, summary: RunSummary) -> None:
-        """Close the record, if this run has executed anything."""
-        if self.executed:
-            self.record["status"] = "done" if summary.ok else "not finished"
-            self._write()
+    def _key(self, source: NotebookSource, values: dict) -> dict[str, str]:
+        """Return a digest of each thing that determines a notebook's result, by its name."""
+        earlier = {
+            f"{name}/{file}": digest
+            for name, entry in self.entries.items()
+            for file, digest in entry["outputs"].items()
+            if name < source.name and file.startswith(READ_BY_LATER)
+        }
+        parts = {"notebook": source.digest, "parameters": values, "earlier tables": earlier}
+        return self.shared_key | {name: digest_of(part) for name, part in parts.items()}
 
     def _run_notebook(self, source: NotebookSource, values: dict) -> None:
         if not self.executed:
             self._start_record()
-        known = self.entries.get(source.name, NEW)["outputs"]
+        known, key = self.entries.get(source.name, NEW)["outputs"], self._key(source, values)
         # What the record says if this process is killed.
         entry = self.entries[source.name] = {**NEW, "status": "interrupted", "outputs": known}
         self._write()
-        before = output_files(self.folder)
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="blcf-") as scratch:
             log = Path(scratch) / "stages.jsonl"
             log.touch()
             try:
-                done = self._execute(source, values, Path(scratch), log)
-                status, message = "failed" if done.failure else "done", done.failure
-                seconds, peak = done.seconds, done.peak_rss_mb
+                peak, message = self._execute(source, values, Path(scratch), log)
+                status = "failed" if message else "done"
             except KeyboardInterrupt:
-                status, message = "interrupted", "interrupted from the keyboard"
-                seconds, peak = round(time.perf_counter() - started, 2), None
+                status, message, peak = "interrupted", "interrupted from the keyboard", None
             events = [json.loads(line) for line in log.read_text().splitlines()]
-        datasets = {event["dataset"]: event for event in events if "dataset" in event}
-        parts = self._key_parts(source, values, _identities(datasets.values()))
         entry.update(
             status=status,
             message=message,
-            seconds=seconds,
+            seconds=round(time.perf_counter() - started, 2),
             peak_rss_mb=peak,
-            key=digest_of(parts),
-            key_parts=parts,
+            key_parts=key,
             parameters=without_paths(values),
             stages=without_paths([event for event in events if "stage" in event]),
-            datasets=without_paths(list(datasets.values())),
-            outputs=written_outputs(self.folder, before, known),
+            datasets=list({it["dataset"]: it for it in events if "dataset" in it}.values()),
+            outputs=written_outputs(self.folder, known),
             git=git_state(self.root),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -300,14 +302,6 @@ class _Run:
     def _executed_copy(self, source: NotebookSource) -> Path:
         return self.folder / "notebooks" / f"{source.name}.ipynb"
 
-    def _key_parts(self, source: NotebookSource, values: dict, datasets: dict) -> dict[str, str]:
-        return key_parts(source, self.profile, values, self.code, datasets, self.entries)
-
-    def _identity_now(self, dataset: str) -> dict | None:
-        if dataset not in self.data:
-            self.data[dataset] = dataset_identity(self.profile, dataset)
-        return self.data[dataset]
-
     def _start_record(self) -> None:
         """Describe this run, before the first notebook it executes."""
         self.executed = True
@@ -318,7 +312,6 @@ class _Run:
                 "document": without_paths(self.profile.document()),
             },
             "provenance": describe_run(seeds_of(self.profile)),
-            "status": "running",
             "notebooks": self.entries,
         }
 
@@ -326,23 +319,11 @@ class _Run:
         write_json(self.folder / RUN_FILE, self.record)
 
 
-def _told(source: NotebookSource, entry: dict, status: str, message: str) -> NotebookRun:
-    return NotebookRun(source.name, status, entry["seconds"], entry["peak_rss_mb"], message)
-
-
 def _line(run: NotebookRun, reason: str, width: int) -> str:
     """Return the line that tells of a notebook; ``width`` is that of the column of names."""
     memory = f"  {run.peak_rss_mb:6,} MB" if run.peak_rss_mb else ""
     why = f"  ({reason})" if run.status == "done" else ""
     return f"{run.name:{width}}  {run.status:11}  {run.seconds:7.1f} s{memory}{why}"
-
-
-def _identities(events: Iterable[dict]) -> dict[str, dict]:
-    """Return what identifies each dataset that a stage log tells of, by name."""
-    return {
-        event["dataset"]: {key: event.get(key) for key in ("manifest", "ground_truth")}
-        for event in events
-    }
 
 
 def _values(
@@ -363,15 +344,3 @@ def _values(
         )
     source.check(values | own)
     return values | own
-
-
-def _command(profile, notebooks, settings, parameters, results) -> str:
-    """Return the command that runs the same again."""
-    words = ["blcf", "run", *notebooks, "--profile", profile]
-    for option, values in (("--set", settings), ("--parameter", parameters)):
-        for key, value in values.items():
-            text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-            words += [option, f"{key}={text.removesuffix(chr(10)).removesuffix('...').strip()}"]
-    if results:
-        words += ["--results", str(results)]
-    return shlex.join(words)

@@ -33,6 +33,14 @@ def stages_table(
     if not record["notebooks"]:
         raise StudyError(f"{folder / RUN_FILE}: no run to tell of; run blcf run first")
     refuse_reference(folder, profile)
+    table = stages_of(record)
+    if slowest_first:
+        table = table.sort_values("seconds", ascending=False, kind="stable", ignore_index=True)
+    return table
+
+
+def stages_of(record: dict) -> pd.DataFrame:
+    """Return the stages of a run's record, each once, in the order of first need."""
     rows = {}
     for name, entry in record["notebooks"].items():
         for event in entry.get("stages", []):
@@ -48,7 +56,4 @@ def stages_table(
                     "reused" if event["reused"] else "made",
                 ),
             )
-    table = pd.DataFrame(rows.values(), columns=list(COLUMNS))
-    if slowest_first:
-        table = table.sort_values("seconds", ascending=False, kind="stable", ignore_index=True)
-    return table
+    return pd.DataFrame(rows.values(), columns=list(COLUMNS))

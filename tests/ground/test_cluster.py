@@ -277,9 +277,7 @@ def test_what_was_computed_before_a_refusal_is_kept(local, where):
         use_scheduler(local.scheduler_address if where == "cluster" else "off"),
         pytest.raises(StudyError, match="eleven is refused"),
     ):
-        found.extend(
-            item for item, _ in mapped(refuse_eleven, None, range(20), ordered=True, threads=2)
-        )
+        found.extend(item for item, _ in mapped(refuse_eleven, None, range(20), threads=2))
     assert found == list(range(11))
 
 

@@ -33,6 +33,11 @@ def test_a_run_is_described_without_saying_whose_machine_it_was():
         assert getpass.getuser() not in text
 
 
+def test_a_study_that_is_not_installed_is_what_is_missing(monkeypatch):
+    monkeypatch.setattr(provenance, "DISTRIBUTION", "blcf-nowhere")
+    assert [one.name for one in provenance.requirements()] == ["blcf-nowhere"]
+
+
 def test_torch_is_asked_in_another_process_and_says_the_same():
     here = provenance._torch_facts()
     assert provenance._torch_facts_of_another_process() == here

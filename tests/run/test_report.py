@@ -114,7 +114,8 @@ def site(tmp_path_factory):
         profile = load_profile("tiny")
         entry = {
             "status": "done", "seconds": 12.34, "peak_rss_mb": 345, "message": "",
-            "stages": [{"stage": "features", "label": "oxford5k", "key": "abcd", "seconds": 1.0,
+            "stages": [{"stage": "features", "label": "oxford5k", "key": "abcd",
+                        "made_in_seconds": 1.0, "bytes": 5_000_000,
                         "peak_rss_so_far_mb": 99, "reused": True}],
             "datasets": [{"dataset": "oxford5k", "images": 5063, "queries": 55,
                           "manifest": "feed", "ground_truth": "beef"}],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -73,10 +72,10 @@ def look_at_dataset(profile: Profile, name: str) -> tuple[Finding, Counts | None
     except StudyError as error:
         advice = str(error).partition("; ")[2]
         return of_error(topic, error, how_to_get(name, advice)), _published(name)
-    sizes, broken = _sample(dataset)
+    size, broken = _sample(dataset)
     finding = _tell(topic, dataset, broken, [str(one.message) for one in said])
     parts = {part.name: len(part.all_images) for part in dataset.parts or (dataset,)}
-    return finding, Counts(name, parts, _usual(sizes))
+    return finding, Counts(name, parts, size)
 
 
 def how_to_get(name: str, otherwise: str = "") -> str:
@@ -114,31 +113,18 @@ def _published(name: str) -> Counts | None:
     return Counts(name, parts)
 
 
-def _sample(dataset: Dataset) -> tuple[list[tuple[int, int]], list[str]]:
-    """Return (width, height) of some images, and the names of files that are empty or no image."""
+def _sample(dataset: Dataset) -> tuple[tuple[int, int], list[str]]:
+    """Return the usual size of the images, and the names of files that are empty or no image."""
     images = dataset.all_images
-    broken = [path.name for path in images if _is_empty(path)]
+    broken = [path.name for path in images if not path.stat().st_size]
     sizes = []
     for i in np.unique(np.linspace(0, len(images) - 1, SAMPLED).round().astype(int)):
         try:
             sizes.append(image_size(images[i], exif_orientation=dataset.exif_orientation))
         except UnreadableImage:
             broken.append(images[i].name)
-    return sizes, list(dict.fromkeys(broken))
-
-
-def _is_empty(path: Path) -> bool:
-    try:
-        return not path.stat().st_size
-    except OSError:
-        return True
-
-
-def _usual(sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    if not sizes:
-        return USUAL
-    longer, shorter = np.sort(sizes, axis=1)[:, ::-1].mean(axis=0).round()
-    return int(longer), int(shorter)
+    longer, shorter = np.sort(sizes or [USUAL], axis=1)[:, ::-1].mean(axis=0).round()
+    return (int(longer), int(shorter)), list(dict.fromkeys(broken))
 
 
 def _tell(topic: str, dataset: Dataset, broken: list[str], said: list[str]) -> Finding:

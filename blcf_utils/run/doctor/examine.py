@@ -13,6 +13,7 @@ from blcf_utils.ground.cores import usable_cores
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir, datasets_dir, results_dir, weights_path
 from blcf_utils.pooling.compared.rows import ROWS, Row
+from blcf_utils.run import hardware
 from blcf_utils.run.doctor import machine, room, weights
 from blcf_utils.run.doctor.datasets import Counts, look_at_dataset
 from blcf_utils.run.doctor.findings import Finding, of_error
@@ -59,12 +60,11 @@ def _examine(
     names = dict.fromkeys([*profile.all_datasets, *teachers])
     looked = {name: look_at_dataset(profile, name) for name in names}
     counts = [found for _, found in looked.values() if found]
-    gpus, device = machine.gpu_memory(), profile.features.device
+    gpus, device = hardware.gpu_memory(), profile.features.device
     slow = sum(one.images for one in counts) >= SLOW_IMAGES
     backbone, others = profile.features.backbone, profile.compare_backbones
     findings = [
-        machine.check_python(),
-        machine.check_packages(machine.installed_versions()),
+        machine.check_packages(),
         machine.check_torch(),
         machine.check_processor(usable_cores(), os.cpu_count() or 1),
         machine.check_device(device, gpus, slow),
@@ -127,10 +127,10 @@ def _room(
     needs = room.disk_needs(profile, counts, rows, weightings)
     there = machine.bytes_there(folder, sorted({*parts, *(one.name for one in counts)}))
     findings = [room.check_disk(needs, folder, machine.free_bytes(folder), there)]
-    needs, forward = room.memory_needs(profile, counts, rows), room.forward_needs(profile, counts)
+    needs, forward = room.memory_needs(profile), room.forward_needs(profile, counts)
     if gpus:
         size = gpus[0][1]
         findings.append(room.check_memory(forward, size, size, "gpu memory"))
     else:
         needs |= forward
-    return [*findings, room.check_memory(needs, *machine.memory())]
+    return [*findings, room.check_memory(needs, *hardware.memory())]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from tqdm import tqdm
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -68,8 +70,5 @@ def as_text(findings: Sequence[Finding], profile: str) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """Return a number of bytes as people read it: 12.3 GB."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e3:.0f} kB"
+    """Return a number of bytes as people read it: 12.3GB."""
+    return tqdm.format_sizeof(count, "B")

@@ -20,6 +20,7 @@ from blcf_utils.run.record import read_run, results_folder
 from blcf_utils.run.report.claims import claim_groups
 from blcf_utils.run.report.notebooks import notebook_to_html
 from blcf_utils.run.report.tables import result_table
+from blcf_utils.run.stages import stages_of
 
 # Longer texts than this get a column that is wide enough to be read on a phone.
 LONG_TEXT = 40
@@ -70,9 +71,15 @@ def write_report(profile: str, results: Path | None = None) -> Path:
             f"--profile {profile} first"
         )
     names = {path.stem for path in notebooks}
-    pages = [_notebook_page(path, names) for path in notebooks]
+    pages = []
+    for path in notebooks:
+        title, body = notebook_to_html(path, names)
+        pages.append(Page(path.stem, title, "notebook", {"body": body}))
     pages += [_table_page(path, folder, record) for path in tables if path.stem != "claims"]
-    pages += [_claims_page(path) for path in tables if path.stem == "claims"]
+    if (claims := folder / "tables" / "claims.csv") in tables:
+        groups, summary = claim_groups(claims)
+        content = {"groups": groups, "summary": summary}
+        pages.append(Page("claims", "Claims of the slides", "claims", content))
     pages.append(Page("provenance", "Where these results come from", "provenance", _origin(record)))
     pages.insert(0, Page("index", f"Profile {profile}", "index", _overview(record, pages)))
 
@@ -114,27 +121,13 @@ def _cell_class(value: object) -> str:
     return f"{colour} {size}".strip()
 
 
-def _notebook_page(path: Path, others: set[str]) -> Page:
-    title, body = notebook_to_html(path, others)
-    return Page(path.stem, title, "notebook", {"body": body})
-
-
-def _claims_page(path: Path) -> Page:
-    groups, summary = claim_groups(path)
-    return Page("claims", "Claims of the slides", "claims", {"groups": groups, "summary": summary})
-
-
 def _table_page(path: Path, folder: Path, record: dict) -> Page:
     name = path.stem
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     if tuple(frame.columns) != LONG:
         frame.columns = frame.columns.str.replace("_", " ")
-        return Page(
-            name,
-            name.replace("_", " ").capitalize(),
-            "table",
-            {"plain": frame, "summary": [""] * 3},
-        )
+        title = name.replace("_", " ").capitalize()
+        return Page(name, title, "table", {"plain": frame, "summary": [""] * 3})
     # The verdicts compare only what was made with the same network.
     backbone = record.get("profile", {}).get("document", {}).get("features", {}).get("backbone")
     context = {"backbone": BackboneConfig(**backbone).label} if backbone else {}
@@ -161,13 +154,10 @@ def _overview(record: dict, pages: list[Page]) -> dict:
 
 
 def _origin(record: dict) -> dict:
-    datasets, stages = {}, []
-    for name, entry in record["notebooks"].items():
-        datasets |= {data["dataset"]: data for data in entry.get("datasets", [])}
-        stages += [{"notebook": name, "of": s.get("label"), **s} for s in entry.get("stages", [])]
+    entries = record["notebooks"].values()
+    datasets = {data["dataset"]: data for entry in entries for data in entry.get("datasets", [])}
     facts = ("dataset", "images", "queries", "manifest", "ground_truth")
-    columns = ("notebook", "stage", "of", "key", "reused", "seconds", "peak_rss_so_far_mb")
-    return {"datasets": _frame(datasets.values(), facts), "stages": _frame(stages, columns)}
+    return {"datasets": _frame(datasets.values(), facts), "stages": stages_of(record)}
 
 
 def _frame(rows: Iterable[dict], names: tuple[str, ...]) -> pd.DataFrame:

@@ -268,7 +268,6 @@ def _extract(dataset: Dataset, config: SiftConfig, on_corrupt: str, folder: Path
         describer,
         missing,
         files=lambda path: [path],
-        ordered=True,  # records are appended
         threads=_THREADS,
         at_once=_A_TASK,
     )
