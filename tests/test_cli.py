@@ -109,7 +109,7 @@ def test_run_status_verify_and_report(project):
     (project / "reference" / "x01_own.csv").write_text(table.replace(",7,", ",8,"))
     differing = blcf("verify", "-p", "tiny", "--against", str(project / "reference"))
     assert differing.exit_code == 1
-    first = "x01_own: 1 of 8 cells differ, first K, set, measured: expected 8, found 7"
+    first = "x01_own: 1 of 6 cells differ, first K, set, measured: expected 8, found 7"
     assert first in differing.stdout
     assert "\n  K, set, measured: expected" not in differing.stdout
     told = blcf("verify", "-p", "tiny", "--against", str(project / "reference"), "--all")

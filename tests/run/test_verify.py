@@ -226,14 +226,15 @@ def test_a_training_on_another_processor_needs_its_seeds(real):
     fresh, reference = real
     shift(fresh, "t07_finetune_instre", 0.09, r"\(F\)Network B")
     found = told(verify("tiny", None, reference))
-    assert len(found) == 2
+    assert len(found) == 4
     assert all(text.startswith("t07_finetune_instre: (F)Network B, mini-") for text in found)
     for folder in real:
         (folder / "tables" / "seeds.csv").write_text(
             "table,row,column,seed,value\n"
             + "".join(
-                f"t07_finetune_instre,(F)Network B,{name},{seed},{value}\n"
+                f"t07_finetune_instre,(F)Network B,{name}{mode},{seed},{value}\n"
                 for name in ("mini-buildings", "mini-objects")
+                for mode in ("", "/ls")
                 for seed, value in enumerate((0.10, 0.15, 0.21))
             )
         )
