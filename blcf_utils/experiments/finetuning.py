@@ -163,22 +163,25 @@ def training_curves(study: Study, which: str) -> pd.DataFrame:
 
 
 def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
-    """Return what every trained network gains over its baseline, with its bootstrap interval.
+    """Return what every trained network gains over its baseline, and how sure that is.
 
     Args:
         study: a study whose table ``table_id`` (t06 or t07) is written.
         table_id: which.
 
     Returns:
-        Columns gain, low, high; index (dataset, network), global search.
+        Columns gain, low and high (its bootstrap interval over queries), and seeds, the standard
+        deviation over seeds; NaN of one. Index (dataset, network), global search.
     """
     values, lines = study.results.per_query(table_id), {}
+    deviation = study.results.seeds(table_id).groupby(["column", "row"])["value"].std()
     for name in study.datasets:
         for row, variant in VARIANTS.items():
             if variant.source and (row, name) in values:
                 baseline = values[f"Baseline {variant.network}", name]
                 lines[name, row] = paired_bootstrap(values[row, name], baseline)
-    return intervals_frame(lines, ("dataset", "network"))
+    gains = intervals_frame(lines, ("dataset", "network"))
+    return gains.assign(seeds=deviation.reindex(gains.index).to_numpy(float))
 
 
 def seen_instances_table(study: Study) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from blcf_utils.ground.artefacts import atomic_path
-from blcf_utils.results.seeds import show_seeds
+from blcf_utils.results.seeds import read_seeds
 from blcf_utils.results.tables import Measurement, read_per_query, read_table, write_table
 
 
@@ -43,8 +43,9 @@ class Results:
         return read_per_query(table_id, self.folder)
 
     def seeds(self, table_id: str) -> pd.DataFrame:
-        """Return a table's trained rows for reading, mean ± standard deviation over seeds."""
-        return show_seeds(self.folder, table_id)
+        """Return what every seed gave: columns row, column, seed, value; maybe no line."""
+        seeds = read_seeds(self.folder)
+        return seeds[seeds["table"] == table_id].drop(columns="table")
 
     def figure(self, name: str, figure: Figure) -> Figure:
         """Save a figure as ``figures/<name>.png`` and return it for display."""

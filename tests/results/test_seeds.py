@@ -6,6 +6,7 @@ import pytest
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.folder import Results
+from blcf_utils.results.seeds import show_seeds
 from blcf_utils.results.tables import Measurement
 
 VALUES = {("trained", "a/gs"): (0.25, 0.5, 0.375), ("trained", "b/gs"): (0.1, 0.1, 0.4)}
@@ -41,14 +42,16 @@ def test_every_seed_is_kept_and_a_table_written_again_replaces_its_own(tmp_path)
 def test_mean_and_deviation_are_shown(tmp_path):
     results = Results(tmp_path)
     results.table("x07_projections", cells(VALUES))
-    shown = results.seeds("x07_projections")
+    shown = show_seeds(tmp_path, "x07_projections")
     assert shown.index.tolist() == ["trained"]
     for (row, column), seeds in VALUES.items():
         expected = f"{statistics.mean(seeds):.3f} ± {statistics.stdev(seeds):.3f}"
         assert shown.loc[row, column] == expected
         assert expected in (tmp_path / "tables/x07_projections.md").read_text()
     results.table("x08_seen_instances", cells({}))
-    assert results.seeds("x08_seen_instances").empty
+    assert show_seeds(tmp_path, "x08_seen_instances").empty
+    values = results.seeds("x07_projections").groupby(["row", "column"], sort=False)["value"]
+    assert {cell: tuple(part) for cell, part in values} == VALUES
 
 
 def test_a_seed_without_a_finite_value_is_refused():

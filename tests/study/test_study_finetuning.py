@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 import textwrap
 import time
 from pathlib import Path
@@ -124,6 +125,8 @@ def test_the_tables_hold_what_the_networks_answer(open_toy):
     assert gains.loc[("toy", "(F)Network A"), "gain"] == pytest.approx(
         t06["(F)Network A", "toy"] - t06["Baseline A", "toy"]
     )
+    each = [one.mean for one in home.evaluations("(F)Network A", home)]
+    assert gains.loc[("toy", "(F)Network A"), "seeds"] == pytest.approx(statistics.stdev(each))
 
 
 def answered(on, dataset, fold, seed, home=None, row="(F)Network A"):
