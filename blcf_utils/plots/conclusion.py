@@ -149,5 +149,6 @@ def _legend(figure: Figure, ours: Sequence[str], theirs: Sequence[str]) -> None:
                markerfacecolor="white", markeredgecolor="0.3", markersize=5)
         for k, name in enumerate(theirs)
     ]  # fmt: skip
-    options = {"ncols": min(len(handles), 4), "fontsize": 8, "frameon": False}
+    columns = max(1, int(figure.get_figwidth() / 1.9))  # inches that a name takes
+    options = {"ncols": min(len(handles), columns), "fontsize": 8, "frameon": False}
     figure.legend(handles=handles, loc="outside upper center", **options)

@@ -111,7 +111,7 @@ def plot_codebook_sizes(table: pd.DataFrame, dataset: str) -> Figure:
     axes[0, 1].plot(sizes, words, "o-", color=SERIES[2])
     axes[0, 0].set(ylabel=f"mAP, {dataset}")
     axes[0, 0].legend()
-    axes[0, 1].set(ylabel="distinct words an image", ylim=(0, None))
+    axes[0, 1].set(ylabel="distinct words an image", ylim=(0, 1.05 * words.max()))
     for ax in axes[0]:
         ax.set(xscale="log", xlabel="words K")
         ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
