@@ -10,7 +10,7 @@ import pandas as pd
 
 from blcf_utils.experiments.measuring import intervals_frame
 from blcf_utils.results.evaluation import Evaluation
-from blcf_utils.results.intervals import paired_bootstrap
+from blcf_utils.results.intervals import bootstrap, paired_bootstrap
 from blcf_utils.results.published import dataset_of, load_published, number, table_info
 from blcf_utils.study.study import Study
 
@@ -127,8 +127,8 @@ def search_ladder(study: Study) -> pd.DataFrame:
                 lines[THESIS, column, step] = (value, np.nan, np.nan)
         for (of, column), aps in study.results.per_query(table).items():
             if of == row and column == dataset_of(column):
-                found = Evaluation(aps)
-                lines[RUN, column, step] = (found.mean, *found.interval())
+                found = bootstrap([aps])
+                lines[RUN, column, step] = (found.mean, found.low, found.high)
     steps = pd.Series([key[:2] for key in lines]).value_counts()
     kept = {key: line for key, line in lines.items() if steps[key[:2]] > 1}
     return intervals_frame(kept, ("origin", "dataset", "step"), "mAP")
