@@ -17,7 +17,7 @@ from blcf_utils.features.networks.weight_files import weights_identity
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import published_dir, results_dir
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.run.notebooks import NotebookSource
+from blcf_utils.run.notebooks import NotebookSource, run_order
 
 RUN_FILE = "run.json"
 # The rooms above the study: changing them changes no number that a notebook writes.
@@ -126,7 +126,7 @@ def key_parts(
         f"{name}/{file}": digest
         for name, entry in entries.items()
         for file, digest in entry["outputs"].items()
-        if name < source.name and file.startswith(READ_BY_LATER)
+        if run_order(name) < run_order(source.name) and file.startswith(READ_BY_LATER)
     }
     parts = {
         "notebook": source.digest,
@@ -173,14 +173,28 @@ def changed_output(folder: Path, name: str, entries: dict[str, dict]) -> str:
         name: the notebook.
         entries: the notebooks of the run's record.
     """
+    after = [entry for other, entry in entries.items() if run_order(other) > run_order(name)]
     for file, digest in entries[name]["outputs"].items():
         path = folder / file
-        later = [entry["outputs"].get(file) for other, entry in entries.items() if other > name]
+        later = [entry["outputs"].get(file) for entry in after]
         if not path.exists():
             return f"{file} is missing"
         if file.startswith(READ_BY_LATER) and content_digest(path) not in [digest, *later]:
             return f"{path.name} was changed"
     return ""
+
+
+def clear_tables(folder: Path, name: str, entries: dict[str, dict]) -> None:
+    """Remove the tables that no other notebook of the run wrote, before a notebook runs.
+
+    What it left itself goes, and what a reference, another run or a person left: no notebook may
+    read it, and no report show it as this run's.
+    """
+    others = (entry["outputs"] for other, entry in entries.items() if other != name)
+    kept = {file for outputs in others for file in outputs}
+    for file in output_files(folder):
+        if file.startswith(READ_BY_LATER) and file not in kept:
+            (folder / file).unlink()
 
 
 def output_files(folder: Path) -> dict[str, tuple[int, int]]:

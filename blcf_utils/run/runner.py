@@ -1,11 +1,12 @@
-"""Running the study: its notebooks in reading order, resumed where they stopped, on record.
+"""Running the study: its notebooks in order, resumed where they stopped, on record.
 
 A notebook whose executed copy and outputs are there as it left them, and whose key is what it was,
 is not run again. The key is a digest of what determines its result: source, settings, parameters,
-package code, data, weights, published tables and the tables of the notebooks before it. A results
-folder never holds tables of different settings. ``run.json`` in the results folder keeps every
-key, time and digest, and is rewritten before and after every notebook, so a killed run loses only
-the notebook it was in.
+package code, data, weights, published tables and the tables of the notebooks before it. The
+notebook that sums up all tables runs last. A results folder never holds tables of different
+settings, and a run removes tables that it did not write. ``run.json`` in the results folder keeps
+every key, time and digest, and is rewritten before and after every notebook, so a killed run loses
+only the notebook it was in.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.run.notebooks import NotebookSource, find_notebooks, list_notebooks
+from blcf_utils.run.notebooks import NotebookSource, find_notebooks, list_notebooks, run_order
 from blcf_utils.run.provenance import describe_run, git_state, without_paths
 from blcf_utils.run.record import (
     RUN_FILE,
     changed_output,
+    clear_tables,
     code_digest,
     dataset_identity,
     key_parts,
@@ -135,7 +137,7 @@ def run_study(
         run = _Run(resolved, folder)
         if notebooks:
             run.refuse_to_mix(values)
-        for source in sources:
+        for source in sorted(sources, key=lambda source: run_order(source.name)):
             if summary.ok or (keep_going and summary.exit_code != INTERRUPTED):
                 done, reason = run.bring_up_to_date(source, values[source.name], force=force)
                 print(_line(done, reason, max(map(len, values))), file=stream, flush=True)
@@ -194,7 +196,7 @@ class _Run:
             if name in study and name not in chosen:
                 if entry.get("key_parts", {}).get("profile", own) != own:
                     unfit[name] = "ran with other settings"
-                elif entry["status"] != "done" and name < max(chosen):
+                elif entry["status"] != "done" and run_order(name) < max(map(run_order, chosen)):
                     unfit[name] = "did not finish"
         if unfit:
             raise StudyError(
@@ -249,6 +251,7 @@ class _Run:
         # What the record says if this process is killed.
         entry = self.entries[source.name] = {**NEW, "status": "interrupted", "outputs": known}
         self._write()
+        clear_tables(self.folder, source.name, self.entries)
         before = output_files(self.folder)
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="blcf-") as scratch:
@@ -307,8 +310,14 @@ class _Run:
         return self.data[dataset]
 
     def _start_record(self) -> None:
-        """Describe this run, before the first notebook it executes."""
+        """Describe this run, before the first notebook it executes, and forget other runs."""
         self.executed = True
+        own = digest_of(settings_of(self.profile.document()))
+        for name, entry in [*self.entries.items()]:
+            here = (self.folder / "notebooks" / f"{name}.ipynb").is_file()
+            other = entry.get("key_parts", {}).get("profile", own) != own
+            if entry["status"] == "done" and (other or not here):
+                del self.entries[name]
         self.record = {
             "profile": {
                 "name": self.profile.name,
