@@ -22,6 +22,8 @@ from blcf_utils.ground.settings import digest_of
 
 # What annotations are made of: list[str], int | None ...
 TYPES = {kind.__name__: kind for kind in (str, int, float, bool, list, dict)}
+# Reads the tables of all the others: it runs when they are there, wherever it is read.
+SUMMARY = "09_tables"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ def _fits(value: Any, annotation: str) -> bool:
     except (NameError, ValidationError):
         return False
     return True
+
+
+def run_order(name: str) -> tuple[bool, str]:
+    """Return what notebooks are sorted by to be run: the reading order, the summary last."""
+    return name == SUMMARY, name
 
 
 def list_notebooks() -> list[NotebookSource]:

@@ -140,6 +140,19 @@ def changed_output(folder: Path, outputs: dict[str, str]) -> str:
     return ""
 
 
+def clear_tables(folder: Path, name: str, entries: dict[str, dict]) -> None:
+    """Remove the tables that no other notebook of the run wrote, before a notebook runs.
+
+    What it left itself goes, and what a reference, another run or a person left: no notebook may
+    read it, and no report show it as this run's.
+    """
+    others = (entry["outputs"] for other, entry in entries.items() if other != name)
+    kept = {file for outputs in others for file in outputs}
+    for path in [path for inside in READ_BY_LATER for path in (folder / inside).glob("*")]:
+        if path.is_file() and path.relative_to(folder).as_posix() not in kept:
+            path.unlink()
+
+
 def written_outputs(folder: Path, known: dict[str, str]) -> dict[str, str]:
     """Return the digests of what a notebook wrote, by file: what is newer than the run's record.
 

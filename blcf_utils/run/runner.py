@@ -1,4 +1,4 @@
-"""Running the study: its notebooks in reading order, resumed where they stopped, on record.
+"""Running the study: its notebooks in order, resumed where they stopped, on record.
 
 A notebook whose executed copy and outputs are there as it left them, and whose key is what it was,
 is not run again. The key has a digest of each thing that determines its result: source, settings,
@@ -27,12 +27,13 @@ from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.run.notebooks import NotebookSource, find_notebooks, list_notebooks
+from blcf_utils.run.notebooks import NotebookSource, find_notebooks, list_notebooks, run_order
 from blcf_utils.run.provenance import describe_run, git_state, without_paths
 from blcf_utils.run.record import (
     READ_BY_LATER,
     RUN_FILE,
     changed_output,
+    clear_tables,
     code_digest,
     dataset_identity,
     only_run,
@@ -134,7 +135,7 @@ def run_study(
         run = _Run(resolved, folder)
         if notebooks:
             run.refuse_to_mix(values)
-        for source in sources:
+        for source in sorted(sources, key=lambda source: run_order(source.name)):
             if summary.ok or (keep_going and summary.exit_code != INTERRUPTED):
                 done, reason = run.bring_up_to_date(source, values[source.name], force=force)
                 print(_line(done, reason, max(map(len, values))), file=stream, flush=True)
@@ -197,7 +198,7 @@ class _Run:
             entry = self.entries[name]
             if entry.get("key_parts", {}).get("profile", own) != own:
                 unfit[name] = "ran with other settings"
-            elif entry["status"] != "done" and name < max(chosen):
+            elif entry["status"] != "done" and run_order(name) < max(map(run_order, chosen)):
                 unfit[name] = "did not finish"
         if unfit:
             raise StudyError(
@@ -247,7 +248,7 @@ class _Run:
             f"{name}/{file}": digest
             for name, entry in self.entries.items()
             for file, digest in entry["outputs"].items()
-            if name < source.name and file.startswith(READ_BY_LATER)
+            if run_order(name) < run_order(source.name) and file.startswith(READ_BY_LATER)
         }
         parts = {"notebook": source.digest, "parameters": values, "earlier tables": earlier}
         return self.shared_key | {name: digest_of(part) for name, part in parts.items()}
@@ -259,6 +260,7 @@ class _Run:
         # What the record says if this process is killed.
         entry = self.entries[source.name] = {**NEW, "status": "interrupted", "outputs": known}
         self._write()
+        clear_tables(self.folder, source.name, self.entries)
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="blcf-") as scratch:
             log = Path(scratch) / "stages.jsonl"
@@ -303,8 +305,14 @@ class _Run:
         return self.folder / "notebooks" / f"{source.name}.ipynb"
 
     def _start_record(self) -> None:
-        """Describe this run, before the first notebook it executes."""
+        """Describe this run, before the first notebook it executes, and forget other runs."""
         self.executed = True
+        own = digest_of(settings_of(self.profile.document()))
+        for name, entry in [*self.entries.items()]:
+            here = (self.folder / "notebooks" / f"{name}.ipynb").is_file()
+            other = entry.get("key_parts", {}).get("profile", own) != own
+            if entry["status"] == "done" and (other or not here):
+                del self.entries[name]
         self.record = {
             "profile": {
                 "name": self.profile.name,

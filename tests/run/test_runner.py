@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -340,6 +341,53 @@ def test_a_notebook_answers_for_what_it_wrote_before_and_found_there(project):
     assert statuses(run()) == {"01_a": "unchanged"}
     (project / "results/tiny/tables/missing.csv").unlink()
     assert read_status("tiny")[0].message == "tables/missing.csv is missing"
+
+
+def test_the_summary_runs_last_and_is_read_in_its_place(project):
+    listing = (
+        SETUP + '(RESULTS / "all.txt").write_text(" ".join(sorted(os.listdir(RESULTS / "tables"))))'
+    )
+    write_notebook(project / "notebooks" / "09_tables.ipynb", listing)
+    for name in ("01_a", "11_b"):
+        text = f'(RESULTS / "tables" / "t{name}.csv").write_text("1")'
+        write_notebook(project / "notebooks" / f"{name}.ipynb", SETUP + text)
+    assert list(statuses(run())) == ["01_a", "11_b", "09_tables"]
+    assert (project / "results/tiny/all.txt").read_text() == "t01_a.csv t11_b.csv"
+    assert [one.name for one in read_status("tiny")] == ["01_a", "09_tables", "11_b"]
+    assert set(statuses(run()).values()) == {"unchanged"}
+    changed = SETUP + '(RESULTS / "tables" / "t11_b.csv").write_text("2")'
+    write_notebook(project / "notebooks" / "11_b.ipynb", changed)
+    assert statuses(run()) == {"01_a": "unchanged", "11_b": "done", "09_tables": "done"}
+
+
+def test_tables_that_the_run_did_not_write_are_removed(project):
+    """A clone comes with the reference's tables and record, but without its notebooks."""
+    tables = project / "results/tiny/tables"
+    for name in ("01_a", "02_b"):
+        text = f'(RESULTS / "tables" / "t{name}.csv").write_text("1")'
+        write_notebook(project / "notebooks" / f"{name}.ipynb", SETUP + text)
+    assert run().ok
+    (tables / "x99_hand.csv").write_text("by hand")
+    assert set(statuses(run()).values()) == {"unchanged"}
+    assert (tables / "x99_hand.csv").exists()  # nothing ran, nothing was touched
+    shutil.rmtree(project / "results/tiny/notebooks")
+    looks = SETUP + '(RESULTS / "seen.txt").write_text(" ".join(os.listdir(RESULTS / "tables")))'
+    write_notebook(project / "notebooks" / "01_a.ipynb", looks)
+    assert statuses(run(["01"])) == {"01_a": "done"}
+    assert (project / "results/tiny/seen.txt").read_text() == ""
+    assert run().ok
+    assert [path.name for path in tables.iterdir()] == ["t02_b.csv"]
+
+
+def test_a_notebook_that_another_profile_left_out_is_forgotten_with_its_tables(project):
+    for name in ("01_a", "02_b"):
+        text = f'(RESULTS / "tables" / "t{name}.csv").write_text("1")'
+        write_notebook(project / "notebooks" / f"{name}.ipynb", SETUP + text)
+    assert run().ok
+    profile = project / "data/profiles/tiny.yaml"
+    profile.write_text(TINY + "seed: 1\nnotebooks: ['01']\n")
+    assert run().ok
+    assert [path.name for path in (project / "results/tiny/tables").iterdir()] == ["t01_a.csv"]
 
 
 def test_a_folder_never_holds_results_of_different_settings(project):
