@@ -3,9 +3,9 @@
     python tests/references/readme.py
 
 A table below the line ``<!-- measured: TABLE -->`` has that table's rows, and its columns as
-headers; one below ``<!-- claims -->`` has claims as rows, which end with their ids, and ``thesis`` and profiles as
-headers. What stands in their cells is read from ``results/*/tables``. A test checks that nothing
-would change.
+headers. One below ``<!-- claims -->`` has claims as rows, which end with their ids, and ``thesis``
+and profiles as headers. What stands in their cells is read from ``results/*/tables``. A test checks
+that nothing would change.
 """
 
 from __future__ import annotations
