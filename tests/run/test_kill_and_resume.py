@@ -20,6 +20,7 @@ PROFILE = """
       longest_side: 64
     whitening: {dimensions: 16}
     codebook: {words: 20, iterations: 2}
+    parameters: {03_codebook: {SIZES: [10]}}
 """
 
 
