@@ -117,12 +117,12 @@ def main() -> int:
         same = len(one.keys() | two.keys()) - len(differing)
         print(f"{same} files of artefacts the same, {len(differing)} differ")
         name = load_profile(arguments.profile).name
-        tables = verify(name, cut / "results", whole / "results" / name, tolerance=0.0)
-        for difference in tables:
+        compared = verify(name, cut / "results", whole / "results" / name, tolerance=0.0)
+        told = [f"{one.table}: {text}" for one in compared for text in one.differences]
+        for difference in told:
             print(f"differs: {difference}")
-        compared = len(list((whole / "results" / name / "tables").glob("*.csv")))
-        print(f"{compared} tables compared, {len(tables)} cells differ")
-        return bool(differing or tables)
+        print(f"{len(compared)} tables compared, {len(told)} cells differ")
+        return bool(differing or told)
 
 
 if __name__ == "__main__":
