@@ -14,6 +14,7 @@ import pytest
 
 from blcf_utils import experiments
 from blcf_utils.results.tables import read_per_query, read_table
+from blcf_utils.run.notebooks import run_order
 from blcf_utils.run.report.site import write_report
 from blcf_utils.run.runner import run_study
 from blcf_utils.run.verify import verify
