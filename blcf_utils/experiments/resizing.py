@@ -10,7 +10,7 @@ import pandas as pd
 from blcf_utils.config.profile import Resize
 from blcf_utils.experiments.search import search_cells
 from blcf_utils.ground.progress import progress
-from blcf_utils.results.tables import Measurement
+from blcf_utils.results.tables import NOT_RUN, Measurement
 from blcf_utils.study.study import Study
 
 
@@ -31,6 +31,6 @@ def resizing_table(study: Study, datasets: Sequence[str]) -> pd.DataFrame:
             if name in datasets:
                 cells += search_cells(one.open(name), (resize, resize), columns)
             else:
-                why = "not run: not among RESIZED of notebook 02_features"
+                why = f"{NOT_RUN}not among RESIZED of notebook 02_features"
                 cells += [Measurement(resize, column, None, why) for column in columns]
     return study.results.table("x10_resize", cells)

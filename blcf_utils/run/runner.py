@@ -307,7 +307,7 @@ class _Run:
     def _start_record(self) -> None:
         """Describe this run, before the first notebook it executes, and forget other runs."""
         self.executed = True
-        own = digest_of(settings_of(self.profile.document()))
+        own = self.shared_key["profile"]
         for name, entry in [*self.entries.items()]:
             here = (self.folder / "notebooks" / f"{name}.ipynb").is_file()
             other = entry.get("key_parts", {}).get("profile", own) != own
