@@ -36,7 +36,7 @@ CHEAP = ("None", "Gaussian", "L2-norm", "R-MAC", "BMS")
 
 
 @pytest.fixture
-def open_toy(tmp_path, toy_root, store, monkeypatch):
+def open_toy(tmp_path, toy_root, shared_cache, monkeypatch):
     """Open the small profile with settings; no official weights are in reach."""
     monkeypatch.setenv("BLCF_DATA", str(toy_root))
     monkeypatch.setenv("BLCF_RESULTS", str(tmp_path / "results"))
