@@ -82,10 +82,10 @@ def shared_cache(_file_s_cache, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke_cache(tmp_path_factory, worker_id) -> Path:
-    """A cache that starts empty, for all tests that run the profile ``smoke``."""
+def smoke_cache(tmp_path_factory) -> Path:
+    """A cache that starts empty, for all tests that run the profile ``smoke``, in any process."""
     base = tmp_path_factory.getbasetemp()
-    return (base if worker_id == "master" else base.parent) / "smoke-cache"
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke-cache"
 
 
 @pytest.fixture(scope="session")
