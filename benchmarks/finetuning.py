@@ -21,6 +21,7 @@ from blcf_utils.config.profile import BackboneConfig, FeatureConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.features.extraction import extract_features
 from blcf_utils.features.networks.backbones import load_backbone
+from blcf_utils.features.networks.weight_files import EMBEDDED_FROZEN
 from blcf_utils.finetuning.descriptors import describe_inputs
 from blcf_utils.finetuning.inputs import Photographs, PixelMaps, StoredMaps
 from blcf_utils.finetuning.loss import triplet_loss
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of photographs; rendered when absent")
     parser.add_argument("--number", type=int, default=48)
     parser.add_argument("--longest-side", type=int, default=340)
-    parser.add_argument("--frozen", default="pool3")
+    parser.add_argument("--frozen", default=EMBEDDED_FROZEN)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)

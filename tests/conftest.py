@@ -69,11 +69,23 @@ def store(tmp_path, monkeypatch):
     return ArtefactStore()
 
 
+@pytest.fixture(scope="module")
+def _file_s_cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def shared_cache(_file_s_cache, monkeypatch) -> Path:
+    """The cache of all tests of a file that ask for it; BLCF_CACHE names it."""
+    monkeypatch.setenv("BLCF_CACHE", str(_file_s_cache))
+    return _file_s_cache
+
+
 @pytest.fixture(scope="session")
-def smoke_cache(tmp_path_factory, worker_id) -> Path:
-    """A cache that starts empty, for all tests that run the profile ``smoke``."""
+def smoke_cache(tmp_path_factory) -> Path:
+    """A cache that starts empty, for all tests that run the profile ``smoke``, in any process."""
     base = tmp_path_factory.getbasetemp()
-    return (base if worker_id == "master" else base.parent) / "smoke-cache"
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke-cache"
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def two_sets(toy_root, tmp_path_factory):
 
 
 @pytest.fixture
-def open_toy(tmp_path, two_sets, store, monkeypatch):
+def open_toy(tmp_path, two_sets, shared_cache, monkeypatch):
     monkeypatch.setenv("BLCF_DATA", str(two_sets))
     monkeypatch.setenv("BLCF_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("BLCF_WEIGHTS", str(tmp_path))
