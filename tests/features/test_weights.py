@@ -162,6 +162,8 @@ def test_offline_the_embedded_network_takes_the_place_everywhere(site, project, 
     assert profile.features.backbone == EMBEDDED
     assert [one.weights for one in profile.compare_backbones] == ["random"]
     assert profile.finetuning.training.frozen == EMBEDDED_FROZEN
+    mini = load_profile("mini").finetuning.training
+    assert mini.frozen == EMBEDDED_FROZEN
     assert profile.sum_pooling.full_layer == ""
     assert "taken is efficientnet_lite0 block11_expand (embedded)" in caplog.messages[0]
     assert "torchvision's could not be had" in caplog.messages[0]

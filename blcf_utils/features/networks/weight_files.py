@@ -30,7 +30,7 @@ log = logging.getLogger("blcf")
 # What ``weights: auto`` comes to where a network's own weights cannot be had, and the layer up to
 # which fine-tuning leaves its weights.
 EMBEDDED = BackboneConfig(name="efficientnet_lite0", layer="block11_expand", weights="embedded")
-EMBEDDED_FROZEN = "block8"
+EMBEDDED_FROZEN = "block9"
 TIMM = "timm:"
 
 
