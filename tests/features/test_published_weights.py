@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from website import served
 
 from blcf_utils.datasets.fetching import transfer
 from blcf_utils.datasets.fetching.downloads import RECORD
@@ -23,15 +22,6 @@ from blcf_utils.ground.errors import StudyError
 
 BODY = os.urandom(300_000)
 NAME = "gen_modelWeights0090.npz"
-
-
-@pytest.fixture
-def site(monkeypatch):
-    monkeypatch.setattr(transfer, "BACKOFF_SECONDS", 0.001)
-    # A proxy of this machine must not see requests to it.
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with served() as site:
-        yield site
 
 
 @pytest.fixture

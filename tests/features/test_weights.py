@@ -16,10 +16,8 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
-from website import served
 
 from blcf_utils.config.profile import BackboneConfig, Profile, load_profile
-from blcf_utils.datasets.fetching import transfer
 from blcf_utils.features.networks.backbones import (
     BACKBONES,
     load_backbone,
@@ -53,14 +51,6 @@ OTHER_FILTER = """
  0.1755  0.0099 -0.0814  0.0441 -0.0703 -0.2604  0.1324 -0.1728 -0.1323
  0.3130 -0.1659 -0.4275  0.4752 -0.0827 -0.4870  0.6320  0.0193 -0.2775"""
 OTHER_BIASES = "0.4034 0.3778 0.4644 -0.3228 0.3940 -0.3953 0.3951 -0.5496"
-
-
-@pytest.fixture
-def site(monkeypatch):
-    monkeypatch.setattr(transfer, "BACKOFF_SECONDS", 0.001)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with served() as site:
-        yield site
 
 
 @pytest.fixture
