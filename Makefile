@@ -67,7 +67,7 @@ recording: $(STAMP) ## Take screenshots of the demo and the report: build/screen
 	$(BIN)/python -m pytest -q tests/apps/test_recording.py tests/apps/test_demo.py
 
 bench: $(STAMP) ## Run the benchmarks (minutes; on a quiet machine)
-	for script in extraction kmeans encoding search reranking memory saliency aggregation finetuning explorer cluster scaling; do \
+	for script in extraction kmeans encoding search reranking memory saliency aggregation finetuning explorer cluster scaling gpu; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean: ## Remove the environment and what tools leave behind; results and artefacts stay

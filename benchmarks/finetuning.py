@@ -20,6 +20,7 @@ from blcf_utils.config.finetuning import FinetuneTrainingConfig, ProjectionConfi
 from blcf_utils.config.profile import BackboneConfig, FeatureConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.features.extraction import extract_features
+from blcf_utils.features.forward import exact_convolutions
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.networks.weight_files import EMBEDDED_FROZEN
 from blcf_utils.finetuning.descriptors import describe_inputs
@@ -35,7 +36,7 @@ NETWORK = BackboneConfig(name="efficientnet_lite0", layer="block11_expand", weig
 
 def main() -> None:
     """Measure both kinds of inputs."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="folder of photographs; rendered when absent")
     parser.add_argument("--number", type=int, default=48)
     parser.add_argument("--longest-side", type=int, default=340)
@@ -49,7 +50,16 @@ def main() -> None:
         paths = picture_paths(given.images, Path(folder), given.number)
         dataset = Dataset("pictures", Path(folder), tuple(paths), ())
         for kind in ("maps", "pixels"):
-            row, same = compare(dataset, kind, given, ArtefactStore(Path(folder) / "cache"))
+            config = FinetuneTrainingConfig(
+                frozen=given.frozen,
+                inputs=kind,
+                batch=given.batch,
+                device="cpu",
+                precision="float32",
+                size=max(32, given.longest_side * 2 // 3),
+            )
+            store = ArtefactStore(Path(folder) / "cache")
+            row, same = compare(dataset, NETWORK, config, given, store)
             rows.append(row)
             agree &= same
     settings = {key: value for key, value in vars(given).items() if key != "images"}
@@ -63,34 +73,40 @@ def main() -> None:
     )
 
 
-def compare(dataset: Dataset, kind: str, given, store: ArtefactStore) -> tuple[dict, bool]:
-    """Return a row of the table, and whether both loops learn the same from the same inputs."""
-    backbone = load_backbone(NETWORK)
-    config = FinetuneTrainingConfig(
-        frozen=given.frozen,
-        inputs=kind,
-        batch=given.batch,
-        steps=10**6,
-        device="cpu",
-        precision="float32",
-        size=max(32, given.longest_side * 2 // 3),
-        threads=0,
-    )
-    frozen = None
-    if kind == "maps":
-        layer = NETWORK.model_copy(update={"layer": given.frozen})
-        features = FeatureConfig(backbone=layer, longest_side=given.longest_side, device="cpu")
+def compare(
+    dataset: Dataset,
+    network: BackboneConfig,
+    config: FinetuneTrainingConfig,
+    given: argparse.Namespace,
+    store: ArtefactStore,
+) -> tuple[dict, bool]:
+    """Return a row of the table, and whether both loops learn the same from the same inputs.
+
+    Args:
+        dataset: pictures; which three are a triplet is drawn.
+        network: what is trained, behind ``config.frozen``.
+        config: of the training; its number of steps does not count.
+        given: ``longest_side``, ``steps`` a turn and ``repeats``.
+        store: where maps of the frozen layers are kept.
+    """
+    backbone, frozen = load_backbone(network), None
+    config = config.model_copy(update={"steps": 10**6, "threads": 0})
+    if config.inputs == "maps":
+        layer = network.model_copy(update={"layer": config.frozen})
+        features = FeatureConfig(
+            backbone=layer, longest_side=given.longest_side, device=config.device
+        )
         inputs = StoredMaps(extract_features(dataset, features, store), config)
     else:
-        frozen, _ = split_trunk(backbone, given.frozen)
+        frozen, _ = split_trunk(backbone, config.frozen)
         inputs = Photographs(PixelMaps(dataset, backbone, given.longest_side), config)
     draw = np.random.default_rng(0)
     images = draw.integers(0, len(dataset.images), (200, 3)).astype(np.int32)
     triplets = Triplets(images, np.zeros((200, 2), np.float32))
 
     def trainer() -> Trainer:
-        network = build_network("A", backbone, given.frozen, ProjectionConfig())
-        return Trainer(network, triplets, inputs, config, seed=0, frozen=frozen)
+        made = build_network("A", backbone, config.frozen, ProjectionConfig())
+        return Trainer(made, triplets, inputs, config, seed=0, frozen=frozen)
 
     ours, bare = trainer(), trainer()
     loaded = ours.loaded()
@@ -108,9 +124,9 @@ def compare(dataset: Dataset, kind: str, given, store: ArtefactStore) -> tuple[d
         given.repeats,
     )
     loaded.close()
-    done = given.steps * given.batch
+    done = given.steps * config.batch
     row = {
-        "inputs": kind,
+        "inputs": config.inputs,
         "training, triplets/s": done / median(seconds["training"]),
         "bare loop, triplets/s": done / median(seconds["bare loop"]),
         "share": speed_ratio(seconds, "training", "bare loop"),
@@ -122,12 +138,15 @@ def bare_step(trainer: Trainer, inputs: list[torch.Tensor]) -> None:
     """Do one forward, backward and optimiser's step on inputs that lie ready."""
     config = trainer.config
     trainer.optimizer.zero_grad(set_to_none=True)
-    vectors = describe_inputs(trainer.describer, inputs, trainer.device, trainer.precision)
-    triplet_loss(*vectors.chunk(3), config.margin, config.distance).mean().backward()
+    with exact_convolutions():
+        vectors = describe_inputs(trainer.describer, inputs, trainer.device, trainer.precision)
+        loss = triplet_loss(*vectors.float().chunk(3), config.margin, config.distance).mean()
+        loss.backward()
     # The first step's rate of the warm-up, so that both can be compared after one step.
     for group in trainer.optimizer.param_groups:
         group["lr"] = config.learning_rate / config.warmup * group["share"]
     trainer.optimizer.step()
+    float(loss.detach())  # a GPU has done all of it
 
 
 if __name__ == "__main__":

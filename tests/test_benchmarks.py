@@ -26,6 +26,7 @@ TINY = {
     "finetuning": "--number 4 --longest-side 96 --batch 2 --steps 1 --repeats 1",
     "cluster": "--network efficientnet_lite0 --number 3 --small 0 --saliency 2 --words 40 "
     "--repeats 1 --workers 2",
+    "gpu": "--tiny --device cpu",
     "encoding": "--number 4 --words 60 --histograms 30 --repeats 1",
 }
 

@@ -246,7 +246,7 @@ class _Trainer:
         Raises:
             StudyError: the checkpoint belongs to another network or configuration.
         """
-        state = read_checkpoint(path, self.device, self._document())
+        state = read_checkpoint(path, self._document())
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.features.forward import refuse_overflow
+from blcf_utils.features.forward import exact_convolutions, refuse_overflow
 from blcf_utils.features.maps import FeatureMaps
 from blcf_utils.features.networks.backbones import Backbone
 from blcf_utils.features.rows import copies_of
@@ -50,7 +50,8 @@ def continue_features(
     @torch.inference_mode()
     def forwarded(maps: np.ndarray) -> torch.Tensor:
         values = torch.from_numpy(np.asarray(maps, np.float32)).to(device)
-        return rest(values.contiguous(memory_format=torch.channels_last))
+        with exact_convolutions():
+            return rest(values.contiguous(memory_format=torch.channels_last))
 
     def make(folder: Path) -> None:
         rest.to(device)

@@ -30,6 +30,7 @@ from blcf_utils.features.rows import copies_of
 from blcf_utils.features.stored import DONE, PENDING, SKIPPED, Features, lay_out
 from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
+from blcf_utils.ground.cores import usable_cores
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
@@ -203,17 +204,21 @@ class _Extraction:
 
     def _here(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
         """Forward batches in this process while the next ones are decoded."""
-        with ThreadPoolExecutor(_DECODERS) as pool:
+        decoders, most = _DECODERS, _BATCHES_AHEAD
+        if self.device.type != "cpu":  # the cores have nothing else to do
+            decoders = max(_DECODERS, usable_cores())
+            most = decoders + 1
+        with ThreadPoolExecutor(decoders) as pool:
 
             def submit(batch: np.ndarray) -> Future:
                 return pool.submit(self.network.decode, self._pictures(batch))
 
-            ahead: list[Future] = [submit(batch) for batch in batches[:_BATCHES_AHEAD]]
+            ahead: list[Future] = [submit(batch) for batch in batches[:most]]
             for k, batch in enumerate(batches):
                 decoded = ahead[k].result()
                 ahead[k] = None
-                if k + _BATCHES_AHEAD < len(batches):
-                    ahead.append(submit(batches[k + _BATCHES_AHEAD]))
+                if k + most < len(batches):
+                    ahead.append(submit(batches[k + most]))
                 self._refuse_unreadable(decoded)
                 yield batch, self.network.forward(decoded)
 

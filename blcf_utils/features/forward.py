@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,8 +65,21 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(config: FeatureConfig, device: torch.device) -> str:
     """Return ``float32`` or ``bfloat16``, in which a network runs on a device."""
     if config.precision == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
+        return "bfloat16" if multiplies_bfloat16(device) else "float32"
     return config.precision
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device is a GPU that multiplies bfloat16 itself, not in float32's place."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def exact_convolutions() -> AbstractContextManager:
+    """Return a context in which a GPU's float32 is float32, and the same bits every time.
+
+    By default cuDNN rounds a convolution's inputs to 10 bits (TF32) and may add up in any order.
+    """
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 @torch.inference_mode()
@@ -86,9 +100,7 @@ def forward_images(
     )
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
     pixels.div_(255).sub_(mean).div_(std)
-    # float32 is meant: by default cuDNN rounds a convolution's inputs to 10 bits (TF32).
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with exact, torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with exact_convolutions(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         maps = backbone.module(pixels)
     return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from blcf_utils.datasets.base import Dataset
+from blcf_utils.features.forward import exact_convolutions
 from blcf_utils.finetuning.inputs import Maps
 from blcf_utils.finetuning.networks import DescriptorNetwork
 from blcf_utils.ground.progress import progress
@@ -57,7 +58,9 @@ def trunk_maps(
     """
     for numbers, maps in features.batches(np.asarray(images)):
         values = torch.from_numpy(np.asarray(maps, np.float32)).to(device)
-        yield numbers, network.trunk(values.contiguous(memory_format=torch.channels_last)).float()
+        with exact_convolutions():
+            made = network.trunk(values.contiguous(memory_format=torch.channels_last))
+        yield numbers, made.float()
 
 
 @torch.inference_mode()
@@ -97,7 +100,8 @@ def describe_dataset(
     Raises:
         StudyError: a query image that was left out.
     """
-    network = network.to(device)
+    with torch.inference_mode(False):  # parameters moved inside it could never learn again
+        network = network.to(device)
     # Images with the same bytes are described once.
     firsts = dataset.distinct
     asked: dict[int, list[int]] = {}
@@ -118,6 +122,7 @@ def describe_dataset(
                     cells = query_cells(query, features.sizes[image], shape, "ls", projection)
                     inside = torch.from_numpy(np.ascontiguousarray(cells)).to(device)
                     boxes[place] = network.pool((values * inside)[None]).cpu().numpy()[0]
-    network.to("cpu")
+    with torch.inference_mode(False):
+        network.to("cpu")
     whole = images[[firsts[dataset.image_index[query.image]] for query in dataset.queries]]
     return Descriptors(images[firsts[: features.n_database]], {"gs": whole, "ls": boxes})

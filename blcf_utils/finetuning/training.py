@@ -10,7 +10,6 @@ import csv
 import io
 import logging
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm as total_norm
 
 from blcf_utils.config.finetuning import FinetuneTrainingConfig
+from blcf_utils.features.forward import exact_convolutions
 from blcf_utils.finetuning.descriptors import describe_inputs
 from blcf_utils.finetuning.loss import triplet_loss
 from blcf_utils.finetuning.networks import BehindFrozen, DescriptorNetwork
@@ -35,6 +35,7 @@ from blcf_utils.finetuning.training_run import (
 from blcf_utils.finetuning.triplets import Triplets
 from blcf_utils.finetuning.validation import Validation
 from blcf_utils.ground.artefacts import atomic_path, write_text
+from blcf_utils.ground.cores import usable_cores
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import canonical_json
@@ -140,7 +141,7 @@ class Trainer:
         """Yield the inputs of every batch still to come, loaded while the one before is used."""
         most = _AHEAD
         if self.device.type != "cpu":
-            most = max(_AHEAD, min(_AHEAD_OF_GPU, os.cpu_count() or 1))
+            most = max(_AHEAD, min(_AHEAD_OF_GPU, usable_cores()))
         with ThreadPoolExecutor(most) as pool:
             ahead = []
             for images, seed in self.batches():
@@ -160,9 +161,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for _ in range(c.accumulate):
             inputs = next(loaded)
-            vectors = describe_inputs(self.describer, inputs, self.device, self.precision)
-            loss = triplet_loss(*vectors.float().chunk(3), c.margin, c.distance)
-            (loss.mean() / c.accumulate).backward()
+            with exact_convolutions():
+                vectors = describe_inputs(self.describer, inputs, self.device, self.precision)
+                loss = triplet_loss(*vectors.float().chunk(3), c.margin, c.distance)
+                (loss.mean() / c.accumulate).backward()
             losses += float(loss.detach().mean()) / c.accumulate
             active += float((loss.detach() > 0).float().mean()) / c.accumulate
         if not math.isfinite(losses):
@@ -273,7 +275,7 @@ class Trainer:
         write_text(path.with_name(CURVE), self.curve())  # to be looked at while it trains
 
     def _load(self, path: Path) -> None:
-        state = read_checkpoint(path, self.device, self.document)
+        state = read_checkpoint(path, self.document)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], [list(row) for row in state["history"]]

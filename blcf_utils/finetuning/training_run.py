@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from blcf_utils.features.forward import multiplies_bfloat16
 from blcf_utils.ground.errors import StudyError
 
 
@@ -34,7 +35,7 @@ def training_precision(name: str, device: torch.device) -> torch.dtype:
         return getattr(torch, name)
     # bfloat16 pays off only where the hardware multiplies it natively.
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
+        native = multiplies_bfloat16(device)
     else:
         native = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     return torch.bfloat16 if native else torch.float32
@@ -59,14 +60,14 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def read_checkpoint(path: Path, device: torch.device, settings: str) -> dict:
-    """Return the state of an interrupted training.
+def read_checkpoint(path: Path, settings: str) -> dict:
+    """Return the state of an interrupted training, on the CPU, where an optimiser counts its steps.
 
     Raises:
         StudyError: it does not load, or was made with other settings.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         made_with = state["config"]
     except (MemoryError, torch.OutOfMemoryError):
         raise  # nothing is wrong with the file

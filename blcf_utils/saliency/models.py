@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from blcf_utils.config.saliency import SaliencyConfig
+from blcf_utils.features.forward import exact_convolutions
 from blcf_utils.features.networks.published import find_weights
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.paths import embedded_dir
@@ -95,7 +96,7 @@ def predictor(network: SaliencyNetwork, device: str = "cpu") -> Callable[[np.nda
     network.to(device, memory_format=layout).eval().requires_grad_(False)
 
     def predict(image: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_convolutions():
             output = network(network.prepare(image).to(device, memory_format=layout))
         height, width = image.shape[:2]
         return network.finish(output[0, 0].float().cpu().numpy(), height, width)

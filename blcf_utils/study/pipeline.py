@@ -169,7 +169,7 @@ class Pipeline:
             self.codebook,
             self.profile.encoding,
             self.store,
-            resolve_device(self.profile.features.device).type,
+            str(resolve_device(self.profile.features.device)),
         )
 
     @cached_property

@@ -114,7 +114,7 @@ class Weightings:
     @remembered
     def model(self, name: str) -> SaliencyModel:
         """Return a saliency model, ready to run on any image."""
-        device = resolve_device(self.profile.features.device).type
+        device = str(resolve_device(self.profile.features.device))
         return load_model(name, self.profile.saliency, device)
 
     def saliency(self, name: str) -> SaliencyOf:

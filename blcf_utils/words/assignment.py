@@ -59,12 +59,11 @@ class TorchSearcher:
     @torch.inference_mode()
     def search(self, rows: np.ndarray | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return (words, squared distances)."""
-        rows = torch.as_tensor(rows, device=self.device)
         words = torch.empty(len(rows), dtype=torch.int64, device=self.device)
         distances = torch.empty(len(rows), device=self.device)
         step = max(1, _SCORES_AT_ONCE // len(self.centroids))
         for start in range(0, len(rows), step):
-            part = rows[start : start + step]
+            part = torch.as_tensor(rows[start : start + step], device=self.device)
             best, word = torch.addmm(self.bias, part, self.centroids.T).max(dim=1)
             words[start : start + step] = word
             distances[start : start + step] = ((part * part).sum(1) - 2 * best).clamp_(min=0)

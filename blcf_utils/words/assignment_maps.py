@@ -208,7 +208,7 @@ def assignment_maps(
         "whitening": whitening.key,
         "codebook": codebook.key,
         "interpolate": config.interpolate,
-        "device": device,
+        "device": device.split(":")[0],  # which of several GPUs it is changes nothing
     }
     shapes = features.shapes * config.interpolate
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])

@@ -72,8 +72,8 @@ class Codebook:
         return make_searcher(self.centroids, self.assignment, self.effort)
 
     @cached_property
-    def _gpu_searcher(self) -> Searcher:
-        return TorchSearcher(self.centroids, "cuda")
+    def _gpu_searchers(self) -> dict[str, Searcher]:
+        return {}
 
     def assign(self, descriptors: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Return the nearest word of each descriptor: (N, D) to (N,) uint16.
@@ -82,16 +82,18 @@ class Codebook:
 
         Args:
             descriptors: whitened as those the words were learned on.
-            device: ``cpu`` or ``cuda``; the two round differently, which can move a descriptor
-                that lies between two words. Approximate assignment runs on the CPU.
+            device: ``cpu``, ``cuda`` or ``cuda:N``; a GPU rounds differently, which can move a
+                descriptor that lies between two words. Approximate assignment runs on the CPU.
         """
         if descriptors.shape[1] != self.centroids.shape[1]:
             raise StudyError(
                 f"assignment: descriptors have {descriptors.shape[1]} dimensions and the codebook "
                 f"{self.centroids.shape[1]}; use the whitening the codebook was learned with"
             )
-        on_cpu = device == "cpu" or self.assignment != "exact"
-        searcher = self.searcher if on_cpu else self._gpu_searcher
+        if device == "cpu" or self.assignment != "exact":
+            searcher = self.searcher
+        elif (searcher := self._gpu_searchers.get(device)) is None:
+            searcher = self._gpu_searchers[device] = TorchSearcher(self.centroids, device)
         return searcher.search(np.ascontiguousarray(descriptors, np.float32))[0].astype(np.uint16)
 
 
@@ -117,12 +119,12 @@ def learn_codebook(
         config: K, iterations, the most descriptors, how they are assigned.
         store: where artefacts live.
         seed: of the sample and of the first draw.
-        device: ``auto`` (GPU when present), ``cpu`` or ``cuda``.
+        device: ``auto`` (GPU when present), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         StudyError: fewer descriptors than words, or a GPU asked for where there is none.
     """
-    device = resolve_device(device).type
+    device = str(resolve_device(device))
     document = {
         "features": features.key,
         "whitening": whitening.key,

@@ -15,11 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
+from blcf_utils.config.profile import FeatureConfig
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.images import resized_size
 from blcf_utils.features import extraction as features_module
 from blcf_utils.features.extraction import extract_features
-from blcf_utils.features.forward import forward_images, resolve_device
+from blcf_utils.features.forward import (
+    exact_convolutions,
+    forward_images,
+    resolve_device,
+    resolve_precision,
+)
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.rows import normalise_rows, sample_rows
 from blcf_utils.ground.artefacts import ArtefactStore
@@ -376,3 +382,28 @@ def test_devices_are_checked():
     if not torch.cuda.is_available():
         with pytest.raises(StudyError, match="asks for a GPU and there is none"):
             resolve_device("cuda:0")
+
+
+def test_float32_on_a_gpu_is_float32_and_what_was_set_before_comes_back():
+    cudnn = torch.backends.cudnn
+    assert cudnn.allow_tf32  # torch's default: 10 bits of a float32's 23
+    assert not cudnn.deterministic
+    with exact_convolutions():
+        assert not cudnn.allow_tf32
+        assert cudnn.deterministic
+    assert cudnn.allow_tf32
+    assert not cudnn.deterministic
+
+
+def test_auto_is_bfloat16_only_where_a_gpu_multiplies_it(monkeypatch):
+    gpu = torch.device("cuda")
+    for native in (True, False):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, native=native: native or including_emulation,
+        )
+        expected = "bfloat16" if native else "float32"
+        assert resolve_precision(FeatureConfig(), gpu) == expected
+    assert resolve_precision(FeatureConfig(), torch.device("cpu")) == "float32"
+    assert resolve_precision(FeatureConfig(precision="bfloat16"), gpu) == "bfloat16"

@@ -1,8 +1,9 @@
 """What every training shares: the device it runs on."""
 
 import pytest
+import torch
 
-from blcf_utils.finetuning.training_run import training_device
+from blcf_utils.finetuning.training_run import training_device, training_precision
 from blcf_utils.ground.errors import StudyError
 
 
@@ -11,3 +12,11 @@ def test_a_device_that_is_not_there_is_said(name):
     with pytest.raises(StudyError, match="device: expected auto, cpu, cuda"):
         training_device(name)
     assert training_device("cpu").type == "cpu"
+
+
+def test_bfloat16_is_not_chosen_for_a_gpu_that_only_imitates_it(monkeypatch):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert training_precision("auto", torch.device("cuda")) == torch.float32
+    assert training_precision("bfloat16", torch.device("cuda")) == torch.bfloat16

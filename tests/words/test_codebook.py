@@ -55,6 +55,9 @@ def test_a_gpu_is_used_where_one_is_asked_for_and_only_for_exact_assignment(monk
     assert not devices
     np.testing.assert_array_equal(book.assign(rows, "cuda"), expected)
     assert devices == ["cuda"]
+    for _ in range(2):  # what a GPU holds is made once for each
+        np.testing.assert_array_equal(book.assign(rows, "cuda:1"), expected)
+    assert devices == ["cuda", "cuda:1"]
 
 
 def test_the_largest_word_fits():

@@ -81,7 +81,7 @@ class Encoder:
 
     def words(self, feature_map: np.ndarray) -> np.ndarray:
         """Return the assignment map (h, w) uint16 of a feature map (C, h', w')."""
-        device = resolve_device(self.features.device).type
+        device = str(resolve_device(self.features.device))
         return assign_map(feature_map, self.whitening, self.codebook, self.interpolate, device)
 
     def encode(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:

@@ -258,7 +258,7 @@ class _Indexing:
     @cached_property
     def _weightings(self) -> list[Weighting]:
         """The weightings; the number of an image is its place among those being encoded."""
-        device = resolve_device(self.profile.features.device).type
+        device = str(resolve_device(self.profile.features.device))
 
         def of_model(name: str) -> Weighting:
             model = load_model(name, self.profile.saliency, device)
