@@ -170,6 +170,11 @@ class _Extraction:
             file["input_size"] = inputs
             lay_out(file, sizes, shapes, status, self.n_database, channels)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the forward pass leaves this machine's cores free."""
+        return self.device.type != "cpu"
+
     def _header(self, path: Path):
         try:
             return image_size(path, exif_orientation=self.exif)
@@ -198,16 +203,16 @@ class _Extraction:
             unit="image",
         )
         with bar:
-            for batch, found in (self._on_workers if connected() else self._here)(batches):
+            results = self._on_workers(batches) if connected() else self._here(batches)
+            # A GPU goes on while the core that feeds it would store what it has made.
+            for batch, found in _one_ahead(results) if self.on_gpu else results:
                 self._store(batch, found)
                 bar.update(len(self._with_copies(batch)))
 
     def _here(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
         """Forward batches in this process while the next ones are decoded."""
-        decoders, most = _DECODERS, _BATCHES_AHEAD
-        if self.device.type != "cpu":  # the cores have nothing else to do
-            decoders = max(_DECODERS, usable_cores())
-            most = decoders + 1
+        decoders = max(_DECODERS, usable_cores()) if self.on_gpu else _DECODERS
+        most = max(_BATCHES_AHEAD, decoders + 1)
         with ThreadPoolExecutor(decoders) as pool:
 
             def submit(batch: np.ndarray) -> Future:
@@ -264,3 +269,12 @@ class _Extraction:
             for copy in self.copies[image]:
                 self._write(self.rows_at + int(self.offsets[copy]) * row_bytes, rows)
         self.file.flush()  # before the status that says so
+
+
+def _one_ahead(items: Iterator) -> Iterator:
+    """Yield what an iterator gives; a thread makes the next one while the last is used."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = thread.submit(next, items, None)
+            yield item

@@ -166,7 +166,9 @@ class ForwardPass:
         good = [k for k, image in enumerate(decoded) if not isinstance(image, UnreadableImage)]
         if good:
             device = resolve_device(self.device)
-            self.backbone.module.to(device)
+            # A GPU would bring weights into the order of the pixels, channels last, at every call.
+            layout = torch.preserve_format if device.type == "cpu" else torch.channels_last
+            self.backbone.module.to(device, memory_format=layout)
             pixels = np.stack([decoded[k] for k in good])
             for k, rows in zip(
                 good, forward_images(self.backbone, pixels, device, self.dtype), strict=True

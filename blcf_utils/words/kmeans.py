@@ -175,11 +175,11 @@ def _iterate(data, centroids, objective, searcher: Searcher, words=None) -> tupl
     if in_torch:
         sums = torch.from_numpy(sums).to(searcher.device)
     for place, rows in _chunks(data):
-        if not len(objective) and not np.isfinite(rows.sum()):
+        rows = torch.from_numpy(rows).to(searcher.device) if in_torch else rows
+        if not len(objective) and not np.isfinite(float(rows.sum())):
             raise StudyError(
                 "k-means: some descriptors are not finite numbers; check the images and the weights"
             )
-        rows = torch.from_numpy(rows).to(searcher.device) if in_torch else rows
         found, distances = searcher.search(rows)
         if words is not None:
             if len(objective):

@@ -21,7 +21,6 @@ from blcf_utils.datasets.images import resized_size
 from blcf_utils.features import extraction as features_module
 from blcf_utils.features.extraction import extract_features
 from blcf_utils.features.forward import (
-    exact_convolutions,
     forward_images,
     resolve_device,
     resolve_precision,
@@ -198,7 +197,11 @@ def mixed(tmp_path):
     return paths
 
 
-def test_a_broken_image_stops_the_extraction_by_name(mixed, tiny_network, store):
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_broken_image_stops_the_extraction_by_name(
+    mixed, tiny_network, store, monkeypatch, on_gpu
+):
+    monkeypatch.setattr(features_module._Extraction, "on_gpu", on_gpu)
     with pytest.raises(StudyError, match=r"1\.jpg: expected an image that decodes"):
         extract_features(folder_of(mixed), tiny_network, store)
     photograph(mixed[1], seed=1)
@@ -290,6 +293,19 @@ def test_the_key_follows_what_determines_the_maps(toy, toy_stages, tiny_network,
     assert extract_features(fewer, tiny_network, store).key != key
 
 
+def test_what_is_forwarded_ahead_beside_a_gpu_is_stored_alike(
+    toy, tiny_network, store, tmp_path, monkeypatch
+):
+    config = tiny_network.model_copy(update={"batch_size": 3})
+    usual = extract_features(toy, config, ArtefactStore(tmp_path / "usual"))
+    monkeypatch.setattr(features_module._Extraction, "on_gpu", True)
+    monkeypatch.setattr(features_module, "usable_cores", lambda: 5)
+    ahead = extract_features(toy, config, store)
+    assert not ahead.artefact.reused
+    for i in range(len(usual)):
+        np.testing.assert_array_equal(ahead.map(i), usual.map(i))
+
+
 def test_bfloat16_is_near(toy, toy_stages, tiny_network, store):
     rough = extract_features(toy, tiny_network.model_copy(update={"precision": "bfloat16"}), store)
     for i in range(len(rough)):
@@ -299,13 +315,14 @@ def test_bfloat16_is_near(toy, toy_stages, tiny_network, store):
 
 
 def test_float32_is_not_rounded_to_tf32(tiny_network):
-    backbone, allowed = load_backbone(tiny_network.backbone), []
+    backbone, cudnn, seen = load_backbone(tiny_network.backbone), torch.backends.cudnn, []
     backbone.module.register_forward_hook(
-        lambda *_: allowed.append(torch.backends.cudnn.allow_tf32)
+        lambda *_: seen.append((cudnn.allow_tf32, cudnn.deterministic))
     )
-    before = torch.backends.cudnn.allow_tf32
+    before = cudnn.allow_tf32, cudnn.deterministic
     forward_images(backbone, np.zeros((1, 64, 64, 3), np.uint8), torch.device("cpu"))
-    assert (allowed, torch.backends.cudnn.allow_tf32) == ([False], before)
+    assert seen == [(False, True)]
+    assert (cudnn.allow_tf32, cudnn.deterministic) == before
 
 
 def test_values_beyond_float16_name_the_image(tmp_path, tiny_network, store):
@@ -382,17 +399,6 @@ def test_devices_are_checked():
     if not torch.cuda.is_available():
         with pytest.raises(StudyError, match="asks for a GPU and there is none"):
             resolve_device("cuda:0")
-
-
-def test_float32_on_a_gpu_is_float32_and_what_was_set_before_comes_back():
-    cudnn = torch.backends.cudnn
-    assert cudnn.allow_tf32  # torch's default: 10 bits of a float32's 23
-    assert not cudnn.deterministic
-    with exact_convolutions():
-        assert not cudnn.allow_tf32
-        assert cudnn.deterministic
-    assert cudnn.allow_tf32
-    assert not cudnn.deterministic
 
 
 def test_auto_is_bfloat16_only_where_a_gpu_multiplies_it(monkeypatch):

@@ -71,7 +71,7 @@ class AsmkSearch:
         words.index(self.codebook.centroids)
         return ASMKKernel(words, binary=True)
 
-    def _aggregated(self, cells: np.ndarray, words: int) -> tuple[np.ndarray, np.ndarray]:
+    def aggregate(self, cells: np.ndarray, words: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the codes (m, D / 32) uint32 and the words (m,) of local descriptors (n, C)."""
         white = self.whitening.apply(cells)
         numbers = self._kernel.codebook.quantize(white, multiple_assignment=words)
@@ -86,7 +86,7 @@ class AsmkSearch:
             label = f"ASMK of {self.dataset.name}"
             for i in progress(range(features.n_database), label=label, unit="image"):
                 if features.shapes[i].all():
-                    codes, words = self._aggregated(features.descriptors(i), 1)
+                    codes, words = self.aggregate(features.descriptors(i), 1)
                     parts.append((codes, words, np.full(len(words), i)))
             codes, words, images = (np.concatenate(part) for part in zip(*parts, strict=True))
             with atomic_path(folder / "aggregated.npz") as path:
@@ -124,7 +124,7 @@ class AsmkSearch:
         i, features = self.dataset.image_index[query.image], self.features
         shape = tuple(features.shapes[i])
         cells = query_cells(query, tuple(features.sizes[i]), shape, mode, self.projection)
-        return self._aggregated(features.descriptors(i)[cells.ravel()], _QUERY_WORDS)
+        return self.aggregate(features.descriptors(i)[cells.ravel()], _QUERY_WORDS)
 
     def search(self, codes: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Return the score of every database image, (n,)."""
