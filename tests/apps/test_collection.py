@@ -142,15 +142,23 @@ def test_a_photograph_too_narrow_for_the_network_is_left_out(album, album_profil
 
 
 def test_photographs_of_other_kinds_are_counted_not_forgotten(album, album_profile, tmp_path):
-    for name in ("IMG_1.HEIC", "IMG_2.heic", "old.gif", "notes.txt"):
+    for name in ("1.CR2", "2.cr2", "layers.psd", "notes.txt"):
         (album / name).write_bytes(b"x")
-    assert index_folder(album, album_profile, []).other == {".gif": 1, ".heic": 2}
+    for name in ("day0/backup.jpg_original", "download"):
+        (album / name).write_bytes((album / "day0" / "00.jpg").read_bytes())
+    assert index_folder(album, album_profile, []).other == {
+        "": ["download"],
+        ".cr2": ["1.CR2", "2.cr2"],
+        ".jpg_original": ["day0/backup.jpg_original"],
+        ".psd": ["layers.psd"],
+    }
     said = CliRunner().invoke(app, ["index", str(album)]).output
-    assert "passed over: 1 .gif, 2 .heic (jpg, png, webp, bmp and tif are read)" in said
-    (tmp_path / "phone").mkdir()
-    (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"x")
-    with pytest.raises(StudyError, match=r"no photograph in it: .*convert what is there \(1 .heic"):
-        index_folder(tmp_path / "phone", album_profile, [])
+    assert "passed over: 2 .cr2 (1.CR2, 2.cr2): a raw converter exports them" in said
+    assert "passed over: 1 without an ending (download): pictures without" in said
+    (tmp_path / "camera").mkdir()
+    (tmp_path / "camera" / "1.NEF").write_bytes(b"x")
+    with pytest.raises(StudyError, match=r"no photograph in it: .*convert .*\(1 .nef: a raw"):
+        index_folder(tmp_path / "camera", album_profile, [])
 
 
 def test_what_cannot_be_searched_with_is_said_without_talk_of_indexing(album, album_profile):
@@ -189,12 +197,12 @@ def test_unreadable_files_are_named_once_and_tried_again_when_they_change(album,
     first = index_folder(album, album_profile, [])
     assert list(first.unreadable) == ["broken.jpg", "link.jpg"]
     assert "broken.jpg: expected an image" in first.unreadable["broken.jpg"]
-    assert "No such file" in first.unreadable["link.jpg"]
+    assert "a link that leads nowhere" in first.unreadable["link.jpg"]
     assert index_folder(album).unreadable == first.unreadable
     paint(album / "broken.jpg", 70)
     paint(album / "nowhere.jpg", 71)
     mended = index_folder(album)
-    assert (mended.unreadable, mended.photographs, mended.added) == ({}, 15, 3)
+    assert (mended.unreadable, mended.photographs, mended.added) == ({}, 14, 2)
 
 
 def test_a_killed_indexing_goes_on_with_what_is_missing(album, album_profile, store):
