@@ -14,11 +14,11 @@ from PIL import Image, features
 
 # Pillow's format: endings, the usual one first. No decoder of these runs another program.
 _READ = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
-    "MPO": (".mpo",),  # a JPEG with further pictures behind the first, which is read
+    # An MPO is a JPEG with further pictures behind the first, which is read.
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
+    "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
     "GIF": (".gif",),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
@@ -34,7 +34,7 @@ _UNREAD = {
         ".ai .clip .emf .eps .kra .ora .psb .psd .svg .svgz .wmf .xcf"
     ),
     "convert them to PNG or JPEG": (
-        ".blp .bpg .bw .cur .dcx .dds .exr .flif .fits .hdr .icb .icns .ico .im .jng .jxl .jxr "
+        ".blp .bpg .bw .cur .dcx .dds .dib .exr .flif .fits .hdr .icb .icns .ico .im .jng .jxl .jxr "
         ".mng .msp .palm .pcd .pcx .pfm .qoi .ras .rgb .rgba .sgi .spi .tga .vda .vst .wdp .xbm "
         ".xpm"
     ),
@@ -65,8 +65,8 @@ _BEGINS = re.compile(
 
 
 def usual_ending(format: str) -> str:
-    """Return the ending of files of one of ``FORMATS``."""
-    return _READ[format][0]
+    """Return the ending of files of a format, as an opened image names it."""
+    return _READ["JPEG" if format == "MPO" else format][0]
 
 
 def advice(ending: str) -> str:
