@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import printable
 
 BAD_INPUT = 2
 
@@ -30,7 +31,7 @@ class _Group(TyperGroup):
         except StudyError as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(f"blcf: {error}", err=True)
+            typer.echo(f"blcf: {printable(str(error))}", err=True)
             raise typer.Exit(BAD_INPUT) from None
 
 
@@ -260,18 +261,22 @@ def index(
 ) -> None:
     """Make a folder of photographs searchable; later only what is new or changed is read."""
     from blcf_utils.apps.photographs.indexing import index_folder
+    from blcf_utils.datasets.files import some_names
+    from blcf_utils.datasets.formats import advice
 
     done = index_folder(folder, profile, weighting, anew=anew)
     for why in list(done.unreadable.values())[:20]:
-        typer.echo(f"left out: {why}", err=True)
+        typer.echo(f"left out: {printable(why)}", err=True)
     if len(done.unreadable) > 20:
         typer.echo(f"left out: {len(done.unreadable) - 20:,} more like these", err=True)
-    if done.other:
-        told = ", ".join(f"{count:,} {suffix}" for suffix, count in done.other.items())
-        typer.echo(f"passed over: {told} (jpg, png, webp, bmp and tif are read)", err=True)
+    for why in done.unlisted.values():
+        typer.echo(f"not looked into, what was indexed is kept: {printable(why)}", err=True)
+    for ending, names in done.other.items():
+        told = f"{len(names):,} {ending or 'without an ending'} ({some_names(names, 3)})"
+        typer.echo(f"passed over: {printable(told)}: {advice(ending)}", err=True)
     typer.echo(
-        f"{folder}: {done.photographs:,} photographs can be searched ({done.added:,} new, "
-        f"{done.changed:,} changed, {done.moved:,} moved, {done.kept:,} kept, "
+        f"{printable(str(folder))}: {done.photographs:,} photographs can be searched "
+        f"({done.added:,} new, {done.changed:,} changed, {done.moved:,} moved, {done.kept:,} kept, "
         f"{done.removed:,} removed, {len(done.unreadable):,} unreadable) after "
         f"{done.seconds:.1f} s"
     )

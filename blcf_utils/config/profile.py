@@ -22,6 +22,7 @@ NAME = re.compile(r"[\w][\w .+()-]*")
 
 Assignment = Literal["exact", "hnsw", "ivf"]
 Resize = Literal["antialias", "plain"]
+Alpha = Literal["white", "drop"]
 
 
 class Normalisation(Config):
@@ -69,6 +70,9 @@ class FeatureConfig(Config):
     longest_side: int = Field(340, ge=32, description="pixels; aspect kept, small images enlarged")
     resize: Resize = Field(
         "antialias", description="bilinear, over all pixels or between the nearest four (plain)"
+    )
+    alpha: Alpha = Field(
+        "white", description="transparent images: shown on white, or the colours below (drop)"
     )
     batch_size: int = Field(8, ge=1, description="most images per forward pass")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -154,7 +154,7 @@ class Dataset:
         """SHA-256 over the names and contents of every image: the identity of the pixels."""
         whole = hashlib.sha256()
         for path, content in zip(self.all_images, self._contents, strict=True):
-            whole.update(f"{path.name}\0{content}\n".encode())
+            whole.update(f"{path.name}\0{content}\n".encode(errors="surrogateescape"))
         return whole.hexdigest()[:16]
 
     @cached_property

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
-
 from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.files import some_names
+from blcf_utils.datasets.formats import open_image
+from blcf_utils.datasets.images import UnreadableImage, image_size
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.progress import progress
 
@@ -158,25 +158,18 @@ def _read_size(path: Path, decode: bool, exif_orientation: bool) -> tuple[int, i
     try:
         content = path.read_bytes() if decode else None
         if decode:
-            with Image.open(BytesIO(content)) as image:
+            with open_image(BytesIO(content)) as image:
                 image.verify()
-        with Image.open(BytesIO(content) if decode else path) as image:
-            size = image.size
-            if exif_orientation and _lies_on_its_side(image):
-                size = size[::-1]
-            if decode:
+            with open_image(BytesIO(content)) as image:
                 # A JPEG is read to its end at an eighth of the size, several times faster.
                 image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()
-        return size
+        return image_size(path, exif_orientation=exif_orientation)
+    except UnreadableImage as error:
+        return error.reason
     except Exception as error:
         # Broken files make the decoders raise errors of many types.
         return str(error).split(" <")[0] or type(error).__name__
-
-
-def _lies_on_its_side(image: Image.Image) -> bool:
-    # Pillow turns a TIFF by itself, and its header's size is that of the turned image.
-    return image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
 
 
 def _check_box(dataset: Dataset, query: Query, size: tuple[int, int]) -> None:

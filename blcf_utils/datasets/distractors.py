@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.files import absolute_folder, find_images, some_names
+from blcf_utils.datasets.images import UnreadableImage, image_size
 from blcf_utils.datasets.joining import check_count
 from blcf_utils.ground.progress import progress
 
@@ -75,7 +74,7 @@ def add_distractors(
 def _is_image(path: Path) -> bool:
     """Tell whether the file starts as an image does; decoding 100,000 files takes too long here."""
     try:
-        with Image.open(path):
-            return True
-    except OSError:
+        image_size(path)
+    except UnreadableImage:
         return False
+    return True

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from blcf_utils.datasets.formats import IMAGE_ENDINGS, OTHER_ENDINGS, begins_as_picture
 from blcf_utils.ground.errors import StudyError
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+from blcf_utils.ground.names import typed_path
 
 
 def absolute_folder(folder: Path | str, dataset: str) -> Path:
@@ -18,7 +19,7 @@ def absolute_folder(folder: Path | str, dataset: str) -> Path:
     Raises:
         StudyError: the folder does not exist.
     """
-    path = Path(folder).expanduser().absolute()
+    path = typed_path(folder).absolute()
     if not path.is_dir():
         raise StudyError(
             f"{dataset}: the folder {path} does not exist: put the dataset there (`blcf data "
@@ -33,33 +34,123 @@ def content_digest(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
-def find_images(
-    folder: Path, skip: Iterable[str] = (), suffixes: Collection[str] = IMAGE_SUFFIXES
-) -> list[Path]:
-    """Return every image file below ``folder``, sorted by its path relative to the folder.
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder and its sub-folders, by paths relative to it with forward slashes.
+
+    Attributes:
+        images: image files, sorted.
+        repeated: those of ``images`` that are links to a file of ``images``.
+        other: ending to what looks like a picture but is not read.
+        failed: what has the name of an image but is none, and links that lead nowhere, to why.
+        unlisted: sub-folders that cannot be looked into, to why.
+    """
+
+    images: list[str] = field(default_factory=list)
+    repeated: set[str] = field(default_factory=set)
+    other: dict[str, list[str]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    unlisted: dict[str, str] = field(default_factory=dict)
+
+
+def look_through(folder: Path, skip: Iterable[str] = ()) -> Listing:
+    """Look at every entry of a folder, without opening any that has a picture's ending.
+
+    Links are followed, to folders too, since large sets are often linked; but no folder is looked
+    through twice, and under its own name rather than a link's.
 
     Args:
         folder: searched with all sub-folders; hidden files and folders are passed over.
         skip: names of sub-folders, at any depth, that are passed over.
-        suffixes: of image files, in lower case.
+
+    Raises:
+        StudyError: the folder itself cannot be listed.
     """
-    passed_over = {"__MACOSX", *skip}
-    found = []
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        # Links to folders are followed, since large sets are often linked; but not in a circle.
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
+    listing, passed_over = Listing(), {"__MACOSX", *skip}
+    links: dict[str, str] = {}  # image to the file it is a link to
+    files, visited = set(), set()
+    folders, linked_folders = [""], []
+    while folders or linked_folders:
+        inside = folders.pop() if folders else linked_folders.pop(0)
+        try:
+            real = os.path.realpath(folder / inside)
+            if real in visited:
+                continue
+            visited.add(real)
+            with os.scandir(folder / inside) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except OSError as error:
+            listing.unlisted[inside] = error.strerror or repr(error)
             continue
-        visited.add(real)
-        folders[:] = [f for f in folders if f not in passed_over and not f.startswith(".")]
-        found += [
-            Path(parent, name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
-        ]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        for entry in entries:
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            ending = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
+                continue
+            try:
+                linked, is_folder, is_file = entry.is_symlink(), entry.is_dir(), entry.is_file()
+            except OSError as error:  # such as a link to itself
+                listing.failed[name] = error.strerror or repr(error)
+                continue
+            if is_folder:
+                if entry.name not in passed_over:
+                    (linked_folders if linked else folders).append(name)
+            elif not is_file:
+                if linked:
+                    listing.failed[name] = "a link that leads nowhere"
+                elif ending in IMAGE_ENDINGS | OTHER_ENDINGS:
+                    listing.failed[name] = "no regular file"
+            elif ending in IMAGE_ENDINGS:
+                listing.images.append(name)
+                if linked:
+                    links[name] = os.path.realpath(entry.path)
+                else:
+                    files.add(os.path.join(real, entry.name))
+            elif ending in OTHER_ENDINGS or _begins_as_picture(entry.path):
+                listing.other.setdefault(ending, []).append(name)
+    if "" in listing.unlisted:
+        raise StudyError(
+            f"{folder}: cannot be listed ({listing.unlisted['']}); mend its permissions"
+        )
+    listing.images.sort()
+    for name, target in sorted(links.items()):
+        if target in files:
+            listing.repeated.add(name)
+        files.add(target)
+    return listing
+
+
+def _begins_as_picture(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return begins_as_picture(file)
+    except OSError:
+        return False
+
+
+def find_images(folder: Path, skip: Iterable[str] = ()) -> list[Path]:
+    """Return every image file below ``folder``, sorted by its path relative to the folder.
+
+    What has the name of an image but is none, such as a broken link, is among them: it is for
+    those who read it to say so.
+
+    Args:
+        folder: searched with all sub-folders; hidden files and folders are passed over.
+        skip: names of sub-folders, at any depth, that are passed over.
+
+    Raises:
+        StudyError: the folder or one below it cannot be listed.
+    """
+    listing = look_through(folder, skip)
+    for inside, why in listing.unlisted.items():
+        raise StudyError(f"{folder / inside}: cannot be listed ({why}); mend its permissions")
+    named = [name for name in listing.failed if name.lower().endswith(tuple(IMAGE_ENDINGS))]
+    return [folder / name for name in sorted([*listing.images, *named])]
+
+
+def within(name: str, folders: Iterable[str]) -> bool:
+    """Tell whether a relative path lies below one of some folders."""
+    return any(name.startswith(f"{folder}/") for folder in folders)
 
 
 def by_relative_name(paths: Iterable[Path], folder: Path) -> dict[str, Path]:

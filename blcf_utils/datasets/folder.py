@@ -15,8 +15,10 @@ from pathlib import Path
 
 from blcf_utils.datasets.base import Box, Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, by_relative_name, find_images
+from blcf_utils.datasets.formats import EXPECTED
 from blcf_utils.datasets.joining import ParsedQuery, join_files
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import composed, same_name
 
 CORNERS = ("x1", "y1", "x2", "y2")
 COLUMNS = ("id", "image", *CORNERS, "positives", "junk")
@@ -24,7 +26,7 @@ FILE = "queries.csv"
 
 
 def load_folder(root: Path | str, *, name: str, queries_csv: str = FILE) -> Dataset:
-    """Load a folder of photographs (jpg, jpeg, png, webp, bmp, tif), searched recursively.
+    """Load a folder of photographs, searched recursively (``formats.py`` says of which kinds).
 
     Args:
         root: the folder.
@@ -48,7 +50,7 @@ def load_folder(root: Path | str, *, name: str, queries_csv: str = FILE) -> Data
         names = [image for image in files if not image.startswith("queries/")]
         queries = parse_queries_csv(table, files, set(names))
     if not names:
-        raise StudyError(f"{name}: no photograph in {root}: expected jpg, png, webp, bmp or tif")
+        raise StudyError(f"{name}: no photograph in {root}: expected {EXPECTED}")
     inside = any(query.image in set(names) for query in queries)
     return join_files(
         name,
@@ -91,7 +93,7 @@ def parse_queries_csv(
         )
     by_name: dict[str, list[str]] = {}
     for relative in files:
-        by_name.setdefault(relative.rpartition("/")[2], []).append(relative)
+        by_name.setdefault(composed(relative.rpartition("/")[2]), []).append(relative)
 
     queries: dict[str, ParsedQuery] = {}
     for line, row in rows:
@@ -117,9 +119,10 @@ def _parse_row(
 
     def resolve(given: str, column: str) -> str:
         relative = given.replace("\\", "/").removeprefix("./")
-        if relative in files:
-            return relative
-        candidates = by_name.get(relative, [])
+        same = same_name(relative, files)
+        if same is not None:
+            return same
+        candidates = by_name.get(composed(relative), [])
         if len(candidates) == 1:
             return candidates[0]
         found = f"{len(candidates)} files of that name" if candidates else "no such file"

@@ -24,6 +24,7 @@ from blcf_utils.datasets.base import Box, Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, by_relative_name, find_images
 from blcf_utils.datasets.joining import ParsedQuery, join_files
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import composed
 
 FILE = "groundtruth.json"
 
@@ -56,8 +57,11 @@ def load_groundtruth_json(root: Path | str, *, name: str, partial: bool = False)
         partial=partial,
     )
     boxes = parse_boxes(root / FILE, database)
-    numbers = {path.relative_to(root).as_posix(): i for i, path in enumerate(dataset.images)}
-    known = {numbers[image]: box for image, box in boxes.items() if image in numbers}
+    numbers = {
+        composed(path.relative_to(root).as_posix()): i for i, path in enumerate(dataset.images)
+    }
+    located = ((numbers.get(composed(image)), box) for image, box in boxes.items())
+    known = {number: box for number, box in located if number is not None}
     return replace(dataset, boxes=known)
 
 

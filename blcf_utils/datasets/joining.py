@@ -10,6 +10,7 @@ from pathlib import Path
 from blcf_utils.datasets.base import Box, Dataset, Protocol, Query
 from blcf_utils.datasets.files import some_names
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import composed
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ def join_files(
     wanted = dict.fromkeys(names)
     for query in queries:
         wanted.update(dict.fromkeys((query.image, *query.positives, *query.junk)))
+    # Names from macOS have decomposed letters, a ground truth mostly composed ones.
+    unmatched = [one for one in wanted if one not in files and not one.isascii()]
+    if unmatched:
+        alike = {composed(one): path for one, path in files.items()}
+        found = {one: alike[composed(one)] for one in unmatched if composed(one) in alike}
+        files = {**files, **found}
     missing = [wanted_name for wanted_name in wanted if wanted_name not in files]
     if len(missing) == len(wanted):
         raise StudyError(

@@ -20,10 +20,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from blcf_utils.datasets.base import Box, Dataset, Protocol, Query
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images, read_lines, some_names
+from blcf_utils.datasets.images import UnreadableImage, image_size, read_image
 from blcf_utils.ground.errors import StudyError
 
 _FRAME = re.compile(r"(?P<topic>[^.]+)\.(?P<number>\d+)\.src")
@@ -135,11 +135,9 @@ def mask_box(mask: Path, image: Path) -> Box:
         StudyError: a file cannot be read, the mask is all black, or the sizes differ.
     """
     try:
-        with Image.open(mask) as opened, Image.open(image) as photograph:
-            white = np.asarray(opened.convert("L")) > 0
-            size = photograph.size
-    except OSError as error:
-        raise StudyError(f"{mask} or {image.name} cannot be read as an image: {error}") from None
+        white, size = read_image(mask, alpha="drop").max(axis=2) > 0, image_size(image)
+    except UnreadableImage as error:
+        raise StudyError(f"mask of {image.name}: {error}") from None
     if white.shape != (size[1], size[0]):
         raise StudyError(
             f"{mask}: is {white.shape[1]} x {white.shape[0]} pixels, expected the "

@@ -52,7 +52,8 @@ def crop_maps(
 
     def make(folder: Path) -> None:
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        network = ForwardPass(backbone, config.device, dtype, False, AS_IT_IS, config.resize)
+        seen = False, AS_IT_IS, config.resize, config.alpha
+        network = ForwardPass(backbone, config.device, dtype, *seen)
         rows, shapes = [], []
         try:
             for query in progress(boxed, label=f"crops of {dataset.name}", unit="query"):

@@ -80,6 +80,7 @@ def extract_features(
         "backbone": backbone.document(),
         "longest_side": config.longest_side,
         "resize": config.resize,
+        "alpha": config.alpha,
         "precision": precision,
         "exif_orientation": dataset.exif_orientation,
         "on_corrupt": config.on_corrupt,
@@ -112,7 +113,8 @@ class _Extraction:
         self.exif = dataset.exif_orientation
         self.config, self.backbone, self.device = config, backbone, device
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.network = ForwardPass(backbone, config.device, dtype, self.exif, view, config.resize)
+        seen = self.exif, view, config.resize, config.alpha
+        self.network = ForwardPass(backbone, config.device, dtype, *seen)
         self.folder, self.path = folder, folder / "features.h5"
 
     def run(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blcf_utils.config.profile import FeatureConfig, Resize
+from blcf_utils.config.profile import Alpha, FeatureConfig, Resize
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.datasets.views import View
 from blcf_utils.features.networks.backbones import Backbone
@@ -129,6 +129,7 @@ class ForwardPass:
         exif: whether pictures are turned as their EXIF tag says.
         view: what of each picture the network sees.
         resize: how pictures are resized.
+        alpha: how transparent ones are shown.
     """
 
     backbone: Backbone
@@ -137,6 +138,7 @@ class ForwardPass:
     exif: bool
     view: View
     resize: Resize
+    alpha: Alpha
 
     def to_send(self) -> ForwardPass:
         """Return the same without what a worker has no use for."""
@@ -154,6 +156,7 @@ class ForwardPass:
                         exif_orientation=self.exif,
                         view=self.view,
                         resize=self.resize,
+                        alpha=self.alpha,
                     )
                 )
             except UnreadableImage as error:

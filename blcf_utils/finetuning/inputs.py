@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from blcf_utils.config.finetuning import FinetuneTrainingConfig
-from blcf_utils.config.profile import Resize
+from blcf_utils.config.profile import Alpha, Resize
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import image_size, read_image, resized_size
 from blcf_utils.features.maps import FeatureMaps, in_batches
@@ -45,8 +45,10 @@ class PixelMaps:
         longest_side: int,
         left_out: np.ndarray | None = None,
         resize: Resize = "antialias",
+        alpha: Alpha = "white",
     ):
-        self.dataset, self.longest_side, self.resize = dataset, longest_side, resize
+        self.dataset, self.longest_side = dataset, longest_side
+        self.how = {"resize": resize, "alpha": alpha}
         self.mean = torch.tensor(backbone.mean).view(3, 1, 1)
         self.std = torch.tensor(backbone.std).view(3, 1, 1)
         exif = dataset.exif_orientation
@@ -69,7 +71,7 @@ class PixelMaps:
         path, exif = self.dataset.all_images[image], self.dataset.exif_orientation
         # A copy: what PIL gives cannot be written to, which torch does not like.
         size = self.inputs[image]
-        return read_image(path, size, exif_orientation=exif, resize=self.resize).copy()
+        return read_image(path, size, exif_orientation=exif, **self.how).copy()
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels (3, h, w) of 0..1 as the network takes them."""

@@ -23,6 +23,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import file_label
 from blcf_utils.ground.paths import cache_dir
 from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.ground.settings import digest_of
@@ -188,7 +189,7 @@ class ArtefactStore:
     def _place(self, stage: Stage, label: str, document: dict) -> tuple[Path, dict]:
         whole = {"stage": stage.name, "version": stage.version, **document}
         document = json.loads(json.dumps(whole))
-        safe = re.sub(r"[^\w.+-]+", "_", label)
+        safe = file_label(re.sub(r"[^\w.+-]+", "_", label), 160)
         return self.root / stage.name / f"{safe}-{digest_of(document)}", document
 
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:

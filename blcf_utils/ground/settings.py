@@ -16,7 +16,9 @@ def canonical_json(value: Any) -> str:
 
 def digest_of(value: Any) -> str:
     """Return the first 16 hex digits of the SHA-256 of ``value`` as canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+    # Names of files that are no UTF-8 hold surrogates.
+    text = canonical_json(value).encode(errors="surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 class Config(BaseModel):

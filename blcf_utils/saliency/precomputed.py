@@ -87,7 +87,7 @@ class PrecomputedMaps:
         if path is None:
             raise self._lacking([image])
         try:
-            saliency = np.ascontiguousarray(read_image(path)[:, :, BLUE])
+            saliency = np.ascontiguousarray(read_image(path, alpha="drop")[:, :, BLUE])
         except UnreadableImage as error:
             # An image may be skipped, its map may not: hence another error.
             raise StudyError(
@@ -125,7 +125,7 @@ class PrecomputedMaps:
         whole = hashlib.sha256()
         for name, image in sorted((self._names(path)[0], path) for path in self.dataset.images):
             content = hashlib.sha256(self._find(image).read_bytes()).hexdigest()
-            whole.update(f"{name}\0{content}\n".encode())
+            whole.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
         return whole.hexdigest()[:16]
 
     def _names(self, image: Path) -> list[str]:

@@ -133,7 +133,7 @@ def mask_cells(mask: Path, shape: tuple[int, int], view: View = AS_IT_IS) -> np.
     Raises:
         StudyError: an unreadable or an empty mask.
     """
-    pixels = read_image(mask).max(axis=2) > 0
+    pixels = read_image(mask, alpha="drop").max(axis=2) > 0
     if not pixels.any():
         raise StudyError(f"{mask}: expected a mask with at least one pixel above 0, found none")
     left, top, right, bottom = (round(edge) for edge in view.part(pixels.shape[::-1]))

@@ -106,8 +106,8 @@ class Finetuning:
     @cached_property
     def _pixels(self) -> PixelMaps:
         seen, backbone = self.profile.features, self.bench.backbone
-        side, resize = seen.longest_side, seen.resize
-        return PixelMaps(self.dataset, backbone, side, self._left_out, resize)
+        how = seen.resize, seen.alpha
+        return PixelMaps(self.dataset, backbone, seen.longest_side, self._left_out, *how)
 
     @cached_property
     def tested_queries(self) -> list[str]:
@@ -244,6 +244,7 @@ class Finetuning:
             "backbone": backbone.document(),
             "longest_side": self.profile.features.longest_side,
             "resize": self.profile.features.resize,
+            "alpha": self.profile.features.alpha,
             "triplets": triplets.key,
             "split": split.document(),
             "ground_truth": dataset.ground_truth_digest if split.validation else "",
@@ -310,6 +311,7 @@ class Finetuning:
             "backbone": backbone.document(),
             "longest_side": self.profile.features.longest_side,
             "resize": self.profile.features.resize,
+            "alpha": self.profile.features.alpha,
             "frozen": frozen,
             "images": dataset.manifest,
             "n_database": len(dataset.images),

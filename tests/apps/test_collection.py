@@ -2,8 +2,10 @@
 
 import fcntl
 import json
+import os
 import shutil
 import time
+import unicodedata
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.querying import query_folder
 from blcf_utils.cli import app
 from blcf_utils.config.profile import BackboneConfig, FeatureConfig
+from blcf_utils.datasets.folder import load_folder
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.saliency.weighting import NONE
@@ -142,15 +145,23 @@ def test_a_photograph_too_narrow_for_the_network_is_left_out(album, album_profil
 
 
 def test_photographs_of_other_kinds_are_counted_not_forgotten(album, album_profile, tmp_path):
-    for name in ("IMG_1.HEIC", "IMG_2.heic", "old.gif", "notes.txt"):
+    for name in ("1.CR2", "2.cr2", "layers.psd", "notes.txt"):
         (album / name).write_bytes(b"x")
-    assert index_folder(album, album_profile, []).other == {".gif": 1, ".heic": 2}
+    for name in ("day0/backup.jpg_original", "download"):
+        (album / name).write_bytes((album / "day0" / "00.jpg").read_bytes())
+    assert index_folder(album, album_profile, []).other == {
+        "": ["download"],
+        ".cr2": ["1.CR2", "2.cr2"],
+        ".jpg_original": ["day0/backup.jpg_original"],
+        ".psd": ["layers.psd"],
+    }
     said = CliRunner().invoke(app, ["index", str(album)]).output
-    assert "passed over: 1 .gif, 2 .heic (jpg, png, webp, bmp and tif are read)" in said
-    (tmp_path / "phone").mkdir()
-    (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"x")
-    with pytest.raises(StudyError, match=r"no photograph in it: .*convert what is there \(1 .heic"):
-        index_folder(tmp_path / "phone", album_profile, [])
+    assert "passed over: 2 .cr2 (1.CR2, 2.cr2): a raw converter exports them" in said
+    assert "passed over: 1 without an ending (download): pictures without" in said
+    (tmp_path / "camera").mkdir()
+    (tmp_path / "camera" / "1.NEF").write_bytes(b"x")
+    with pytest.raises(StudyError, match=r"no photograph in it: .*convert .*\(1 .nef: a raw"):
+        index_folder(tmp_path / "camera", album_profile, [])
 
 
 def test_what_cannot_be_searched_with_is_said_without_talk_of_indexing(album, album_profile):
@@ -189,12 +200,125 @@ def test_unreadable_files_are_named_once_and_tried_again_when_they_change(album,
     first = index_folder(album, album_profile, [])
     assert list(first.unreadable) == ["broken.jpg", "link.jpg"]
     assert "broken.jpg: expected an image" in first.unreadable["broken.jpg"]
-    assert "No such file" in first.unreadable["link.jpg"]
+    assert "a link that leads nowhere" in first.unreadable["link.jpg"]
     assert index_folder(album).unreadable == first.unreadable
     paint(album / "broken.jpg", 70)
     paint(album / "nowhere.jpg", 71)
     mended = index_folder(album)
-    assert (mended.unreadable, mended.photographs, mended.added) == ({}, 15, 3)
+    assert (mended.unreadable, mended.photographs, mended.added) == ({}, 14, 2)
+
+
+def test_a_linked_photograph_counts_once_and_is_left_out_of_its_own_results(
+    album, album_profile, tmp_path, monkeypatch
+):
+    store = tmp_path / "store"
+    for name in ("a", "b"):
+        paint(store / f"{name}.jpg", ord(name), 0)
+    (album / "00-link.jpg").symlink_to(album / "day0" / "00.jpg")
+    (album / "nas").symlink_to(store)
+    (album / "a-link.jpg").symlink_to(store / "a.jpg")
+    (album / "itself.jpg").symlink_to("itself.jpg")
+    os.mkfifo(album / "pipe.jpg")
+    done = index_folder(album, album_profile, [])
+    assert list(done.unreadable) == ["itself.jpg", "pipe.jpg"]
+    assert "pipe.jpg: no regular file" in done.unreadable["pipe.jpg"]
+    names = Collection(album).names
+    assert len(names) == 14
+    assert {"nas/a.jpg", "nas/b.jpg", "day0/00.jpg"} <= set(names)
+    monkeypatch.chdir(store.parent)
+    for image, own in (
+        ("nas/a.jpg", "nas/a.jpg"),
+        (album / "nas" / "a.jpg", "nas/a.jpg"),
+        ("store/a.jpg", "nas/a.jpg"),
+        ("a-link.jpg", "nas/a.jpg"),
+        (album / "00-link.jpg", "day0/00.jpg"),
+        (os.path.relpath(album / "day0" / "00.jpg"), "day0/00.jpg"),
+    ):
+        found = [one.photograph for one in query_folder(album, image, top=99)]
+        assert sorted([*found, own]) == sorted(names)
+
+
+def test_photographs_of_a_folder_that_cannot_be_looked_into_are_kept(
+    album, album_profile, tmp_path, monkeypatch
+):
+    (tmp_path / "nas").mkdir()
+    paint(tmp_path / "nas" / "far.jpg", 40)
+    (album / "nas").symlink_to(tmp_path / "nas")
+    index_folder(album, album_profile, [])
+    scan = os.scandir
+
+    def refuses(path):  # as without permissions, which root has always
+        if str(path).endswith("day1"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    (tmp_path / "nas").rename(tmp_path / "away")  # a disk that is not there
+    done = index_folder(album)
+    counts = done.photographs, done.kept, done.removed, done.added
+    assert counts == (13, 13, 0, 0)
+    assert done.unlisted == {"day1": f"{album / 'day1'}: Permission denied"}
+    assert "a link that leads nowhere" in done.unreadable["nas"]
+    said = CliRunner().invoke(app, ["index", str(album)]).output
+    assert "day1: Permission denied" in said
+    (album / "day0" / "00.jpg").unlink()
+    assert index_folder(album).removed == 1
+    paint(tmp_path / "only" / "day1" / "a.jpg", 41)
+    with pytest.raises(StudyError, match=r"no photograph in it: .*day1: Permission denied"):
+        index_folder(tmp_path / "only", album_profile, [])
+    with pytest.raises(StudyError, match=r"day1: cannot be listed \(Permission denied\)"):
+        load_folder(album, name="album")
+
+
+def test_names_are_bytes_and_are_found_as_they_are_typed(
+    album, album_profile, tmp_path, monkeypatch
+):
+    decomposed, composed = (unicodedata.normalize(f, "Caf\u00e9.jpg") for f in ("NFD", "NFC"))
+    latin, lines = os.fsdecode(b"caf\xe9.jpg"), "two\nlines.jpg"
+    long = "x" * 251 + ".jpg"
+    odd = (decomposed, latin, lines, long, "~p.jpg", "-p.jpg")
+    for number, name in enumerate(odd):
+        paint(album / "one.jpg", 60 + number, 0)
+        (album / "one.jpg").rename(album / name)
+    folder = album.rename(tmp_path / os.fsdecode(b"-f\xeate" + b"y" * 240))
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    refused = run(app, ["query", "--", folder.name, "~p.jpg"])
+    assert "blcf index './-f\\xeatey" in refused.output
+    options = ["--profile", album_profile, "--weighting", "Gaussian"]
+    indexed = run(app, ["index", *options, "--", folder.name])
+    assert "-f\\xeate" in indexed.output
+    assert "18 photographs can be searched" in indexed.output
+    names = Collection(folder).names
+    assert set(odd) <= set(names)
+    for name in (*odd, composed):
+        result = run(app, ["query", "--json", "--top", "99", "--", folder.name, name])
+        found = [one["photograph"] for one in json.loads(result.output)]
+        own = decomposed if name == composed else name
+        assert sorted([*found, own]) == sorted(names)
+    shown = run(app, ["query", "--top", "99", "--", folder.name, "~p.jpg"]).output
+    assert len(shown.splitlines()) == 17
+    assert "two\\nlines.jpg" in shown
+    assert "caf\\xe9.jpg" in shown
+    (folder / "queries.csv").write_text(
+        f"id,image,x1,y1,x2,y2,positives,junk\nq,{composed},,,,,~p.jpg;-p.jpg,\n", encoding="utf-8"
+    )
+    query = Collection(folder).dataset.queries[0]
+    assert query.image == folder / decomposed
+
+
+def test_a_transparent_drawing_is_what_a_viewer_shows(album, album_profile):
+    """Black lines on a transparent ground whose hidden colour is black, too."""
+    lines = np.zeros((90, 120, 4), np.uint8)
+    lines[20:70:10, 20:100, 3] = 255
+    Image.fromarray(lines).save(album / "drawing.png")
+    white = Image.new("RGB", (120, 90), "white")
+    white.paste(Image.fromarray(lines), mask=Image.fromarray(lines[..., 3]))
+    white.save(album / "scan.png")
+    index_folder(album, album_profile, [])
+    collection = Collection(album)
+    drawing, scan = (collection.names.index(f"{one}.png") for one in ("drawing", "scan"))
+    assert np.array_equal(collection.maps.map(drawing), collection.maps.map(scan))
 
 
 def test_a_killed_indexing_goes_on_with_what_is_missing(album, album_profile, store):

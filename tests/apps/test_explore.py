@@ -13,13 +13,16 @@ from blcf_utils.apps.explorer.pictures import plot_answer, show_answer, show_why
 from blcf_utils.apps.explorer.subject import FolderSubject
 from blcf_utils.apps.explorer.uploads import accept
 from blcf_utils.apps.photographs.indexing import index_folder
+from blcf_utils.datasets.formats import usual_ending
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.search.recipes import Searcher
 
 
 def encoded(kind, size=(40, 30)):
     stream = io.BytesIO()
-    Image.new("RGB", size, (200, 30, 30)).save(stream, kind)
+    several = {"save_all": True, "append_images": [Image.new("RGB", (8, 6))]}
+    options = several if kind == "MPO" else {}
+    Image.new("RGB", size, (200, 30, 30)).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -37,11 +40,11 @@ def named(subject, name):
     return next(path for path in subject.dataset.images if path.name == name)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "MPO"])
 def test_photographs_are_accepted_under_a_name_of_our_own(kind, tmp_path):
     path = accept(tmp_path, "../../etc/passwd.php", encoded(kind))
     assert (path.parent, path.stem) == (tmp_path, "0001")
-    assert Image.open(path).format == kind
+    assert (Image.open(path).format, path.suffix) == (kind, usual_ending(kind))
     assert accept(tmp_path, "another", encoded(kind)).stem == "0002"
 
 
@@ -52,7 +55,7 @@ def test_photographs_are_accepted_under_a_name_of_our_own(kind, tmp_path):
         (b"x" * (25 * 2**20 + 9999), "found 25.01 MiB; send another file"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "found another kind of file"),
         (b"MZ" + bytes(500), "found another kind of file"),
-        (encoded("GIF"), "found another kind of file"),
+        (encoded("PCX"), "found another kind of file"),
         (encoded("JPEG")[:-200], "does not decode to the end"),
         (encoded("PNG", (9000, 9000)), "at most 60 million pixels, found 9000x9000"),
         (encoded("PNG", (20000, 20000)), "too many pixels"),

@@ -16,6 +16,7 @@ from blcf_utils.apps.photographs.encoder import reading_query
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.images import image_size
 from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.names import printable, typed_path
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.results.evaluation import average_precision, precision_recall, unit_ranking
 from blcf_utils.search.boxes import check_box
@@ -168,7 +169,7 @@ class Explorer:
         dataset = self.subject.dataset
         if not isinstance(image, int | np.integer):
             # A path to an image of the dataset is that image, however it is written.
-            path = Path(image).expanduser()
+            path = typed_path(image)
             return path.resolve() if path.resolve() in dataset.image_index else path
         last = len(dataset.all_images) - 1
         if not 0 <= image <= last:
@@ -246,7 +247,7 @@ class Explorer:
 
 
 def _hit(base: SearchBase, query: Query, rank: int, place: Place) -> Hit:
-    name = base.dataset.images[place.image].name
+    name = printable(base.dataset.images[place.image].name)
     size = tuple(base.maps.sizes[place.image].tolist())
     judgement = verdict(query, base.dataset.unit_of(place.image))
     return Hit(**vars(place), rank=rank, name=name, size=size, verdict=judgement)

@@ -22,6 +22,7 @@ from blcf_utils.apps.explorer.uploads import MAX_BYTES, accept, check_size
 from blcf_utils.apps.explorer.widgets import BoxCanvas, PhotoUpload, ResultGrid
 from blcf_utils.datasets.base import Box, Dataset, Query
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import printable
 from blcf_utils.search.boxes import read_box
 from blcf_utils.study.pipeline import Pipeline
 
@@ -258,7 +259,7 @@ class Panel:
         if image is None:
             self.why.layout.display, self.caption.value = "none", _ASK
             return
-        name = self.explorer.subject.dataset.images[image].name
+        name = printable(self.explorer.subject.dataset.images[image].name)
         self.why.value = _png(show_why(self.explorer, image))
         self.why.remove_class("blcf-stale")
         self.why.layout.display = None
@@ -290,7 +291,7 @@ def _names(dataset: Dataset) -> list[str]:
     """Return what images are called: their paths below the dataset's folder, or their names."""
     root = dataset.root
     return [
-        path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        printable(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name)
         for path in dataset.images
     ]
 

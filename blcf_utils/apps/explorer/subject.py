@@ -16,6 +16,7 @@ from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import image_size, read_image, resized_size
 from blcf_utils.features.networks.backbones import layer_names
+from blcf_utils.ground.names import printable
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.query import SearchBase
@@ -117,7 +118,7 @@ class FolderSubject(Subject):
 
     def __init__(self, folder: Path | str):
         self._collection = collection = Collection(folder)
-        self.title, self.dataset = collection.folder.name, collection.dataset
+        self.title, self.dataset = printable(collection.folder.name), collection.dataset
         self.profile, self.weightings = collection.profile, collection.weightings
         backbone = self.profile.features.backbone
         self.codings = (f"{backbone.layer}, K = {collection.maps.words:,}",)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from blcf_utils.datasets.formats import EXPECTED, open_image, usual_ending
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import printable
 
-FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 MAX_BYTES = 25 * 2**20
 MAX_PIXELS = 60_000_000
 
@@ -31,7 +32,7 @@ def accept(folder: Path, name: str, content: bytes) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # counted below
-            with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+            with open_image(io.BytesIO(content)) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise _unfit(
@@ -40,17 +41,19 @@ def accept(folder: Path, name: str, content: bytes) -> Path:
                         f"{width}x{height}; send a smaller version",
                     )
                 image.load()
-                suffix = FORMATS[image.format]
+                suffix = usual_ending(image.format)
     except UnidentifiedImageError:
         raise _unfit(
             name,
-            "expected a JPEG, PNG, WebP, BMP or TIFF photograph, found another kind of file; save "
-            "it as one of them",
+            f"expected a photograph ({EXPECTED}), found another kind of file; save it as one of "
+            "them",
         ) from None
     except Image.DecompressionBombError:
         raise _unfit(name, "has too many pixels; send a smaller version") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        reason = f"does not decode to the end ({error}); save or send it again"
+    except StudyError:
+        raise
+    except Exception as error:  # decoders have errors of many types
+        reason = f"does not decode to the end ({printable(str(error))}); save or send it again"
         raise _unfit(name, reason) from None
     path = folder / f"{len(list(folder.iterdir())) + 1:04d}{suffix}"
     path.write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from blcf_utils.datasets.folder import FILE, parse_queries_csv
 from blcf_utils.datasets.joining import join_files
 from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.names import as_argument
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.saliency.weight_maps import StoredWeights
@@ -48,7 +50,7 @@ class Collection:
         self._home = home = home_of(folder)
         manifest, words = Manifest.read(home), stored_words(home)
         if manifest is None or words is None or not manifest.searched:
-            command = shlex.join(["blcf", "index", str(folder)])
+            command = shlex.join(["blcf", "index", as_argument(folder)])
             raise StudyError(f"{folder}: is not indexed yet; run {command} first")
         self.folder, self.profile = Path(manifest.folder), manifest.profile
         self.weightings = (NONE, *manifest.weightings)
@@ -81,6 +83,22 @@ class Collection:
             domain="own photographs",
             exif_orientation=True,
         )
+
+    @cached_property
+    def _files(self) -> dict[tuple[int, int], Path]:
+        """The photographs by device and inode, of those that can be looked at."""
+        return {_identity(path): path for path in reversed(self.dataset.images)}
+
+    def photograph(self, path: Path) -> Path | None:
+        """Return a photograph as ``dataset.images`` has it, however a path leads there, or None.
+
+        A path may be relative, and go through links.
+        """
+        whole = Path(os.path.abspath(path))
+        if whole in self.dataset.image_index:
+            return whole
+        identity = _identity(path)
+        return self._files.get(identity) if any(identity) else None
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -146,6 +164,15 @@ class Collection:
         """Return a small JPEG of a photograph."""
         shard, place = self._places[image]
         return self._read(shard_path(self._home, shard), "thumbnail")[place].tobytes()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return device and inode of the file that a path leads to; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 class WithPhotograph:

@@ -50,8 +50,8 @@ class Encoder:
         device = self.features.device
         precision = resolve_precision(self.features, resolve_device(device))
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        turned, resize = self.exif_orientation, self.features.resize
-        return ForwardPass(self.backbone, device, dtype, turned, AS_IT_IS, resize)
+        seen = self.exif_orientation, AS_IT_IS, self.features.resize, self.features.alpha
+        return ForwardPass(self.backbone, device, dtype, *seen)
 
     def read(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """Return what the network sees, (H, W, 3) uint8, and (width, height) of the photograph.
@@ -61,7 +61,8 @@ class Encoder:
         """
         turned, features = self.exif_orientation, self.features
         size, seen = network_sizes(path, self.backbone, features.longest_side, turned)
-        return read_image(path, seen, exif_orientation=turned, resize=features.resize), size
+        how = {"resize": features.resize, "alpha": features.alpha}
+        return read_image(path, seen, exif_orientation=turned, **how), size
 
     def feature_maps(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the feature map (C, h, w) float32 of each picture (H, W, 3) uint8.

@@ -21,11 +21,13 @@ from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.shards import PER_SHARD, shard_path, thumbnail_of, write_shard
 from blcf_utils.apps.photographs.words import learn_words, none_decodes, open_encoder, stored_words
 from blcf_utils.config.profile import load_profile
-from blcf_utils.datasets.files import by_relative_name, content_digest, find_images
+from blcf_utils.datasets.files import Listing, content_digest, look_through, some_names, within
+from blcf_utils.datasets.formats import EXPECTED, advice
 from blcf_utils.datasets.images import UnreadableImage
 from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.networks.weight_files import settled
 from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.names import typed_path
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.saliency.models import MODELS, load_model
@@ -42,8 +44,6 @@ WEIGHTINGS = ("Gaussian", "salgan-mini")
 WITHOUT_MODEL = {"Gaussian": gaussian, "R-MAC": rmac_coverage, "L2-norm": lambda _: l2_norm()}
 SAMPLE = 400
 READERS = 4  # files that are read at once
-# What telephones and cameras also write, but nothing here reads.
-UNREAD = frozenset({".heic", ".heif", ".avif", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
 
 # What the network sees of a photograph, (H, W, 3) uint8, and the photograph's width and height.
 Picture = tuple[np.ndarray, tuple[int, int]]
@@ -59,7 +59,8 @@ class Indexed:
         added, changed, moved, kept, removed: how they came about; a photograph that only has
             another name or place now is moved, and is not encoded again.
         unreadable: relative path to why it was left out.
-        other: suffix to number of files that photographs have but nothing here reads.
+        unlisted: sub-folder that cannot be looked into to why; its photographs are kept.
+        other: ending to the pictures that nothing here reads.
         seconds: how long it took.
     """
 
@@ -71,7 +72,8 @@ class Indexed:
     kept: int
     removed: int
     unreadable: dict[str, str]
-    other: dict[str, int]
+    unlisted: dict[str, str]
+    other: dict[str, list[str]]
     seconds: float
 
 
@@ -90,7 +92,7 @@ def index_folder(
     pixels: 64 photographs are read and encoded at a time.
 
     Args:
-        folder: searched with its sub-folders for jpg, png, webp, bmp and tif.
+        folder: searched with its sub-folders; ``datasets/formats.py`` has the formats.
         profile: whose backbone, codebook size and search settings are used; ``mini``, or what the
             folder was indexed with before, when None.
         weightings: which spatial weightings can be searched with beside none; Gaussian and
@@ -103,7 +105,7 @@ def index_folder(
             indexes the same folder.
     """
     started = time.perf_counter()
-    home, folder = home_of(folder), Path(folder).expanduser().resolve()
+    home, folder = home_of(folder), typed_path(folder).resolve()
     home.mkdir(parents=True, exist_ok=True)
     with _alone(home, folder):
         manifest = _settled(None if anew else Manifest.read(home), folder, profile, weightings)
@@ -111,18 +113,28 @@ def index_folder(
             if path.name != ".lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         manifest.save(home)  # killed while it learns, it goes on with the same settings
-        files = by_relative_name(find_images(folder), folder)
-        suffixes = Counter(path.suffix.lower() for path in find_images(folder, suffixes=UNREAD))
-        other = dict(sorted(suffixes.items()))
-        if not files:
-            told = ", ".join(f"{count} {suffix}" for suffix, count in other.items())
-            raise StudyError(
-                f"{folder}: no photograph in it: expected jpg, png, webp, bmp or tif"
-                + (f"; convert what is there ({told})" if told else "")
-            )
-        counts, unreadable = _Indexing(home, manifest, files, sample).run()
-    seconds = time.perf_counter() - started
-    return Indexed(home, **counts, unreadable=unreadable, other=other, seconds=seconds)
+        listing = look_through(folder)
+        indexing = _Indexing(home, manifest, listing, sample)
+        if not (indexing.files or indexing.unseen):
+            raise _no_photograph(folder, listing)
+        counts, unreadable = indexing.run()
+    return Indexed(
+        home,
+        **counts,
+        unreadable=unreadable,
+        unlisted={name: f"{folder / name}: {why}" for name, why in listing.unlisted.items()},
+        other=dict(sorted(listing.other.items())),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _no_photograph(folder: Path, listing: Listing) -> StudyError:
+    found = [f"{len(names)} {ending}: {advice(ending)}" for ending, names in listing.other.items()]
+    found += [f"{name}: {why}" for name, why in (listing.unlisted | listing.failed).items()]
+    return StudyError(
+        f"{folder}: no photograph in it: expected {EXPECTED}"
+        + (f"; convert what is there or mend it ({some_names(found)})" if found else "")
+    )
 
 
 @contextlib.contextmanager
@@ -160,11 +172,20 @@ def _settled(before: Manifest | None, folder: Path, profile: str | None, weighti
 
 
 class _Indexing:
-    """One run over the files of a folder (relative path to path)."""
+    """One run over what lies in a folder.
 
-    def __init__(self, home: Path, manifest: Manifest, files: dict[str, Path], sample: int):
-        self.home, self.manifest, self.files, self.sample = home, manifest, files, sample
+    Attributes:
+        files: relative path to path, of photographs that can be looked at.
+        unseen: photographs in sub-folders that cannot be looked into now; they stay as they are.
+        failed: relative path to why there is nothing to read.
+    """
+
+    def __init__(self, home: Path, manifest: Manifest, listing: Listing, sample: int):
+        self.home, self.manifest, self.sample = home, manifest, sample
         self.folder, self.profile = Path(manifest.folder), manifest.profile
+        names = [name for name in listing.images if name not in listing.repeated]
+        self.files = {name: self.folder / name for name in names}
+        self.failed = listing.failed
         # What lost its shard, or the words it is made of, is encoded again.
         stored = (home / "shards").glob("*.npz") if stored_words(home) else ()
         shards = {path.stem for path in stored}
@@ -174,6 +195,9 @@ class _Indexing:
             if isinstance(found, str) or found[0] in shards
         }
         manifest.searched = {n: d for n, d in manifest.searched.items() if d in manifest.contents}
+        # A link that leads nowhere may have led to a folder.
+        gone = [*listing.unlisted, *listing.failed]
+        self.unseen = [name for name in manifest.decoded() if within(name, gone)]
 
     def run(self) -> tuple[dict[str, int], dict[str, str]]:
         """Return how many photographs came about how, and path to why of those left out."""
@@ -197,7 +221,8 @@ class _Indexing:
                     manifest.files[name] = [*states[name], digest]
                 manifest.save(self.home)
                 bar.update(len(part))
-        manifest.files = {name: manifest.files[name] for name in self.files}
+        present = sorted((*self.files, *self.unseen))
+        manifest.files = {name: manifest.files[name] for name in present}
         digests = [digest for *_, digest in manifest.files.values()]
         manifest.contents = {digest: manifest.contents[digest] for digest in digests}
         manifest.searched = manifest.decoded()
@@ -205,13 +230,17 @@ class _Indexing:
         unreadable = {
             name: f"{self.files[name]}: expected an image that decodes "
             f"({manifest.contents[digest]}); replace the file and index again"
-            for name, digest in zip(self.files, digests, strict=True)
+            for name, (*_, digest) in manifest.files.items()
             if name not in manifest.searched
+        }
+        unreadable |= {
+            name: f"{self.folder / name}: {why}; mend or remove it"
+            for name, why in self.failed.items()
         }
         if not manifest.searched:
             raise none_decodes(self.folder, len(self.files), manifest.contents[digests[0]])
         self._finish()
-        return _counts(before, manifest.searched, self.files), unreadable
+        return _counts(before, manifest.searched, present), dict(sorted(unreadable.items()))
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -293,10 +322,11 @@ def _state(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _counts(before: dict[str, str], now: dict[str, str], files: dict[str, Path]) -> dict[str, int]:
+def _counts(before: dict[str, str], now: dict[str, str], files: list[str]) -> dict[str, int]:
     """Return how the photographs came about: path to digest of those before and of those now."""
     kept = sum(before.get(name) == digest for name, digest in now.items())
-    gone = Counter(digest for name, digest in before.items() if name not in files)
+    present = set(files)
+    gone = Counter(digest for name, digest in before.items() if name not in present)
     new = Counter(digest for name, digest in now.items() if name not in before)
     moved = (gone & new).total()
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from blcf_utils.apps.photographs.encoder import reading_query
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.images import image_size
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import printable, typed_path
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.boxes import check_box, read_box
 from blcf_utils.search.recipes import Searcher
@@ -58,7 +60,7 @@ def query_folder(
     """
     collection = Collection(folder)
     base = collection.base(weighting)
-    path = _path(collection, Path(image).expanduser())
+    path = _path(collection, Path(image))
     box = read_box(box) if isinstance(box, str) else box
     with reading_query(path):
         check_box(box, image_size(path, exif_orientation=True))
@@ -84,7 +86,9 @@ def query_folder(
 
 def results_as_json(results: list[Result]) -> str:
     """Return results as a JSON list of objects."""
-    return json.dumps([asdict(one) for one in results], indent=1, ensure_ascii=False)
+    text = json.dumps([asdict(one) for one in results], indent=1, ensure_ascii=False)
+    # Bytes of a name that are no UTF-8 stay what Python makes of them, in JSON's own way.
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def results_as_text(results: list[Result]) -> str:
@@ -92,19 +96,17 @@ def results_as_text(results: list[Result]) -> str:
     lines = []
     for one in results:
         box = ",".join(f"{value:.0f}" for value in one.box)
-        lines.append(f"{one.rank:3}  {one.score:.4f}  {one.photograph}  {box}")
+        lines.append(f"{one.rank:3}  {one.score:.4f}  {printable(one.photograph)}  {box}")
     return "\n".join(lines)
 
 
 def _path(collection: Collection, image: Path) -> Path:
     """Return an image's path as the collection writes it, if it has it."""
-    inside = collection.folder / image
-    if image.is_file():
-        resolved = image.resolve()
-        return resolved if resolved in collection.dataset.image_index else image
     # One that the index left out, or that is gone, is said to be so when it is read.
-    if not image.is_absolute() and (inside in collection.dataset.image_index or inside.is_file()):
-        return inside
+    for path in (typed_path(image), typed_path(collection.folder / image)):
+        found = collection.photograph(path)
+        if found or path.is_file():
+            return found or path
     raise StudyError(
         f"{image}: no such file, nor a photograph of {collection.folder}; name an image file"
     )

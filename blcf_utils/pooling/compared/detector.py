@@ -80,7 +80,8 @@ class DetectorSearch:
     def _detect(self, model, path: Path) -> Detected:
         exif, seen = self.dataset.exif_orientation, self.features
         size = resized_size(image_size(path, exif_orientation=exif), seen.longest_side)
-        return detect(model, read_image(path, size, exif_orientation=exif, resize=seen.resize))
+        how = {"resize": seen.resize, "alpha": seen.alpha}
+        return detect(model, read_image(path, size, exif_orientation=exif, **how))
 
     @cached_property
     def database(self) -> DetectedImages:
@@ -107,6 +108,7 @@ class DetectorSearch:
             "weights": hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16],
             "longest_side": self.features.longest_side,
             "resize": self.features.resize,
+            "alpha": self.features.alpha,
         }
         made = self.store.get_or_make(STAGE, dataset.name, document, make)
         with np.load(made / "vectors.npz") as held:

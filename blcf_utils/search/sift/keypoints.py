@@ -191,7 +191,7 @@ def query_keypoints(
     if query.mask is None:
         x1, y1, x2, y2 = query.box
         return (x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)
-    mask = read_image(query.mask).max(axis=2) > 0
+    mask = read_image(query.mask, alpha="drop").max(axis=2) > 0
     rows = np.floor((y + 0.5) * (mask.shape[0] / height)).astype(int)
     columns = np.floor((x + 0.5) * (mask.shape[1] / width)).astype(int)
     return mask[rows.clip(0, mask.shape[0] - 1), columns.clip(0, mask.shape[1] - 1)]

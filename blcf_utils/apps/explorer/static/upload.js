@@ -2,7 +2,7 @@
 function render({ model, el }) {
   const input = document.createElement("input");
   input.type = "file";
-  input.accept = ".jpg,.jpeg,.png,.webp,.bmp,.tif,.tiff";
+  input.accept = "image/*,.jfif,.mpo,.jp2,.heic,.heif,.avif";
   input.hidden = true;
   const button = document.createElement("button");
   button.type = "button";
