@@ -5,6 +5,7 @@ A cell is measured by the run that writes it or says why it was not run. Tables 
 """
 
 from blcf_utils.experiments.backbones import backbones_table, network_gains
+from blcf_utils.experiments.burstiness import burstiness_table
 from blcf_utils.experiments.codebook import codebook_size_table
 from blcf_utils.experiments.compactness import (
     dimension_table,
@@ -21,6 +22,7 @@ from blcf_utils.experiments.comparison import (
 )
 from blcf_utils.experiments.conclusion import claim_differences, search_ladder
 from blcf_utils.experiments.datasets import datasets_table
+from blcf_utils.experiments.distractors import distractor_curve
 from blcf_utils.experiments.efficiency import efficiency_table
 from blcf_utils.experiments.finetuning import (
     finetuned_instre_table,
@@ -59,6 +61,7 @@ from blcf_utils.experiments.weighting import (
 __all__ = [
     "among_own",
     "backbones_table",
+    "burstiness_table",
     "claim_differences",
     "claims_table",
     "codebook_size_table",
@@ -68,6 +71,7 @@ __all__ = [
     "complete_tables",
     "datasets_table",
     "dimension_table",
+    "distractor_curve",
     "efficiency_table",
     "expansion_table",
     "finetuned_instre_table",

@@ -40,7 +40,8 @@ from blcf_utils.plots.maps import (
     show_similarity,
     show_word_patches,
 )
-from blcf_utils.plots.photographs import show_gallery, show_queries, show_ranking, show_rankings
+from blcf_utils.plots.photographs import show_queries, show_ranking, show_rankings
+from blcf_utils.plots.pipeline import draw_pipeline
 from blcf_utils.plots.saliency import (
     plot_gains,
     plot_quality,
@@ -59,6 +60,7 @@ from blcf_utils.plots.scaling import (
 
 __all__ = [
     "common_words",
+    "draw_pipeline",
     "plot_claims",
     "plot_codebook_sizes",
     "plot_costs",
@@ -86,7 +88,6 @@ __all__ = [
     "show_channels",
     "show_conspicuity",
     "show_found",
-    "show_gallery",
     "show_interpolation",
     "show_keypoints",
     "show_localisations",

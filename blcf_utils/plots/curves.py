@@ -83,12 +83,12 @@ def plot_paired_queries(first: Evaluation, second: Evaluation, names: tuple[str,
     return done(figure)
 
 
-def plot_curves(table: pd.DataFrame, ylabel: str = "mAP") -> Figure:
+def plot_curves(table: pd.DataFrame, ylabel: str = "mAP", xscale: str = "linear") -> Figure:
     """Plot the columns of a table against its index, which names the x axis."""
     figure, axes = grid(1, 1, 4, 2.6)
     for (label, values), colour in zip(table.items(), cycle(SERIES), strict=False):
         axes[0, 0].plot(table.index, values, "o-", label=label, color=colour)
-    axes[0, 0].set(xlabel=table.index.name, ylabel=ylabel)
+    axes[0, 0].set(xlabel=table.index.name, ylabel=ylabel, xscale=xscale)
     axes[0, 0].legend()
     return done(figure)
 

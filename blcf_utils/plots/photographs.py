@@ -24,18 +24,6 @@ from blcf_utils.results.evaluation import average_precision, unit_ranking
 from blcf_utils.search.query import Ranking
 
 
-def show_gallery(dataset: Dataset, images: Sequence[int], columns: int = 6) -> Figure:
-    """Show database images by number."""
-    rows = -(-len(images) // columns)
-    figure, axes = grid(rows, columns, 1.7, 1.45)
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, i in zip(axes.flat, images, strict=False):
-        ax.axis("on")
-        picture(ax, photograph(dataset, dataset.images[i]))
-    return done(figure)
-
-
 def show_queries(dataset: Dataset, queries: Sequence[Query], positives: int = 3) -> Figure:
     """Show each query with its box and, beside it, some images that should be found."""
     figure, axes = grid(len(queries), 1 + positives, 1.9, 1.6)

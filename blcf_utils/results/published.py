@@ -31,6 +31,7 @@ OWN_TITLES = {
     "and synthetic images",
     "x10_resize": "Images resized with antialiasing and plainly (mAP)",
     "x11_codebook_size": "How many words: mAP, size and distinct words of an image by K",
+    "x12_burstiness": "Words that repeat and words that many images hold: square root, idf, both (mAP)",
 }
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 

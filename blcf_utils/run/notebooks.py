@@ -23,7 +23,7 @@ from blcf_utils.ground.settings import digest_of
 # What annotations are made of: list[str], int | None ...
 TYPES = {kind.__name__: kind for kind in (str, int, float, bool, list, dict)}
 # Reads the tables of all the others: it runs when they are there, wherever it is read.
-SUMMARY = "09_tables"
+SUMMARY = "10_tables"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -23,6 +22,7 @@ from blcf_utils.study.comparison import Comparison, teacher_of
 from blcf_utils.study.finetuning import Finetuning
 from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.shelf import DatasetShelf
+from blcf_utils.study.stage_lines import show_stages
 from blcf_utils.study.weightings import weighting_name
 
 
@@ -37,27 +37,13 @@ def open_study(profile: str = "mini", settings: dict | None = None) -> Study:
         profile: a name in ``data/profiles`` or a YAML path.
         settings: such as ``{"codebook.words": 512, "features.longest_side": 256}``.
     """
-    _print_stages()
+    show_stages()
+    pd.set_option("display.max_colwidth", None)  # reasons and claims are read to their end
     # A reader's trial must not overwrite the profile's results; a run chooses its folder itself.
     batch = os.environ.get("BLCF_BATCH")
     trial = digest_of(settings)[:8] if settings and not batch else ""
     opened = settled(load_profile(profile, settings), refuse if batch else download)
     return Study(opened, trial=trial)
-
-
-class _Stdout(logging.Handler):
-    """Prints where print() prints at the time: a notebook replaces sys.stdout."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record))
-
-
-def _print_stages() -> None:
-    """Let stages print what they made or reused, one line each."""
-    log = logging.getLogger("blcf")
-    log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Stdout) for handler in log.handlers):
-        log.addHandler(_Stdout())
 
 
 class Study:

@@ -377,5 +377,5 @@ def test_what_the_image_copies_is_enough_to_index_and_to_serve(album, tmp_path):
 
 
 def test_the_notebook_shows_the_same_panel():
-    notebook = nbformat.read(ROOT / "notebooks" / "10_explore.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / "11_explore.ipynb", as_version=4)
     assert any("explore(bench" in cell.source for cell in notebook.cells)

@@ -347,17 +347,17 @@ def test_the_summary_runs_last_and_is_read_in_its_place(project):
     listing = (
         SETUP + '(RESULTS / "all.txt").write_text(" ".join(sorted(os.listdir(RESULTS / "tables"))))'
     )
-    write_notebook(project / "notebooks" / "09_tables.ipynb", listing)
-    for name in ("01_a", "11_b"):
+    write_notebook(project / "notebooks" / "10_tables.ipynb", listing)
+    for name in ("01_a", "12_b"):
         text = f'(RESULTS / "tables" / "t{name}.csv").write_text("1")'
         write_notebook(project / "notebooks" / f"{name}.ipynb", SETUP + text)
-    assert list(statuses(run())) == ["01_a", "11_b", "09_tables"]
-    assert (project / "results/tiny/all.txt").read_text() == "t01_a.csv t11_b.csv"
-    assert [one.name for one in read_status("tiny")] == ["01_a", "09_tables", "11_b"]
+    assert list(statuses(run())) == ["01_a", "12_b", "10_tables"]
+    assert (project / "results/tiny/all.txt").read_text() == "t01_a.csv t12_b.csv"
+    assert [one.name for one in read_status("tiny")] == ["01_a", "10_tables", "12_b"]
     assert set(statuses(run()).values()) == {"unchanged"}
-    changed = SETUP + '(RESULTS / "tables" / "t11_b.csv").write_text("2")'
+    changed = SETUP + '(RESULTS / "tables" / "t12_b.csv").write_text("2")'
     write_notebook(project / "notebooks" / "11_b.ipynb", changed)
-    assert statuses(run()) == {"01_a": "unchanged", "11_b": "done", "09_tables": "done"}
+    assert statuses(run()) == {"01_a": "unchanged", "12_b": "done", "10_tables": "done"}
 
 
 def test_tables_that_the_run_did_not_write_are_removed(project):

@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch):
     entries = {
         "02_features": {"stages": [{**one, "made_in_seconds": 2.0}]},
         "04_search": {"stages": [again, {**two, "made_in_seconds": 30.0, "bytes": 5_000_000}]},
-        "09_tables": {},
+        "10_tables": {},
     }
     (tmp_path / "mini" / "notebooks").mkdir(parents=True)
     (tmp_path / "mini" / "notebooks" / "02_features.ipynb").touch()

@@ -15,6 +15,7 @@ import pytest
 
 from blcf_utils import experiments
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.results.evaluation import average_precision, evaluate
 from blcf_utils.search.looking import queries_by_gain
 from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import open_study
@@ -378,3 +379,39 @@ def test_weights_of_one_byte_make_a_smaller_index_and_almost_the_same_rankings(p
     )
     exact = study.open("toy").search("GS", weighting="Gaussian")
     assert any((coarse[q].scores != exact[q].scores).any() for q in exact)
+
+
+def test_burstiness_weighs_words_by_root_and_rarity(profile):
+    study = open_study(profile)
+    bench = study.open("toy")
+    x12 = experiments.burstiness_table(study).set_index(["row", "column"])["measured"]
+    for mode in ("gs", "ls"):
+        assert x12["counts", f"toy/{mode}"] == bench.evaluate(bench.search(mode.upper())).mean
+
+    def counts(words):
+        return np.bincount(words.ravel(), minlength=bench.maps.words).astype(float)
+
+    images = np.stack([counts(bench.maps.map(i)) for i in range(18)])
+    idf = np.log(18 / np.maximum((images > 0).sum(axis=0), 1))
+    rankings = {}
+    for query in bench.dataset.queries:
+        words, cells = bench.searcher().base.regions(query, "ls")[0]
+        sides = [np.sqrt(side) * idf for side in (images, counts(words[cells]))]
+        scores = sides[0] @ sides[1] / np.linalg.norm(sides[0], axis=1)
+        rankings[query.id] = np.argsort(-scores.astype(np.float32), kind="stable")
+    expected = evaluate(bench.dataset, rankings).mean
+    assert x12["square root and idf", "toy/ls"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_distractors_lower_a_curve_that_ends_at_the_map(profile):
+    bench = open_study(profile).open("toy")
+    curve = experiments.distractor_curve(bench, counts=(2, 4))
+    assert curve.index.tolist() == [2, 4, 15]  # 18 images without two positives and the query's own
+    assert curve.loc[15, "LS"] == bench.evaluate(bench.search("LS")).mean
+    order, found = np.random.default_rng(0).permutation(18), []
+    for query in bench.dataset.queries:
+        wrong = [i for i in order if i not in (*query.positives, *query.junk)][:2]
+        ranking = bench.search("GS")[query.id].images
+        kept = [i for i in ranking if i in wrong or i in query.positives]
+        found.append(average_precision(kept, query.positives))
+    assert curve.loc[2, "GS"] == pytest.approx(np.mean(found), abs=1e-12)
