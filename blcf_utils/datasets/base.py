@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from blcf_utils.datasets.files import content_digest
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import StudyError
 
 # x1, y1, x2, y2 in pixels of the image: left, top, right, bottom.
@@ -171,7 +171,7 @@ class Dataset:
             found = path.stat()
             keys.append((found.st_dev, found.st_ino))
             files.setdefault(keys[-1], path)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(pool_threads()) as pool:
             digests = dict(zip(files, pool.map(content_digest, files.values()), strict=True))
         return tuple(digests[key] for key in keys)
 

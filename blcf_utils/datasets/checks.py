@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from blcf_utils.datasets.base import Dataset, Query
 from blcf_utils.datasets.files import some_names
 from blcf_utils.datasets.formats import open_image
 from blcf_utils.datasets.images import UnreadableImage, image_size
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.progress import progress
 
@@ -134,7 +134,7 @@ def _read_sizes(
     def read(path: Path) -> tuple[int, int] | str:
         return _read_size(path, decode, dataset.exif_orientation)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(pool_threads()) as pool:
         found = progress(
             pool.map(read, paths), label=f"check {dataset.name}", total=len(paths), unit="image"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +11,7 @@ from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.files import absolute_folder, find_images, some_names
 from blcf_utils.datasets.images import UnreadableImage, image_size
 from blcf_utils.datasets.joining import check_count
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.progress import progress
 
 FOLDER = "oxc1_100k"
@@ -44,7 +44,7 @@ def add_distractors(
         folder = inside if inside.is_dir() else beside
     found = find_images(absolute_folder(folder, name))
     check_count(name, "distractors", len(found), EXPECTED, partial)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(pool_threads()) as pool:
         readable = list(
             progress(
                 pool.map(_is_image, found), label="distractors", total=len(found), unit="image"

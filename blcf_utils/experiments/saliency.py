@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.tables import Measurement
@@ -71,7 +71,7 @@ def _quality(bench: Pipeline, row: str, masks: dict[int, np.ndarray]) -> list[Me
         saliency = cv2.resize(attention(image), mask.shape[::-1], interpolation=cv2.INTER_AREA)
         return judge(saliency, mask, seed=image)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(pool_threads()) as pool:
         found = progress(pool.map(judged, masks), label=f"judging {row}", total=len(masks))
         scores = dict(zip(_names(bench.dataset, list(masks)), found, strict=True))
     digest = digest_of([bench.config_digest(), key])

@@ -64,7 +64,7 @@ def crop_maps(
                 shapes.append(backbone.output_shape(size[1], size[0])[1:])
                 path.unlink()
         finally:
-            backbone.module.to("cpu")
+            backbone.on("cpu")
         with atomic_path(folder / "maps.npz") as path:
             np.savez(path, rows=np.concatenate(rows), shapes=np.array(shapes))
 

@@ -80,18 +80,19 @@ def extract_features(
         "backbone": backbone.document(),
         "longest_side": config.longest_side,
         "resize": config.resize,
-        "alpha": config.alpha,
         "precision": precision,
         "exif_orientation": dataset.exif_orientation,
         "on_corrupt": config.on_corrupt,
         "n_database": len(dataset.images),
     }
+    if config.alpha != "white":  # the default keeps older keys valid
+        document["alpha"] = config.alpha
     if view != AS_IT_IS:
         document["view"] = asdict(view)
         label += f"-{view.name.replace(' ', '-')}"
 
     def make(folder: Path) -> None:
-        extraction = _Extraction(dataset, config, backbone, folder, device, precision, view)
+        extraction = _Extraction(dataset, config, backbone, folder, precision, view)
         extraction.run()
 
     made = store.get_or_make(STAGE, label, document, make)
@@ -106,12 +107,12 @@ class _Extraction:
     disk is then an error, not a bus error, and written pages do not count as the process' memory.
     """
 
-    def __init__(self, dataset, config, backbone, folder, device, precision, view):
+    def __init__(self, dataset, config, backbone, folder, precision, view):
         self.paths, self.distinct = dataset.all_images, dataset.distinct
         self.copies = copies_of(self.distinct)
         self.n_database = len(dataset.images)
         self.exif = dataset.exif_orientation
-        self.config, self.backbone, self.device = config, backbone, device
+        self.config, self.backbone = config, backbone
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         seen = self.exif, view, config.resize, config.alpha
         self.network = ForwardPass(backbone, config.device, dtype, *seen)
@@ -127,12 +128,11 @@ class _Extraction:
             self.rows_at = file["descriptors"].id.get_offset()
             self.status_at = file["status"].id.get_offset()
         if (self.status == PENDING).any():
-            module = self.backbone.module.to(self.device)
             try:
                 with open(self.path, "r+b") as self.file:
                     self._forward_all()
             finally:
-                module.to("cpu")
+                self.backbone.on("cpu")
         skipped = [self.paths[i].name for i in np.flatnonzero(self.status == SKIPPED)]
         if len(skipped) == len(self.paths):
             raise StudyError(f"{self.paths[0].parent}: none of its {len(skipped)} images decodes")

@@ -89,7 +89,7 @@ def forward_images(
     """Return the local descriptors of equally sized images, (B, H, W, 3) uint8 to (B, h*w, C).
 
     Args:
-        backbone: its module is on ``device``.
+        backbone: the trunk.
         images: RGB pixels.
         device: where the network runs.
         dtype: of its arithmetic; the descriptors are float16 always, as they are stored.
@@ -99,9 +99,9 @@ def forward_images(
         for values in (backbone.mean, backbone.std)
     )
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
-    pixels.div_(255).sub_(mean).div_(std)
+    pixels.div_(255).sub_(mean).div_(std)  # channels lie last, as in the images
     with exact_convolutions(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        maps = backbone.module(pixels)
+        maps = backbone.on(device)(pixels)
     return maps.flatten(2).transpose(1, 2).to(torch.float16).cpu().numpy()
 
 
@@ -142,7 +142,7 @@ class ForwardPass:
 
     def to_send(self) -> ForwardPass:
         """Return the same without what a worker has no use for."""
-        return replace(self, backbone=replace(self.backbone, _meta=None))
+        return replace(self, backbone=replace(self.backbone, _meta=None, _folded=None))
 
     def decode(self, batch: Pictures) -> list[np.ndarray | UnreadableImage]:
         """Return the pixels of each picture (H, W, 3), or why it has none."""
@@ -169,9 +169,6 @@ class ForwardPass:
         good = [k for k, image in enumerate(decoded) if not isinstance(image, UnreadableImage)]
         if good:
             device = resolve_device(self.device)
-            # A GPU would bring weights into the order of the pixels, channels last, at every call.
-            layout = torch.preserve_format if device.type == "cpu" else torch.channels_last
-            self.backbone.module.to(device, memory_format=layout)
             pixels = np.stack([decoded[k] for k in good])
             for k, rows in zip(
                 good, forward_images(self.backbone, pixels, device, self.dtype), strict=True

@@ -35,7 +35,7 @@ from blcf_utils.finetuning.training_run import (
 from blcf_utils.finetuning.triplets import Triplets
 from blcf_utils.finetuning.validation import Validation
 from blcf_utils.ground.artefacts import atomic_path, write_text
-from blcf_utils.ground.cores import usable_cores
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import canonical_json
@@ -47,7 +47,7 @@ CHECKPOINT, CURVE = "checkpoint.pt", "curve.csv"
 SPEED_ONLY = ("device", "checkpoint_every")
 COLUMNS = ("step", "loss", "active", "rate", "validation")
 # Batches loaded ahead, each by a thread. Beside a GPU the processor has nothing else to do.
-_AHEAD, _AHEAD_OF_GPU = 2, 8
+_AHEAD = 2
 
 
 class Inputs(Protocol):
@@ -141,7 +141,7 @@ class Trainer:
         """Yield the inputs of every batch still to come, loaded while the one before is used."""
         most = _AHEAD
         if self.device.type != "cpu":
-            most = max(_AHEAD, min(_AHEAD_OF_GPU, usable_cores()))
+            most = max(_AHEAD, pool_threads())
         with ThreadPoolExecutor(most) as pool:
             ahead = []
             for images, seed in self.batches():

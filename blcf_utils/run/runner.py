@@ -24,6 +24,7 @@ from typing import Any, TextIO
 from blcf_utils.config.profile import Profile, load_profile
 from blcf_utils.features.networks.weight_files import refuse, settled, weights_identity
 from blcf_utils.ground.artefacts import write_json
+from blcf_utils.ground.cores import free_cores, thread_variables
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import project_root
 from blcf_utils.ground.settings import digest_of
@@ -289,7 +290,8 @@ class _Run:
     def _execute(self, source: NotebookSource, values: dict, scratch: Path, log: Path):
         from blcf_utils.run.execution import execute
 
-        environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
+        inherited = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
+        environment = thread_variables(self.threads) | inherited
         environment |= {
             "BLCF_HOME": str(self.root),
             "BLCF_RESULTS": str(self.folder.parent),
@@ -307,6 +309,7 @@ class _Run:
     def _start_record(self) -> None:
         """Describe this run, before the first notebook it executes, and forget other runs."""
         self.executed = True
+        self.threads = free_cores()
         own = self.shared_key["profile"]
         for name, entry in [*self.entries.items()]:
             here = (self.folder / "notebooks" / f"{name}.ipynb").is_file()

@@ -16,6 +16,7 @@ import torch
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
@@ -132,7 +133,7 @@ def saliency_maps(
         }
         observer = _Observer(model, dataset.exif_orientation, on_corrupt == "skip")
         bar = progress(label=f"{model.name} maps", total=len(number), unit="image")
-        threads = min(8, os.cpu_count() or 1)
+        threads = pool_threads()
         with one_thread_each(), bar:
             for path, content in mapped(
                 _look,

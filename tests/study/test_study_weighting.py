@@ -306,7 +306,8 @@ def test_missing_precomputed_maps_are_named(open_toy, tmp_path):
 
 
 def test_maps_are_made_once_and_go_on_where_they_stopped(toy, store, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)  # two threads have four images under way
+    # Two threads have four images under way.
+    monkeypatch.setattr("blcf_utils.saliency.maps.pool_threads", lambda: 2)
     seen = []
 
     def count(image):

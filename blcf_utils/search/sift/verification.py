@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from blcf_utils.config.profile import VerificationConfig
 from blcf_utils.datasets.base import Dataset
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.progress import progress
 from blcf_utils.search.boxes import Mode
 from blcf_utils.search.query import Ranking
@@ -213,7 +214,7 @@ class _Matcher:
         self.known: dict[bytes, dict[int, int]] = {}
 
     def __enter__(self) -> _Matcher:
-        self.pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+        self.pool = ThreadPoolExecutor(pool_threads())
         # Pairs, not matrix products, run in parallel.
         self.limits = threadpool_limits(1, "blas")
         self.opencv = cv2.getNumThreads()
