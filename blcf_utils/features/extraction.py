@@ -175,7 +175,7 @@ class _Extraction:
     @property
     def on_gpu(self) -> bool:
         """Whether the forward pass leaves this machine's cores free."""
-        return self.device.type != "cpu"
+        return resolve_device(self.config.device).type != "cpu"
 
     def _header(self, path: Path):
         try:
