@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -127,8 +128,7 @@ def compare_extraction(paths, config: FeatureConfig, device, repeats: int):
             pass
 
     # extraction brings the network back to the CPU when it ends; this copy stays on the GPU
-    resident = copy.copy(backbone)
-    resident.module = copy.deepcopy(backbone.module).to(device)
+    resident = replace(backbone, module=copy.deepcopy(backbone.module), _folded=None)
 
     def loop(module, ready) -> Callable[[], None]:
         def run() -> None:

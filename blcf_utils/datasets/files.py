@@ -84,7 +84,7 @@ def look_through(folder: Path, skip: Iterable[str] = ()) -> Listing:
             continue
         for entry in entries:
             name = f"{inside}/{entry.name}" if inside else entry.name
-            ending = os.path.splitext(entry.name)[1].lower()
+            ending = ending_of(entry.name)
             if entry.name.startswith("."):
                 continue
             try:
@@ -118,6 +118,11 @@ def look_through(folder: Path, skip: Iterable[str] = ()) -> Listing:
             listing.repeated.add(name)
         files.add(target)
     return listing
+
+
+def ending_of(name: str) -> str:
+    """Return the ending of a file's name in lower case, with its dot; nothing if it has none."""
+    return os.path.splitext(name)[1].lower()
 
 
 def _begins_as_picture(path: str) -> bool:

@@ -35,8 +35,8 @@ _UNREAD = {
     ),
     "convert them to PNG or JPEG": (
         ".blp .bpg .bw .cur .dcx .dds .dib .exr .flif .fits .hdr .icb .icns .ico .im .jng .jxl "
-        ".jxr .mng .msp .palm .pcd .pcx .pfm .qoi .ras .rgb .rgba .sgi .spi .tga .vda .vst "
-        ".wdp .xbm .xpm"
+        ".jxr .mng .msp .palm .pcd .pcx .pfm .qoi .ras .rgb .rgba .sgi .spi .tga .vda .vst .wdp "
+        ".xbm .xpm"
     ),
 }
 _ADVICE = {ending: advice for advice, all_ in _UNREAD.items() for ending in all_.split()}

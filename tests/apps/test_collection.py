@@ -156,6 +156,7 @@ def test_photographs_of_other_kinds_are_counted_not_forgotten(album, album_profi
         ".psd": ["layers.psd"],
     }
     said = CliRunner().invoke(app, ["index", str(album)]).output
+    assert "read: 12 .jpg\n" in said
     assert "passed over: 2 .cr2 (1.CR2, 2.cr2): a raw converter exports them" in said
     assert "passed over: 1 without an ending (download): pictures without" in said
     (tmp_path / "camera").mkdir()

@@ -174,7 +174,7 @@ def test_an_upload_becomes_the_query_and_a_bad_one_is_said(subject, album):
     assert "nothing known" in panel.summary.value
     before = panel.results.hits
     send(panel, "<b>.jpg", b"no photograph")
-    assert "&lt;b&gt;.jpg: expected a JPEG" in panel.message.value
+    assert "&lt;b&gt;.jpg: expected a photograph (jpg" in panel.message.value
     assert panel.results.hits == before
     send(panel, "mine.jpg", content)
     assert panel.message.value == ""

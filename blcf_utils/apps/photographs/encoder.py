@@ -102,7 +102,10 @@ def network_sizes(
     size = image_size(path, exif_orientation=exif_orientation)
     seen = resized_size(size, longest_side)
     try:
-        fits = 0 not in backbone.output_shape(seen[1], seen[0])
+        # A network that pads would see hardly anything but padding of a strip below its stride.
+        cells = backbone.output_shape(longest_side, longest_side)[1]
+        fits = min(seen) * cells >= longest_side - cells
+        fits = fits and 0 not in backbone.output_shape(seen[1], seen[0])
     except RuntimeError:  # a pooling layer is left without a pixel
         fits = False
     if not fits:

@@ -21,7 +21,14 @@ from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.shards import PER_SHARD, shard_path, thumbnail_of, write_shard
 from blcf_utils.apps.photographs.words import learn_words, none_decodes, open_encoder, stored_words
 from blcf_utils.config.profile import load_profile
-from blcf_utils.datasets.files import Listing, content_digest, look_through, some_names, within
+from blcf_utils.datasets.files import (
+    Listing,
+    content_digest,
+    ending_of,
+    look_through,
+    some_names,
+    within,
+)
 from blcf_utils.datasets.formats import EXPECTED, advice
 from blcf_utils.datasets.images import UnreadableImage
 from blcf_utils.features.forward import resolve_device
@@ -58,6 +65,7 @@ class Indexed:
         photographs: how many can be searched now.
         added, changed, moved, kept, removed: how they came about; a photograph that only has
             another name or place now is moved, and is not encoded again.
+        read: ending to the number of photographs that can be searched.
         unreadable: relative path to why it was left out.
         unlisted: sub-folder that cannot be looked into to why; its photographs are kept.
         other: ending to the pictures that nothing here reads.
@@ -71,6 +79,7 @@ class Indexed:
     moved: int
     kept: int
     removed: int
+    read: dict[str, int]
     unreadable: dict[str, str]
     unlisted: dict[str, str]
     other: dict[str, list[str]]
@@ -121,6 +130,7 @@ def index_folder(
     return Indexed(
         home,
         **counts,
+        read=dict(sorted(Counter(map(ending_of, manifest.searched)).items())),
         unreadable=unreadable,
         unlisted={name: f"{folder / name}: {why}" for name, why in listing.unlisted.items()},
         other=dict(sorted(listing.other.items())),
