@@ -1,7 +1,8 @@
 """Executing one notebook, with papermill's parameters, in a kernel of the running interpreter.
 
-The kernel gets its own environment and working folder; what it prints to stderr outside any cell
-(crash reports, the notices of ipykernel) goes to a file that is read only if the kernel dies.
+The kernel is a fork of the run's warm process. It gets its own environment and working folder; what
+it prints to stderr outside any cell (crash reports, the notices of ipykernel) goes to a file that
+is read only if the kernel dies.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from papermill.parameterize import parameterize_notebook
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.ground.progress import progress
+from blcf_utils.run.kernels import ForkingProvisioner, WarmKernels
 from blcf_utils.run.notebooks import NotebookSource
 from blcf_utils.run.provenance import without_paths
 
@@ -38,6 +40,7 @@ def execute(
     *,
     cwd: Path,
     environment: dict[str, str],
+    warm: WarmKernels,
 ) -> tuple[int | None, str]:
     """Run a notebook and write its executed copy to ``target``.
 
@@ -50,6 +53,7 @@ def execute(
         parameters: checked values for its parameters cell.
         cwd: the kernel's working folder.
         environment: the kernel's whole environment.
+        warm: starts the kernel.
 
     Returns:
         The kernel's peak resident memory in MiB where the system tells, and in which cell it
@@ -62,7 +66,7 @@ def execute(
     )
     with tempfile.TemporaryFile() as stderr, _Memory() as memory:
         cells = progress(notebook.cells, label=source.name, unit="cell")
-        failure = _run_cells(notebook, cells, memory, cwd, env=environment, stderr=stderr)
+        failure = _run_cells(notebook, cells, memory, cwd, warm, env=environment, stderr=stderr)
     _clean(notebook, source.path.name)
     write_text(failed if failure else target, nbformat.writes(notebook) + "\n")
     return memory.peak_mb or None, failure
@@ -73,6 +77,7 @@ def _run_cells(
     cells: Iterable[nbformat.NotebookNode],
     memory: _Memory,
     cwd: Path,
+    warm: WarmKernels,
     *,
     env: dict[str, str],
     stderr: BinaryIO,
@@ -82,6 +87,10 @@ def _run_cells(
     # python3 kernel may belong to an environment without the package.
     kernels = KernelSpecManager(kernel_dirs=[])
     manager = AsyncKernelManager(kernel_name=KERNEL, kernel_spec_manager=kernels)
+    manager.provisioner = ForkingProvisioner(
+        kernel_id=manager.kernel_id, kernel_spec=manager.kernel_spec, parent=manager
+    )
+    manager.provisioner.warm = warm
     client = NotebookClient(
         notebook,
         km=manager,

@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -133,16 +134,17 @@ def run_study(
     folder = results_folder(resolved.name, results)
     summary = RunSummary(resolved.name, folder)
     with only_run(folder):
-        run = _Run(resolved, folder)
+        run = _Run(resolved, folder, sources)
         if notebooks:
             run.refuse_to_mix(values)
-        for source in sorted(sources, key=lambda source: run_order(source.name)):
-            if summary.ok or (keep_going and summary.exit_code != INTERRUPTED):
-                done, reason = run.bring_up_to_date(source, values[source.name], force=force)
-                print(_line(done, reason, max(map(len, values))), file=stream, flush=True)
-            else:
-                done = NotebookRun(source.name, "not run")
-            summary.notebooks.append(done)
+        with closing(run):
+            for source in sorted(sources, key=lambda source: run_order(source.name)):
+                if summary.ok or (keep_going and summary.exit_code != INTERRUPTED):
+                    done, reason = run.bring_up_to_date(source, values[source.name], force=force)
+                    print(_line(done, reason, max(map(len, values))), file=stream, flush=True)
+                else:
+                    done = NotebookRun(source.name, "not run")
+                summary.notebooks.append(done)
     return summary
 
 
@@ -170,8 +172,9 @@ def read_status(
 class _Run:
     """One run of the study: decides, executes and keeps the record."""
 
-    def __init__(self, profile: Profile, folder: Path):
-        self.profile, self.folder = profile, folder
+    def __init__(self, profile: Profile, folder: Path, sources: Sequence[NotebookSource] = ()):
+        self.profile, self.folder, self.sources = profile, folder, sources
+        self.warm = None
         self.record = read_run(folder)
         self.entries: dict[str, dict] = self.record["notebooks"]
         self.root = project_root()
@@ -184,6 +187,11 @@ class _Run:
             "published": published_tables(),
         }
         self.shared_key = {name: digest_of(part) for name, part in parts.items()}
+
+    def close(self) -> None:
+        """End what kernels are started from."""
+        if self.warm:
+            self.warm.close()
 
     def refuse_to_mix(self, chosen: Collection[str]) -> None:
         """Refuse to run notebooks beside others of the study that they do not fit.
@@ -289,7 +297,9 @@ class _Run:
 
     def _execute(self, source: NotebookSource, values: dict, scratch: Path, log: Path):
         from blcf_utils.run.execution import execute
+        from blcf_utils.run.kernels import WarmKernels, shared_imports
 
+        self.warm = self.warm or WarmKernels(shared_imports(self.sources))
         inherited = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
         environment = thread_variables(self.threads) | inherited
         environment |= {
@@ -301,7 +311,9 @@ class _Run:
             "IPYTHONDIR": str(scratch / "ipython"),
         }
         target = self._executed_copy(source)
-        return execute(source, target, values, cwd=self.root, environment=environment)
+        return execute(
+            source, target, values, cwd=self.root, environment=environment, warm=self.warm
+        )
 
     def _executed_copy(self, source: NotebookSource) -> Path:
         return self.folder / "notebooks" / f"{source.name}.ipynb"

@@ -44,4 +44,4 @@ def test_maps_of_a_folded_trunk_are_those_of_the_network(name, layer, weights):
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
     left = [m for m in ready.modules() if isinstance(m, nn.BatchNorm2d)]
     # Those of ResNet's blocks are no sequences.
-    assert len(left) == {"resnet18": 7}.get(name, 0)
+    assert len(left) == {"resnet18": 8}.get(name, 0)
