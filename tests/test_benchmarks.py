@@ -27,6 +27,7 @@ TINY = {
     "cluster": "--network efficientnet_lite0 --number 3 --small 0 --saliency 2 --words 40 "
     "--repeats 1 --workers 2",
     "gpu": "--tiny --device cpu",
+    "peers": "--profile smoke --tiny --timed 2 --repeats 1 --encoded 3",
     "encoding": "--number 4 --words 60 --histograms 30 --repeats 1",
 }
 
