@@ -41,7 +41,7 @@ def draw_pipeline() -> Figure:
     down = {"arrowstyle": "->", "color": "black"}
     x = (len(_QUERY) - 1) * _APART
     ax.annotate("", (x, _HIGH / 2), (x, 2 - _HIGH / 2), arrowprops=down)
-    ax.text(x + 0.12, 1, "lists of the\nquery's words", va="center")
+    ax.text(x + 0.12, 1, "lists of the\nquery's words", va="center", fontsize=8)
     return done(figure)
 
 
@@ -51,8 +51,10 @@ def _stage(ax, column: int, y: float, stage: tuple[str, str], colour: str) -> No
     x = column * _APART
     corner = x - _WIDE / 2, y - _HIGH / 2
     ax.add_patch(FancyBboxPatch(corner, _WIDE, _HIGH, **box))
-    ax.text(x, y + 0.14 if detail else y, name, ha="center", va="center", weight="bold")
-    ax.text(x, y - 0.24, detail, ha="center", va="center", color="#555555")
+    ax.text(
+        x, y + 0.14 if detail else y, name, ha="center", va="center", weight="bold", fontsize=8.5
+    )
+    ax.text(x, y - 0.24, detail, ha="center", va="center", color="#555555", fontsize=8)
 
 
 def _arrow(ax, first: tuple[int, float], last: tuple[int, float], label: str = "") -> None:
