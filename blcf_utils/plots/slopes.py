@@ -13,6 +13,7 @@ from blcf_utils.results.published import dataset_of
 
 PLACES = {"published": 0.0, "measured": 1.0}
 _TEXT = 8  # points
+_LETTER, _LINE, _BETWEEN = 0.066, 0.14, 1.7  # inches: of a letter, of a line, between the two sides
 
 
 def slope_gains(table: pd.DataFrame) -> pd.DataFrame:
@@ -62,28 +63,51 @@ def plot_slopes(table: pd.DataFrame, variants: Sequence[str] = ()) -> Figure:
     variants = [*(variants or both)]
     if not variants:
         return nothing("no row was both published and measured")
-    height = 0.8 + 0.26 * max(len(gains.loc[variant]) for variant in variants)
-    figure, axes = grid(1, len(variants), 4.6, max(height, 2.2), sharey=True)
-    shown = gains.loc[variants].to_numpy()
-    low, high = min(0, np.nanmin(shown)), max(0, np.nanmax(shown))
-    margin = max(0.05 * (high - low), 0.01)
+    parts = {variant: gains.loc[variant] for variant in variants}
+    height = 1 + 1.15 * _LINE * max(map(len, parts.values()))
+    reach = np.nanmax(np.abs(gains.loc[variants].to_numpy()))
+    # Names take more of the height than the gains do, where gains are close.
+    step = max(np.ptp(np.nan_to_num(gains.loc[variants].to_numpy())), 0.1 * reach, 1e-3)
+    step *= _LINE / (height - 1)
+    named = {v: {what: _named(part[what].dropna(), step) for what in PLACES} for v, part in
+             parts.items()}  # fmt: skip
+    ends = [y for of in named.values() for side in of.values() for _, place, gain in side
+            for y in (place, gain)]  # fmt: skip
+    letters = max(len(name) for of in named.values() for side in of.values() for name, *_ in side)
+    room = (0.35 + _LETTER * letters) / _BETWEEN
+    width = _BETWEEN * (1 + 2 * room) + 0.3
+    figure, axes = grid(1, len(variants), width, height, sharey=True)
     for ax, variant in zip(axes[0], variants, strict=True):
-        part = gains.loc[variant]
         ax.axhline(0, color="0.4", linewidth=1)
-        ax.set(xlim=(-0.85, 1.85), ylim=(low - margin, high + margin), title=_title(variant))
+        ax.set(xlim=(-room, 1 + room), ylim=(min(0, *ends) - step, max(0, *ends) + step))
         over = {what: _over(table, what, variant) for what in PLACES}
         sides = [f"thesis, {over['published']}", f"this run, {over['measured']}"]
         ax.set_xticks(list(PLACES.values()), sides)
         ax.grid(axis="x", visible=False)
-        for values in part.itertuples(index=False):
-            ends = (values.published, values.measured)
-            agree = np.sign(ends[0]) == np.sign(ends[1])
-            colour = IGNORED if np.isnan(ends).any() else RELEVANT if agree else WRONG
-            ax.plot(list(PLACES.values()), ends, "o-", color=colour, markersize=4, linewidth=1.4)
-        for what, side in (("published", "right"), ("measured", "left")):
-            _names(ax, part[what].dropna(), PLACES[what], side, high - low + 2 * margin, height)
+        if len(variants) > 1:
+            ax.set_title(variant.lstrip("/+") or "plain")
+        for values in parts[variant].itertuples(index=False):
+            agree = np.sign(values.published) == np.sign(values.measured)
+            one_sided = np.isnan([values.published, values.measured]).any()
+            colour = IGNORED if one_sided else RELEVANT if agree else WRONG
+            line = (values.published, values.measured)
+            ax.plot(list(PLACES.values()), line, "o-", color=colour, markersize=4, linewidth=1.4)
+        for what, side, away in (("published", "right", -0.12), ("measured", "left", 0.12)):
+            for name, place, gain in named[variant][what]:
+                ax.annotate(
+                    name, (PLACES[what], gain), (PLACES[what] + away, place), fontsize=_TEXT,
+                    ha=side, va="center",
+                    arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.6},
+                )  # fmt: skip
     axes[0, 0].set_ylabel(f"gain in mAP over {table['row'].iloc[0]}")
     return done(figure)
+
+
+def _named(gains: Mapping[str, float], step: float) -> list[tuple[str, float, float]]:
+    """Return what is written beside each mark, where, and the mark's own place."""
+    wanted = sorted(gains.items(), key=lambda item: item[1])
+    places = spread([gain for _, gain in wanted], step)
+    return [(f"{row}  {gain:+.3f}", y, gain) for y, (row, gain) in zip(places, wanted, strict=True)]
 
 
 def _over(table: pd.DataFrame, what: str, variant: str) -> str:
@@ -91,22 +115,6 @@ def _over(table: pd.DataFrame, what: str, variant: str) -> str:
     columns = table.loc[table[what].notna(), "column"].unique()
     count = sum(column == dataset_of(column) + variant for column in columns)
     return f"{count} dataset{'s' * (count != 1)}"
-
-
-def _title(variant: str) -> str:
-    return variant.lstrip("/+") or ""
-
-
-def _names(ax, gains: Mapping[str, float], x: float, side: str, span: float, height: float) -> None:
-    """Write the rows' names beside their marks, pushed apart so that none covers another."""
-    step = span * (_TEXT + 2) / 72 / (0.75 * height)
-    wanted = sorted(gains.items(), key=lambda item: item[1])
-    away = -0.05 if side == "right" else 0.05
-    for place, (row, gain) in zip(spread([gain for _, gain in wanted], step), wanted, strict=True):
-        ax.annotate(
-            f"{row}  {gain:+.3f}", (x, gain), (x + 3 * away, place), fontsize=_TEXT, ha=side,
-            va="center", arrowprops={"arrowstyle": "-", "color": "0.75", "linewidth": 0.6},
-        )  # fmt: skip
 
 
 def spread(places: Sequence[float], step: float) -> list[float]:
