@@ -64,22 +64,24 @@ def plot_slopes(table: pd.DataFrame, variants: Sequence[str] = ()) -> Figure:
     if not variants:
         return nothing("no row was both published and measured")
     parts = {variant: gains.loc[variant] for variant in variants}
-    height = 1 + 1.15 * _LINE * max(map(len, parts.values()))
-    reach = np.nanmax(np.abs(gains.loc[variants].to_numpy()))
-    # Names take more of the height than the gains do, where gains are close.
-    step = max(np.ptp(np.nan_to_num(gains.loc[variants].to_numpy())), 0.1 * reach, 1e-3)
-    step *= _LINE / (height - 1)
-    named = {v: {what: _named(part[what].dropna(), step) for what in PLACES} for v, part in
-             parts.items()}  # fmt: skip
-    ends = [y for of in named.values() for side in of.values() for _, place, gain in side
-            for y in (place, gain)]  # fmt: skip
+    height = 1 + 1.5 * _LINE * max(map(len, parts.values()))
+    places = gains.loc[variants].stack()
+    low, high = min(0.0, places.min()), max(0.0, places.max(), 1e-3)
+    for _ in range(3):  # the more the names are spread, the less of the axis a line of text takes
+        step = (high - low) * _LINE / (height - 0.6)
+        named = {
+            variant: {what: _named(part[what].dropna(), step) for what in PLACES}
+            for variant, part in parts.items()
+        }
+        written = [place for of in named.values() for side in of.values() for _, place, _ in side]
+        low, high = min(low, *written) - step / 3, max(high, *written) + step / 3
     letters = max(len(name) for of in named.values() for side in of.values() for name, *_ in side)
     room = (0.35 + _LETTER * letters) / _BETWEEN
     width = _BETWEEN * (1 + 2 * room) + 0.3
     figure, axes = grid(1, len(variants), width, height, sharey=True)
     for ax, variant in zip(axes[0], variants, strict=True):
         ax.axhline(0, color="0.4", linewidth=1)
-        ax.set(xlim=(-room, 1 + room), ylim=(min(0, *ends) - step, max(0, *ends) + step))
+        ax.set(xlim=(-room, 1 + room), ylim=(low - step / 2, high + step / 2))
         over = {what: _over(table, what, variant) for what in PLACES}
         sides = [f"thesis, {over['published']}", f"this run, {over['measured']}"]
         ax.set_xticks(list(PLACES.values()), sides)

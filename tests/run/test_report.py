@@ -96,7 +96,9 @@ def site(tmp_path_factory):
         (root / "docs").mkdir()
         (root / "docs" / "more.md").write_text(
             "# More of it\n\n[two](../notebooks/02_two.ipynb), [below](#two-words), "
-            "[data](../data/x.csv)\n\n## Two words\n\n```\nblcf run\n```\n"
+            "[data](../data/x.csv)\n\n## Two words\n\n"
+            + "".join(f"{cell * 30}|\n" for cell in ("| wide ", "|---", "| table "))
+            + "\n```\nblcf run\n```\n"
         )
         folder = root / "results" / "tiny"
         (folder / "notebooks").mkdir(parents=True)
@@ -285,6 +287,7 @@ def test_docs_are_pages_whose_links_lead_to_the_report(site):
     assert "<title>More of it · BLCF Study, tiny</title>" in text
     assert '<a href="02_two.html">two</a>, <a href="#two-words">below</a>, data' in text
     assert 'id="two-words"' in text
+    assert '<div class="scroll"><table>' in text
 
 
 def table_of(header, rows) -> str:

@@ -70,6 +70,8 @@ def document_to_html(path: Path, others: Collection[str] = ()) -> tuple[str, str
     source = path.read_text(encoding="utf-8")
     body = markdown_to_html(source, others)
     body = re.sub(r'(?<= id=")[^"]+|(?<= href="#)[^"]+', lambda name: name[0].lower(), body)
+    # Tables scroll by themselves where a page is narrower.
+    body = re.sub(r"<table>.*?</table>", r'<div class="scroll">\g<0></div>', body, flags=re.S)
     return source.partition("\n")[0].lstrip("# "), body
 
 

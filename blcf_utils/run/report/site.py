@@ -73,7 +73,8 @@ def write_report(profile: str, results: Path | None = None) -> Path:
     record = read_run(folder)
     executed = sorted((folder / "notebooks").glob("[!.]*.ipynb"))
     notebooks = [path for path in executed if not path.name.endswith(".failed.ipynb")]
-    tables = sorted((folder / "tables").glob("*.csv"))
+    # Results first, then what is said about them (intervals, seeds).
+    tables = sorted((folder / "tables").glob("*.csv"), key=lambda p: (p.stem[1:3].isalpha(), p))
     if not notebooks and not tables:
         raise StudyError(
             f"{folder}: no executed notebook and no table to report; run blcf run "
