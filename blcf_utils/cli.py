@@ -182,7 +182,7 @@ def stages(
 ) -> None:
     """Show what every stage of a run took: time, memory, disk."""
     from blcf_utils.config.profile import load_profile
-    from blcf_utils.results.tables import markdown
+    from blcf_utils.results.shown import markdown
     from blcf_utils.run.stages import stages_table
 
     table = stages_table(load_profile(profile).name, results, slowest_first=slowest)
@@ -390,7 +390,7 @@ def data_list() -> None:
     import pandas as pd
 
     from blcf_utils.datasets.fetching.sources import describe_sources
-    from blcf_utils.results.tables import markdown
+    from blcf_utils.results.shown import markdown
 
     frame = pd.DataFrame(describe_sources())
     typer.echo(markdown(frame, index=False).rstrip())
@@ -432,7 +432,7 @@ def weights_list() -> None:
     import pandas as pd
 
     from blcf_utils.features.networks.published import describe_weights
-    from blcf_utils.results.tables import markdown
+    from blcf_utils.results.shown import markdown
 
     typer.echo(markdown(pd.DataFrame(describe_weights()), index=False).rstrip())
 

@@ -57,6 +57,7 @@ from blcf_utils.plots.scaling import (
     plot_likeness,
     plot_map_by_size,
 )
+from blcf_utils.plots.slopes import plot_slopes
 
 __all__ = [
     "common_words",
@@ -80,6 +81,7 @@ __all__ = [
     "plot_quality",
     "plot_query_gains",
     "plot_region_shares",
+    "plot_slopes",
     "plot_training",
     "plot_variances",
     "plot_word_frequencies",

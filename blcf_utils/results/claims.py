@@ -16,7 +16,8 @@ from blcf_utils.ground.paths import published_dir
 from blcf_utils.results.comparisons import Cells, Claim, Row
 from blcf_utils.results.intervals import read_instances
 from blcf_utils.results.published import load_published, number, read_published
-from blcf_utils.results.tables import markdown, read_per_query, read_table
+from blcf_utils.results.shown import markdown
+from blcf_utils.results.tables import read_per_query, read_table
 
 HEADER = ("id", "claim", "slide", "remark")
 EVALUATED = (

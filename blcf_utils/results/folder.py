@@ -18,17 +18,18 @@ class Results:
 
     Attributes:
         folder: ``results/<profile>``, or a trial's own folder.
+        network: the label of the network that tables are measured with.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, network: str = ""):
+        self.folder, self.network = folder, network
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
 
     def table(self, table_id: str, measurements: Iterable[Measurement], **options) -> pd.DataFrame:
         """Write a table and return it (see ``tables.write_table``, also for the options)."""
-        return write_table(table_id, measurements, self.folder, **options)
+        return write_table(table_id, measurements, self.folder, network=self.network, **options)
 
     def read(self, table_id: str) -> pd.DataFrame:
         """Return a table that was written before.
@@ -36,7 +37,9 @@ class Results:
         Raises:
             StudyError: it was not.
         """
-        return read_table(table_id, self.folder)
+        table = read_table(table_id, self.folder)
+        table.attrs["network"] = self.network
+        return table
 
     def per_query(self, table_id: str) -> dict[tuple[str, str], dict[str, float]]:
         """Return a table's AP of every query: (row, column) to query id to AP."""

@@ -33,6 +33,8 @@ OWN_TITLES = {
     "x11_codebook_size": "How many words: mAP, size and distinct words of an image by K",
     "x12_burstiness": "Words that repeat and words that many images hold: square root, idf, both (mAP)",
 }
+# Of those, the ones whose values no network made.
+WITHOUT_NETWORK = ("x03_saliency_quality",)
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 
 
@@ -43,6 +45,8 @@ class TableInfo(Config):
         backbone: ``"network layer"``; None where no network is involved, ``unknown`` where the
             slides name none.
         row_backbones: rows whose backbone differs.
+        with_network: whether a network made the measured values.
+        rows_are_datasets: a row, not a column, names a dataset.
         tolerance: largest absolute difference that counts as reproduced; a share of the
             published value when ``relative``.
         attributes: columns that describe a row and are not a dataset.
@@ -54,6 +58,8 @@ class TableInfo(Config):
     context: str = ""
     backbone: str | None = None
     row_backbones: dict[str, str | None] = Field(default_factory=dict)
+    with_network: bool = True
+    rows_are_datasets: bool = False
     decimals: int = Field(3, ge=0)
     tolerance: float = Field(0.01, ge=0)
     relative: bool = False
@@ -91,7 +97,8 @@ def table_info(table_id: str) -> TableInfo:
         return infos[table_id]
     if OWN_TABLE.fullmatch(table_id):
         plain = table_id.partition("_")[2].replace("_", " ").capitalize()
-        return TableInfo(title=OWN_TITLES.get(table_id, plain))
+        title = OWN_TITLES.get(table_id, plain)
+        return TableInfo(title=title, with_network=table_id not in WITHOUT_NETWORK)
     raise known("table", table_id, [*infos, "x01_name (a table of your own)"])
 
 

@@ -8,7 +8,6 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.published import TableInfo, dataset_of, load_published, number, table_info
 from blcf_utils.results.seeds import show_seeds, write_seeds
+from blcf_utils.results.shown import beside, markdown
 
 LONG = ("row", "column", "published", "measured", "status", "seconds", "config_digest")
 PER_QUERY = ("row", "column", "query", "ap")
@@ -116,6 +116,7 @@ def write_table(
     decimals: int | None = None,
     not_run: Mapping[str | tuple[str, str], str] | None = None,
     title: str = "",
+    network: str = "",
 ) -> pd.DataFrame:
     """Write ``tables/<id>.csv``, ``tables/<id>.md`` and, with APs, ``per_query/<id>.csv``.
 
@@ -132,6 +133,7 @@ def write_table(
             always has full precision.
         not_run: why published cells were not run, by (row, column), column, row or dataset.
         title: title of a table the thesis does not have.
+        network: what the measured values were made with, for the sentence above the table.
 
     Returns:
         The table as :func:`read_table` returns it.
@@ -189,6 +191,7 @@ def write_table(
     write_seeds(folder, table_id, seeds)
     write_text(folder / "tables" / f"{table_id}.csv", _csv(LONG, lines))
     table, decimals = read_table(table_id, folder), info.decimals if decimals is None else decimals
+    table.attrs["network"] = network
     page = _page(table_id, info, table, show_seeds(folder, table_id, decimals), decimals)
     write_text(folder / "tables" / f"{table_id}.md", page)
     return table
@@ -200,7 +203,7 @@ def read_table(table_id: str, folder: Path) -> pd.DataFrame:
     Returns:
         Columns row, column, published, measured, status, seconds, config_digest. Published and
         measured are numbers where they are numbers, text where they are not (``7-220``), and NaN
-        where there is none.
+        where there is none; ``attrs["id"]`` is the table's id.
     """
     path = Path(folder) / "tables" / f"{table_id}.csv"
     table = _read(path, LONG, "run the notebook that writes this table (blcf run)")
@@ -212,6 +215,7 @@ def read_table(table_id: str, folder: Path) -> pd.DataFrame:
         ]
         table[name] = pd.Series(mixed, index=table.index, dtype=object)
     table["seconds"] = [float(text or "nan") for text in table["seconds"]]
+    table.attrs["id"] = table_id
     return table
 
 
@@ -243,88 +247,19 @@ def wide(table: pd.DataFrame, what: str = "measured") -> pd.DataFrame:
     return spread
 
 
-def shown_number(value: float, decimals: int) -> str:
-    """Return a number for reading: so many decimals, but never 0.000 for what is not zero.
-
-    Whole numbers above 1 stay whole; from 10 on four digits are enough.
-    """
-    if value.is_integer() and abs(value) > 1:
-        return str(int(value))
-    if 0 < abs(value) < 10**-decimals:
-        return f"{value:.2g}"
-    return f"{value:.4g}" if abs(value) >= 10 else f"{value:.{decimals}f}"
-
-
-def _shown(value: object, decimals: int) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return "–" if math.isnan(value) else shown_number(value, decimals)
-
-
-def _printed(value: object) -> str:
-    """Show a published value with the digits it was printed with: three for a share of 1."""
-    if not isinstance(value, float) or math.isnan(value) or abs(value) < 1:
-        return _shown(value, 3)
-    return f"{value:g}"
-
-
-def beside(table: pd.DataFrame, decimals: int = 3) -> pd.DataFrame:
-    """Return the table for reading: each column's measured values beside its published ones.
-
-    A column is split into ``<column> measured`` and ``<column> published``; a half without any
-    value is left out, so a number always stands under the name of the dataset it belongs to.
-    """
-    halves = {}
-    for column in table["column"].unique():
-        part = table[table["column"] == column].set_index("row")
-        for what in ("measured", "published"):
-            if part[what].notna().any():
-                shown = part[what].map(
-                    _printed if what == "published" else partial(_shown, decimals=decimals)
-                )
-                halves[f"{column} {what}"] = shown
-    return pd.DataFrame(halves, index=pd.Index(table["row"].unique(), name="row")).fillna("–")
-
-
-def markdown(frame: pd.DataFrame, index: bool = True) -> str:
-    """Return a frame of text as a Markdown table, cell by cell as it is (no number is reparsed)."""
-
-    def line(cells: Iterable[object]) -> str:
-        return (
-            "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-        )
-
-    names = [frame.index.name or ""] if index else []
-    lines = [line([*names, *frame.columns]), line(["---"] * (len(names) + frame.shape[1]))]
-    for label, *cells in frame.itertuples():
-        lines.append(line([label, *cells] if index else cells))
-    return "\n".join(lines) + "\n"
-
-
 def _page(
     table_id: str, info: TableInfo, table: pd.DataFrame, seeds: pd.DataFrame, decimals: int
 ) -> str:
+    shown = beside(table, decimals)
     parts = [f"# {table_id}: {info.title}\n"]
     if info.slide:
         parts.append(f"Published: slide {info.slide}. {info.context}\n")
-    parts.append(markdown(beside(table, decimals)))
-    legend = "*measured*: this run; *published*: the thesis' slides, "
-    parts.append(f"{legend}on their own datasets and networks; –: no value.\n")
+    if shown.said:
+        parts.append(f"{shown.said}\n")
+    parts.append(shown.markdown())
     if len(seeds):
         parts.append("Trained rows are means over seeds; mean ± standard deviation:\n")
         parts.append(markdown(seeds))
-    missing = table[table["status"] != "measured"]
-    if len(missing):
-        lines = []
-        for status, cells in missing.groupby("status", sort=False):
-            columns_by_rows: dict[str, list[str]] = {}
-            for column, part in cells.groupby("column", sort=False):
-                whole = len(part) == (table["column"] == column).sum()
-                rows = "" if whole else f" ({', '.join(part['row'])})"
-                columns_by_rows.setdefault(rows, []).append(column)
-            names = [f"{', '.join(columns)}{rows}" for rows, columns in columns_by_rows.items()]
-            lines.append(f"- {status}: {'; '.join(names)}")
-        parts.append("\n".join(lines) + "\n")
     if info.notes:
         parts.append(f"{info.notes}\n")
     return "\n".join(parts)

@@ -129,8 +129,8 @@ class Study:
     @cached_property
     def results(self) -> Results:
         """The tables and figures of this profile."""
-        name = self.profile.name
-        return Results(results_dir(f"{name}+{self.trial}" if self.trial else name))
+        name = f"{self.profile.name}+{self.trial}" if self.trial else self.profile.name
+        return Results(results_dir(name), self.profile.features.backbone.label)
 
     def describe(self) -> pd.DataFrame:
         """Return what this study runs on, one row per dataset, for the top of a notebook."""

@@ -1,7 +1,7 @@
 """A recording in screenshots: the demo on the embedded data, and the report of the reference run.
 
 ``make recording`` leaves them in ``build/screenshots``: first open, a box drawn, saliency on, why,
-an own photograph, the report's overview, its claims and a table, the last three for a phone, too.
+an own photograph, the report's first page, its claims and two tables, these also for a phone.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from blcf_utils.run.report.site import write_report
 from blcf_utils.study.study import open_study
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("index", "claims", "t09_saliency_blcf")
+PAGES = ("index", "claims", "t09_saliency_blcf", "t13_state_of_the_art")
 
 
 def aps(page):

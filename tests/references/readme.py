@@ -1,24 +1,42 @@
-"""Bring the numbers in README.md and results/README.md up to the reference tables.
+"""Bring the README pages and docs/ up to the reference runs and the notebooks.
 
     python tests/references/readme.py
 
 A table below the line ``<!-- measured: TABLE -->`` has that table's rows, and its columns as
 headers. One below ``<!-- claims -->`` has claims as rows, which end with their ids, and ``thesis``
-and profiles as headers. What stands in their cells is read from ``results/*/tables``. A test checks
-that nothing would change.
+and profiles as headers. What stands in their cells is read from ``results/*/tables``.
+
+The list below ``<!-- story: PROFILE -->`` is what ``results.story`` tells of a run. The table below
+``<!-- notebooks -->`` has a row a notebook: its title, and tables and minutes of the reference run
+of ``mini``. The badges below ``<!-- badges -->`` lead to the repository of ``CITATION.cff``.
+Names of notebooks and of figures (``04_search``) get the number that they have now.
+
+A test checks that nothing would change.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pandas as pd
 
+from blcf_utils.results.story import story
+
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "results/README.md")
+PAGES = (
+    "README.md",
+    "results/README.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
+)
 PROFILES = ("mini", "photos")
 MARK = re.compile(r"<!-- (?:measured: (\w+)|(claims)) -->\n((?:\|.*\n)+)")
+STORY = re.compile(r"(<!-- story: (\w+) -->\n)(?:- .*\n)*")
+NOTEBOOKS = re.compile(r"(<!-- notebooks -->\n)(?:\|.*\n)*")
+NUMBERED = re.compile(r"\b\d\d_([a-z]\w*)\b(?!\.png)")
+FIGURE = re.compile(r"\b(\w+)/figures/\d\d_(\w+)\.png")
+BADGES = re.compile(r"(<!-- badges -->\n)(?:\[!.*\n)*")
 THESIS = "thesis "  # before the name of a column whose published value is shown
 
 
@@ -49,8 +67,62 @@ def _verdict(claim: str, column: str) -> str:
     return "–" if not said or ":" in said else said
 
 
+def _without_number(name: str) -> str:
+    return name.partition("_")[2]
+
+
+def _notebooks() -> str:
+    """Return the table of notebooks; what no reference run has is ``–``."""
+    run = json.loads((ROOT / "results/mini/run.json").read_text(encoding="utf-8"))["notebooks"]
+    ran = {_without_number(name): entry for name, entry in run.items()}
+    lines = ["| notebook | what it is about | tables | minutes |", "|---|---|---|---|"]
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]
+        title = "".join(first).partition("\n")[0].removeprefix("# ")
+        entry = ran.get(_without_number(path.stem), {})
+        found = (
+            re.fullmatch(r"tables/([tx]\d\d)_\w+\.csv", out) for out in entry.get("outputs", ())
+        )
+        tables = " ".join(sorted(match[1] for match in found if match))
+        minutes = f"{entry['seconds'] / 60:.1f}" if entry else "–"
+        link = f"[{path.stem}](notebooks/{path.name})"
+        lines.append(f"| {link} | {title} | {tables} | {minutes} |")
+    total = sum(entry["seconds"] for entry in run.values()) / 60
+    lines.append(f"| all | | | {total:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def badges(citation: str) -> str:
+    """Return the badges of Binder and Colab; without a repository they lead to what it takes."""
+    found = re.search(
+        r"^repository-code: *[\"']?https://github\.com/([^\s/]+/[^\s/\"']+)", citation, re.M
+    )
+    places = {"Binder": "docs/online.md", "Colab": "docs/online.md"}
+    if found:
+        colab = f"https://colab.research.google.com/github/{found[1]}/blob/main/binder/colab.ipynb"
+        places = {"Binder": f"https://mybinder.org/v2/gh/{found[1]}/HEAD", "Colab": colab}
+    pictures = {
+        "Binder": "https://mybinder.org/badge_logo.svg",
+        "Colab": "https://colab.research.google.com/assets/colab-badge.svg",
+    }
+    return "".join(f"[![Open in {n}]({pictures[n]})]({places[n]})\n" for n in places)
+
+
+def _renumbered(text: str) -> str:
+    """Return a page whose notebooks and figures have the numbers of today's files."""
+    now = {_without_number(p.stem): p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+
+    def figure(found: re.Match) -> str:
+        profile, name = found.groups()
+        same = [p.name for p in (ROOT / "results" / profile / "figures").glob(f"??_{name}.png")]
+        old = found[0].rpartition("/")[2]
+        return found[0] if old in same or len(same) != 1 else found[0].replace(old, same[0])
+
+    return FIGURE.sub(figure, NUMBERED.sub(lambda f: now.get(f[1], f[0]), text))
+
+
 def refreshed(text: str) -> str:
-    """Return a page with the cells of its marked tables read from the reference tables."""
+    """Return a page with everything that is marked read from the reference runs."""
 
     def table(found: re.Match) -> str:
         name, _, lines = found.groups()
@@ -63,7 +135,14 @@ def refreshed(text: str) -> str:
         body = "".join(f"|{'|'.join(row)}|\n" for row in (header, rule, *rows))
         return found[0][: found.start(3) - found.start()] + body
 
-    return MARK.sub(table, text)
+    def told(found: re.Match) -> str:
+        lines = story(ROOT / "results" / found[2])
+        return found[1] + "".join(f"- {line}\n" for line in lines)
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    text = BADGES.sub(lambda found: found[1] + badges(citation), text)
+    text = STORY.sub(told, MARK.sub(table, text))
+    return _renumbered(NOTEBOOKS.sub(lambda found: found[1] + _notebooks(), text))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import pytest
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.published import load_published, number
+from blcf_utils.results.shown import beside, markdown
 from blcf_utils.results.tables import (
     Measurement,
-    beside,
-    markdown,
     read_per_query,
     read_table,
     wide,
@@ -100,26 +99,89 @@ def test_published_only_cells_say_why_they_were_not_run(tmp_path):
 
 def test_the_page_never_shows_a_number_under_another_dataset(tmp_path):
     table = write_table("t02_blcf_search", sample(), tmp_path)
-    shown = beside(table)
-    assert list(shown.columns) == [
-        "oxford5k measured",
-        "oxford5k published",
-        "oxford5k+qaug published",
-        "paris6k published",
-        "paris6k+qaug published",
-        "instre-mini measured",
+    cells = beside(table).cells
+    theirs = ["oxford5k", "oxford5k+qaug", "paris6k", "paris6k+qaug"]
+    assert list(cells.columns) == [
+        ("Measured", "oxford5k"),
+        ("Measured", "instre-mini"),
+        *(("Published", name) for name in theirs),
     ]
-    assert shown.loc["GS", "oxford5k measured"] == "0.653"
-    assert shown.loc["LS", "oxford5k measured"] == "–"
-    assert shown.loc["LS", "instre-mini measured"] == "0.300"
-    assert shown.loc["sum pooling GS", "paris6k published"] == "–"
+    assert cells.loc["GS", ("Measured", "oxford5k")] == "0.653"
+    assert cells.loc["LS", ("Measured", "oxford5k")] == "*"
+    assert cells.loc["LS", ("Measured", "instre-mini")] == "0.300"
+    assert cells.loc["sum pooling GS", ("Published", "paris6k")] == "–"
     page = (tmp_path / "tables/t02_blcf_search.md").read_text(encoding="utf-8")
-    assert "| LS | – | 0.738 | 0.758 | 0.820 | 0.832 | 0.300 |\n" in page
-    assert "not run: not in this profile: " in page
-    assert "- not run: no re-ranking in this profile: instre-mini (LS + R)" in page
+    assert "| LS | \\* | 0.300 (+0.050) | 0.738 (+0.085) | 0.758 (+0.061) |" in page
     write_table("t02_blcf_search", sample(), tmp_path, decimals=1)
     page = (tmp_path / "tables/t02_blcf_search.md").read_text(encoding="utf-8")
-    assert "| LS | – | 0.738 | 0.758 | 0.820 | 0.832 | 0.3 |\n" in page
+    assert "| LS | \\* | **0.3** (+0.050) | 0.738 (+0.085) |" in page
+
+
+def test_the_best_of_a_column_is_marked_and_differences_are_to_the_first_row(tmp_path):
+    shown = beside(write_table("t02_blcf_search", sample(), tmp_path))
+    best = {column: row for row, column in shown.best}
+    assert best["Measured", "instre-mini"] == "sum pooling GS"
+    # Slide "Quantitative Evaluation": the highest of the four columns.
+    assert best["Published", "oxford5k"] == "LS + R + LQE"
+    assert best["Published", "oxford5k+qaug"] == "LS + R + GQE"
+    assert ("Measured", "oxford5k") not in best  # one value is no best
+    assert shown.first == "GS"
+    assert shown.gains["LS + R", ("Published", "paris6k")] == f"{0.815 - 0.699:+.3f}"
+    assert ("GS", ("Published", "paris6k")) not in shown.gains
+    assert "<b>0.310</b><br><small>+0.060</small>" in shown._repr_html_()
+    # Rows that are a list of methods, and values that are no mAP, have neither.
+    for table_id in ("t13_state_of_the_art", "t04_efficiency"):
+        assert not beside(write_table(table_id, [], tmp_path)).gains
+    assert not beside(write_table("t04_efficiency", [], tmp_path)).best
+
+
+def test_a_sentence_says_whose_images_and_which_network(tmp_path):
+    cells = [Measurement("GS", "mini-objects", 0.1), Measurement("GS", "holiday", 0.2)]
+    table = write_table("t02_blcf_search", cells, tmp_path, network="squeezenet1_1 fire9 (local)")
+    said = (
+        "Measured on mini-objects (rendered by this study) and holiday (photographs) with "
+        "squeezenet1_1 fire9 (local). Published on oxford5k and paris6k (photographs) with "
+        "vgg16 conv5_1."
+    )
+    assert beside(table).said == said
+    assert f"\n{said}\n" in (tmp_path / "tables/t02_blcf_search.md").read_text(encoding="utf-8")
+    about = write_table("t01_datasets", [Measurement("mini-objects", "images", 9)], tmp_path)
+    assert beside(about).said.startswith("Measured on mini-objects (rendered by this study). Publ")
+
+
+def test_rows_without_any_value_are_folded_into_one_footnote(tmp_path):
+    cells = [
+        Measurement("GS", "set", 0.5),
+        Measurement("LS", "set", 0.6),
+        Measurement("LS", "other", 0.1),
+        *(Measurement(row, "other", None, "not run: no box") for row in ("LS + R", "GS")),
+        Measurement("LS + R", "set", 0.4),
+        *(Measurement("mine", name, None, "not run: no package") for name in ("set", "other")),
+    ]
+    absent = {name: f"{name} is not in profile tiny" for name in ("oxford5k", "paris6k")}
+    shown = beside(write_table("t02_blcf_search", cells, tmp_path, not_run=absent))
+    assert "mine" not in shown.cells.index
+    assert shown.not_run == {
+        "not in profile tiny": "oxford5k, paris6k",
+        "no box": "GS, LS + R (other)",
+        "no package": "mine",
+    }
+    assert shown._repr_html_().count("<details>") == 1
+    page = (tmp_path / "tables/t02_blcf_search.md").read_text(encoding="utf-8")
+    assert "\\* *Not run.* not in profile tiny: oxford5k, paris6k; no box: GS, LS + R (o" in page
+
+
+def test_rows_of_a_group_stand_together_under_its_name(tmp_path):
+    cells = [Measurement("Off-the-shelf Convolutional / mine", "set", 0.5)]
+    shown = beside(write_table("t13_state_of_the_art", cells, tmp_path))
+    group = shown.groups()["Off-the-shelf Convolutional"]
+    assert group[-1] == "Off-the-shelf Convolutional / mine"
+    text = shown._repr_html_()
+    assert text.count('<tr class="group">') == 4
+    assert '<th scope="row">mine</th>' in text
+    page = (tmp_path / "tables/t13_state_of_the_art.md").read_text(encoding="utf-8")
+    assert "| mine |" in page
+    assert page.index("| CroW [20] |") < page.index("| mine |") < page.index("| Wan [103] |")
 
 
 def test_text_cells_survive_and_pipes_do_not_break_the_page(tmp_path):
@@ -132,7 +194,8 @@ def test_text_cells_survive_and_pipes_do_not_break_the_page(tmp_path):
     assert cells.loc[("oxford5k", "images"), "measured"] == 5063
     assert cells.loc[("oxford5k", "relevant_per_instance"), "measured"] == "6-221"
     assert cells.loc[("oxford5k", "relevant_per_instance"), "published"] == "7-220"
-    assert "| oxford5k | 5063 | 5063 |" in (tmp_path / "tables/t01_datasets.md").read_text("utf-8")
+    page = (tmp_path / "tables/t01_datasets.md").read_text("utf-8")
+    assert "| oxford5k | 5063 | 6-221 | 5063 |" in page
     frame = pd.DataFrame({"a|b": ["c|d"]}, index=pd.Index(["e"], name="row"))
     assert markdown(frame) == "| row | a\\|b |\n| --- | --- |\n| e | c\\|d |\n"
 
@@ -170,6 +233,7 @@ def test_a_table_of_ones_own_has_no_published_values(tmp_path):
     page = (tmp_path / "tables/x01_backbones.md").read_text(encoding="utf-8")
     assert page.startswith("# x01_backbones: Backbones on the same photographs\n")
     assert "published |" not in page
+    assert "Published" not in page
 
 
 def test_bad_measurements_are_refused(tmp_path):

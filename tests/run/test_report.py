@@ -17,7 +17,7 @@ from PIL import Image
 from blcf_utils.config.profile import load_profile
 from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.results.tables import Measurement, write_table
+from blcf_utils.results.tables import Measurement, beside, write_table
 from blcf_utils.run.report import tables
 from blcf_utils.run.report.notebooks import markdown_to_html, notebook_to_html
 from blcf_utils.run.report.site import page_templates, write_report
@@ -93,6 +93,13 @@ def site(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BLCF_HOME", str(root))
         patch.delenv("BLCF_RESULTS", raising=False)
+        (root / "docs").mkdir()
+        (root / "docs" / "more.md").write_text(
+            "# More of it\n\n[two](../notebooks/02_two.ipynb), [below](#two-words), "
+            "[data](../data/x.csv)\n\n## Two words\n\n"
+            + "".join(f"{cell * 30}|\n" for cell in ("| wide ", "|---", "| table "))
+            + "\n```\nblcf run\n```\n"
+        )
         folder = root / "results" / "tiny"
         (folder / "notebooks").mkdir(parents=True)
         for name, title in (("01_one", "One `thing`"), ("02_two", "Two things")):
@@ -108,7 +115,12 @@ def site(tmp_path_factory):
             folder,
         )
         write_table("x01_own", [Measurement("a", "set", 3)], folder, title="Own")
-        claims = "id,claim,measured\nc1,LS beats GS,holds\nc2,idf helps,does not hold\n"
+        (folder / "figures").mkdir()
+        for name in ("07_claims", "05_slopes_t02", "05_other"):
+            Image.new("RGB", (8, 8)).save(folder / "figures" / f"{name}.png")
+        claims = (
+            "id,claim,measured\nls_beats_gs_boxed,LS beats GS,holds\nc2,idf helps,does not hold\n"
+        )
         claims += "c3,R helps,undecided\n"
         (folder / "tables" / "claims.csv").write_text(claims)
         profile = load_profile("tiny")
@@ -139,7 +151,7 @@ def page(site: Path, name: str) -> str:
 
 def test_there_is_a_page_for_everything(site):
     assert sorted(path.name for path in site.glob("*.html")) == [
-        "01_one.html", "02_two.html", "claims.html", "index.html", "provenance.html",
+        "01_one.html", "02_two.html", "claims.html", "index.html", "more.html", "provenance.html",
         "t02_blcf_search.html", "x01_own.html",
     ]  # fmt: skip
 
@@ -150,7 +162,8 @@ def test_nothing_is_loaded_from_anywhere_else(site):
             assert urlsplit(address).scheme in ("", "data"), (path.name, address[:80])
     css = (site / "report.css").read_text()
     assert not re.search(r"@import|url\(", css)
-    assert not [path for path in site.rglob("*.*") if str(site.parent) in path.read_text()]
+    told = [path for path in site.rglob("*.*") if path.suffix != ".png"]
+    assert not [path for path in told if str(site.parent) in path.read_text()]
     assert "vnd.jupyter" not in page(site, "01_one")
     assert "alert(1)" not in page(site, "01_one")
 
@@ -220,19 +233,23 @@ def test_pages_lead_on_and_back(site):
 
     assert steps("index") == {"next": "01_one.html"}
     assert steps("02_two") == {"prev": "01_one.html", "next": "t02_blcf_search.html"}
-    assert steps("provenance") == {"prev": "claims.html"}
+    assert steps("provenance") == {"prev": "more.html"}
 
 
 def test_a_table_shows_published_beside_measured_and_why_cells_were_not_run(site):
     text = page(site, "t02_blcf_search")
-    heads = re.findall(r"<th scope[^>]*>(.*?)</th>", text)
-    assert heads[:4] == ["row", "oxford5k measured", "oxford5k published", "set&lt;a&gt; measured"]
-    assert "set&lt;a&gt; published" not in heads
-    assert '<td class="soft">not run</td>' in text
-    assert "no boxes &amp; no time: set&lt;a&gt; (LS)" in text
+    halves = re.findall(r'<th scope="colgroup" colspan="(\d)" class="\w+">(\w+)</th>', text)
+    assert halves == [("2", "Measured"), ("4", "Published")]
+    heads = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', text)
+    assert heads[:4] == ["row", "oxford5k", "set&lt;a&gt;", "oxford5k"]
+    assert "<p>Measured on oxford5k and set&lt;a&gt; (photographs) with vgg16 conv5_1" in text
+    assert '<td class="n soft">*</td>' in text
+    assert "<li>no boxes &amp; no time: LS (set&lt;a&gt;)</li>" in text
+    assert '<img src="figures/05_slopes_t02.png"' in text
     # The same dataset and network as published: a verdict.
     assert '<td class="good">reproduced</td>' in text
     assert '<td class="n">0.655</td>' in text
+    assert '<td class="n"><b>0.700</b><br><small>+0.045</small></td>' in text
     assert '<a href="data/t02_blcf_search.csv" download>' in text
     assert (site / "data" / "t02_blcf_search.csv").read_text().startswith("row,column,published")
 
@@ -247,8 +264,30 @@ def test_claims_provenance_and_failures_are_told(site):
     index = page(site, "index")
     assert "02_two failed: cell 3: ValueError: a &lt; b" in index
     assert "1 reproduced" in index
-    assert "1 holds, 1 does not hold, 1 undecided" in index
+    verdicts = index[index.index("Claims of the thesis") : index.index("Chapters</h2>")]
+    assert re.findall(r"<td.*?>(.*?)</td>", verdicts) == [
+        "holds", "1", "undecided", "1", "does not hold", "1",
+    ]  # fmt: skip
+    assert "takes mAP from 0.655 to 0.700 on oxford5k (thesis: from 0.653 to 0.738" in index
+    assert "The claim that local search is better holds." in index
+    assert Links(index).loaded.count("figures/07_claims.png") == 1
+    assert not (site / "figures" / "05_other.png").exists()
+    assert "12.34" not in index
+    assert "12.34" in origin
     assert "A test&#39;s &lt;own&gt; profile" in index
+
+
+def test_the_first_page_tells_the_story_then_chapters_then_tables(site):
+    heads = re.findall(r"<h2>(.*?)</h2>", page(site, "index"))
+    assert heads == ["What this run tells", "Claims of the thesis", "Chapters", "Tables", "Guide"]
+
+
+def test_docs_are_pages_whose_links_lead_to_the_report(site):
+    text = page(site, "more")
+    assert "<title>More of it · BLCF Study, tiny</title>" in text
+    assert '<a href="02_two.html">two</a>, <a href="#two-words">below</a>, data' in text
+    assert 'id="two-words"' in text
+    assert '<div class="scroll"><table>' in text
 
 
 def table_of(header, rows) -> str:
@@ -269,13 +308,14 @@ def test_a_table_has_heads_aligned_numbers_and_room_for_long_texts():
 
 def test_the_values_behind_the_means_are_folded_up_query_by_query(site):
     text = page(site, "t02_blcf_search")
-    details = text[text.index("<details>") : text.index("</details>")]
+    details = text[text.index("<details><summary>oxford5k: 2 queries") :]
+    details = details[: details.index("</details>")]
     assert "oxford5k: 2 queries" in details
     assert re.findall(r"<td.*?</td>", details) == [
         "<td>q&lt;1&gt;</td>", '<td class="n">0.610</td>', '<td class="n">0.700</td>',
         "<td>q2</td>", '<td class="n">0.700</td>', "<td></td>",
     ]  # fmt: skip
-    assert text.count("<details>") == 1
+    assert text.count("queries</summary>") == 1
     assert "<details>" not in page(site, "x01_own")
     assert (site / "data" / "per_query" / "t02_blcf_search.csv").is_file()
 
@@ -362,6 +402,21 @@ def test_a_table_is_sorted_by_keyboard_and_texts_as_people_count(sortable):
     assert [heads.nth(i).get_attribute("aria-sort") for i in (0, 1)] == [None, "ascending"]
 
 
+def test_rows_sort_within_their_group(browser, tmp_path):
+    rows = [("A / b", 0.2), ("A / a", 0.1), ("B / c", 0.9), ("A / d", 0.3), ("B / e", 0.4)]
+    cells = [Measurement(row, "set", value) for row, value in rows]
+    shown = beside(write_table("x01_own", cells, tmp_path))._repr_html_()
+    script = page_templates().get_template("report.js").render()
+    (tmp_path / "table.html").write_text(f"<main>{shown}</main><script>{script}</script>")
+    tab = browser.new_page()
+    tab.goto((tmp_path / "table.html").as_uri())
+    names = tab.locator("tbody th")
+    assert names.all_inner_texts() == ["A", "b", "a", "d", "B", "c", "e"]
+    tab.get_by_role("button", name="set").click()
+    assert names.all_inner_texts() == ["A", "a", "b", "d", "B", "e", "c"]
+    tab.close()
+
+
 def test_every_page_opens_without_network_errors_or_sideways_scrolling(browser, site):
     tab = browser.new_page(viewport={"width": 380, "height": 800})
     errors, loaded = [], []
@@ -394,9 +449,9 @@ def test_a_wide_table_uses_the_width_of_a_large_screen(browser, tmp_path):
 def test_pages_are_complete_without_a_script(browser, site):
     tab = browser.new_context(java_script_enabled=False).new_page()
     tab.goto((site / "t02_blcf_search.html").as_uri())
-    assert tab.locator("th").first.inner_text() == "row"
+    assert tab.locator("thead tr").nth(1).locator("th").first.inner_text() == "row"
     assert tab.locator("th button").count() == 0
-    tab.locator("summary").click()
+    tab.get_by_text("oxford5k: 2 queries").click()
     assert tab.get_by_text("0.610").is_visible()
     tab.context.close()
 

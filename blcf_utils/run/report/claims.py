@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 UNTESTABLE = "not testable by a table"
+VERDICTS = ("holds", "undecided", "does not hold", "not run", UNTESTABLE)
 COLUMNS = {
     "claim": "claim",
     "published_holds": "slides",
@@ -16,7 +17,7 @@ COLUMNS = {
 }
 
 
-def claim_groups(path: Path) -> tuple[dict[str, pd.DataFrame], str]:
+def claim_groups(path: Path) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """Return the claims of ``tables/claims.csv`` by heading, and how many got which verdict."""
     claims = pd.read_csv(path, dtype=str, keep_default_na=False)
     verdict = claims["measured"].str.partition(":")[0].str.strip()
@@ -32,5 +33,6 @@ def claim_groups(path: Path) -> tuple[dict[str, pd.DataFrame], str]:
         "Not run yet": shown.loc[waiting, ["claim", "slides", "this run"]],
         "No table can test": shown.loc[beyond, ["claim", "this run"]],
     }
-    summary = ", ".join(f"{count} {name}" for name, count in verdict.value_counts().items())
-    return groups, summary
+    counts = verdict.value_counts()
+    known = [name for name in VERDICTS if name in counts]
+    return groups, counts[known].rename_axis("verdict").reset_index(name="claims")

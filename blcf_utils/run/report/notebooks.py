@@ -1,4 +1,4 @@
-"""An executed notebook as the body of a page that needs no network and no script."""
+"""An executed notebook, or a page of docs/, as the body of a page without network and script."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class _Renderer(IPythonRenderer):
         path, sign, fragment = url.partition("#")
         if not path or re.match(r"[a-z]+:", path):
             return super().link(text, url, title)
-        name = path.removesuffix(".ipynb")
-        if name != path and name in self._others:
+        name, _, kind = path.rpartition("/")[2].rpartition(".")
+        if kind in ("ipynb", "md") and name in self._others:
             return super().link(text, f"{name}.html{sign}{fragment}", title)
         return text  # a file of the repository that is not part of the report
 
@@ -52,10 +52,27 @@ def markdown_to_html(source: str, others: Collection[str] = ()) -> str:
 
     Args:
         source: the Markdown.
-        others: names of the notebooks that have a page of their own; a link to one of them leads
-            to its page, a link to any other file of the repository becomes plain text.
+        others: names of the notebooks and documents that have a page of their own; a link to one of
+            them leads to its page, a link to any other file of the repository becomes plain text.
     """
     return MarkdownWithMath(renderer=_Renderer(others)).render(source)
+
+
+def document_to_html(path: Path, others: Collection[str] = ()) -> tuple[str, str]:
+    """Return a Markdown file's title (its first line) and its body as HTML.
+
+    Headings get the names that links to them have on GitHub: in small letters.
+
+    Args:
+        path: the file.
+        others: as of :func:`markdown_to_html`.
+    """
+    source = path.read_text(encoding="utf-8")
+    body = markdown_to_html(source, others)
+    body = re.sub(r'(?<= id=")[^"]+|(?<= href="#)[^"]+', lambda name: name[0].lower(), body)
+    # Tables scroll by themselves where a page is narrower.
+    body = re.sub(r"<table>.*?</table>", r'<div class="scroll">\g<0></div>', body, flags=re.S)
+    return source.partition("\n")[0].lstrip("# "), body
 
 
 def notebook_to_html(path: Path, others: Collection[str] = ()) -> tuple[str, str]:

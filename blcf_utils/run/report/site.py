@@ -1,4 +1,4 @@
-"""The report: a small static site of a profile's executed notebooks, tables, claims and origin."""
+"""The report: a small static site of a run's story, notebooks, tables, claims and origin."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ from pygments.formatters import HtmlFormatter
 from blcf_utils.config.profile import BackboneConfig
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.paths import project_root
 from blcf_utils.results.published import number
+from blcf_utils.results.story import story
 from blcf_utils.results.tables import LONG
 from blcf_utils.run.record import read_run, results_folder
 from blcf_utils.run.report.claims import claim_groups
-from blcf_utils.run.report.notebooks import notebook_to_html
+from blcf_utils.run.report.notebooks import document_to_html, notebook_to_html
 from blcf_utils.run.report.tables import result_table
 from blcf_utils.run.stages import stages_of
 
+# The story's pictures, by the name that a notebook gives them, and what they show.
+PICTURES = {
+    "gain": "A query with its box, and what global and local search find first: green is right.",
+    "ladder": "The mAP of each step of the search, the thesis' own as dashed lines.",
+    "claims": "Claims as differences of mAP, the thesis' own hollow: right of 0 what is named "
+    "first is better.",
+}
 # Longer texts than this get a column that is wide enough to be read on a phone.
 LONG_TEXT = 40
 COLOURS = {
@@ -64,13 +73,15 @@ def write_report(profile: str, results: Path | None = None) -> Path:
     record = read_run(folder)
     executed = sorted((folder / "notebooks").glob("[!.]*.ipynb"))
     notebooks = [path for path in executed if not path.name.endswith(".failed.ipynb")]
-    tables = sorted((folder / "tables").glob("*.csv"))
+    # Results first, then what is said about them (intervals, seeds).
+    tables = sorted((folder / "tables").glob("*.csv"), key=lambda p: (p.stem[1:3].isalpha(), p))
     if not notebooks and not tables:
         raise StudyError(
             f"{folder}: no executed notebook and no table to report; run blcf run "
             f"--profile {profile} first"
         )
-    names = {path.stem for path in notebooks}
+    documents = sorted((project_root() / "docs").glob("*.md"))
+    names = {path.stem for path in [*notebooks, *documents]}
     pages = []
     for path in notebooks:
         title, body = notebook_to_html(path, names)
@@ -80,8 +91,11 @@ def write_report(profile: str, results: Path | None = None) -> Path:
         groups, summary = claim_groups(claims)
         content = {"groups": groups, "summary": summary}
         pages.append(Page("claims", "Claims of the slides", "claims", content))
+    for path in documents:
+        title, body = document_to_html(path, names)
+        pages.append(Page(path.stem, title, "guide", {"body": body}))
     pages.append(Page("provenance", "Where these results come from", "provenance", _origin(record)))
-    pages.insert(0, Page("index", f"Profile {profile}", "index", _overview(record, pages)))
+    pages.insert(0, Page("index", f"Profile {profile}", "index", _overview(folder, record, pages)))
 
     site, templates = folder / "report", page_templates()
     shutil.rmtree(site, ignore_errors=True)
@@ -89,6 +103,10 @@ def write_report(profile: str, results: Path | None = None) -> Path:
         write_text(site / "data" / path.name, path.read_text(encoding="utf-8"))
     for path in (folder / "per_query").glob("*.csv"):
         write_text(site / "data" / "per_query" / path.name, path.read_text(encoding="utf-8"))
+    (site / "figures").mkdir(parents=True)
+    charts = filter(None, (_slopes(folder, path) for path in tables))
+    for path in [*_pictures(folder).values(), *charts]:
+        shutil.copyfile(path, site / "figures" / path.name)
     for name in ("report.css", "report.js"):
         write_text(site / name, templates.get_template(name).render())
     for before, page, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
@@ -132,32 +150,57 @@ def _table_page(path: Path, folder: Path, record: dict) -> Page:
     backbone = record.get("profile", {}).get("document", {}).get("features", {}).get("backbone")
     context = {"backbone": BackboneConfig(**backbone).label} if backbone else {}
     content = result_table(name, folder, context)
+    if slopes := _slopes(folder, path):
+        content["slopes"] = f"figures/{slopes.name}"
     return Page(name, content["info"].title, "table", content)
 
 
-def _overview(record: dict, pages: list[Page]) -> dict:
-    titles = {page.name: page.title for page in pages}
-    ran = [
-        {"notebook": name, "about": titles.get(name), **entry}
-        for name, entry in record["notebooks"].items()
-    ]
-    names = ("notebook", "about", "status", "seconds", "peak_rss_mb")
+def _figure(folder: Path, name: str) -> Path | None:
+    """Return the figure that a notebook of any number saved under a name; None without one."""
+    return next(iter(sorted((folder / "figures").glob(f"[0-9][0-9]_{name}.png"))), None)
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Return those of the story's pictures that there are, by what they show."""
+    found = {about: _figure(folder, name) for name, about in PICTURES.items()}
+    return {about: path for about, path in found.items() if path}
+
+
+def _slopes(folder: Path, table: Path) -> Path | None:
+    """Return a table's slope chart: ``slopes_t02`` of ``t02_blcf_search.csv``."""
+    return _figure(folder, f"slopes_{table.stem.partition('_')[0]}")
+
+
+def _overview(folder: Path, record: dict, pages: list[Page]) -> dict:
     listed = [
         (page.name, page.title, *page.content["summary"]) for page in pages if page.group == "table"
     ]
     header = ("table", "about", "measured cells", "not run", "like with like")
     return {
-        "notebooks": _frame(ran, names),
+        "told": story(folder),
+        "pictures": {about: f"figures/{path.name}" for about, path in _pictures(folder).items()},
+        "chapters": _listed(pages, "notebook"),
+        "guide": _listed(pages, "guide"),
         "tables": pd.DataFrame(listed, columns=header),
         "claims": next((page for page in pages if page.group == "claims"), None),
     }
+
+
+def _listed(pages: list[Page], group: str) -> pd.DataFrame:
+    found = [(page.name, page.title) for page in pages if page.group == group]
+    return pd.DataFrame(found, columns=["page", "about"])
 
 
 def _origin(record: dict) -> dict:
     entries = record["notebooks"].values()
     datasets = {data["dataset"]: data for entry in entries for data in entry.get("datasets", [])}
     facts = ("dataset", "images", "queries", "manifest", "ground_truth")
-    return {"datasets": _frame(datasets.values(), facts), "stages": stages_of(record)}
+    ran = [{"notebook": name, **entry} for name, entry in record["notebooks"].items()]
+    return {
+        "notebooks": _frame(ran, ("notebook", "status", "seconds", "peak_rss_mb")),
+        "datasets": _frame(datasets.values(), facts),
+        "stages": stages_of(record),
+    }
 
 
 def _frame(rows: Iterable[dict], names: tuple[str, ...]) -> pd.DataFrame:

@@ -1,5 +1,5 @@
 // Makes the heads of tables buttons that sort. Without this script every page is complete.
-const nothing = /^(|[-–—]|nan|none|not (run|testable|measured|compar).*)$/i;
+const nothing = /^(|[-–—*]|nan|none|not (run|testable|measured|compar).*)$/i;
 const startsAsNumber = /^[+-]?\.?\d/;
 
 // A column sorts as numbers when everything in it begins with one; what says nothing stays last.
@@ -8,7 +8,12 @@ function sort(head, at) {
   const up = head.getAttribute("aria-sort") !== "ascending";
   for (const other of table.tHead.querySelectorAll("th")) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const rows = [...table.tBodies[0].rows].map((row) => ({
+  for (const body of table.tBodies) sortBody(body, at, up);
+}
+
+// Within a group: its name stays above its rows.
+function sortBody(body, at, up) {
+  const rows = [...body.rows].filter((row) => row.cells.length > 1).map((row) => ({
     row, text: row.cells[at]?.textContent.trim() ?? "",
   }));
   const told = rows.filter((one) => !nothing.test(one.text));
@@ -17,13 +22,14 @@ function sort(head, at) {
     : (a, b) => a.text.localeCompare(b.text, "en", {numeric: true});
   told.sort((a, b) => (up ? 1 : -1) * order(a, b));
   const silent = rows.filter((one) => nothing.test(one.text));
-  table.tBodies[0].append(...[...told, ...silent].map((one) => one.row));
+  body.append(...[...told, ...silent].map((one) => one.row));
 }
 
 for (const table of document.querySelectorAll("main table")) {
-  if (!table.tHead || !(table.tBodies[0]?.rows.length > 1)) continue;
-  if (table.querySelector("[colspan], [rowspan]")) continue;
-  for (const head of table.tHead.querySelectorAll("th")) {
+  if (!table.tHead || !table.querySelector("tbody tr + tr")) continue;
+  // A head over several columns sorts nothing; what pandas writes with such heads stays as it is.
+  if (!table.matches(".shown") && table.querySelector("[colspan], [rowspan]")) continue;
+  for (const head of table.tHead.rows[table.tHead.rows.length - 1].querySelectorAll("th")) {
     if (!head.textContent.trim()) continue;
     const button = document.createElement("button");
     button.type = "button";
