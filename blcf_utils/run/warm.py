@@ -79,9 +79,10 @@ def _become_kernel(arguments: list[str], cwd: str, environment: dict[str, str]) 
 
     os.chdir(cwd)
     os.environ.clear()
-    # The kernel ends when this parent does, which ends when the run does.
-    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
-    sys.argv = ["ipykernel_launcher", *arguments]
+    os.environ.update(environment)
+    # The kernel ends when this parent does, which ends when the run does. The variable that says so
+    # to an ordinary kernel was read when ipykernel was imported.
+    sys.argv = ["ipykernel_launcher", *arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]
     launch_new_instance()
 
 
