@@ -93,9 +93,9 @@ def words_of(bench: Pipeline) -> list[Peer]:
 
     made = encode, lambda: invert(histograms, config.idf, config.index_weights)
     return [
-        Peer("words, LS", lambda q: index.search(*ready[q.id], TOP)[0], index.nbytes, *made),
+        Peer("BLCF, LS", lambda q: index.search(*ready[q.id], TOP)[0], index.nbytes, *made),
         Peer(
-            "words, LS + R",
+            "BLCF, LS + R",
             lambda q: searcher.run("LS + R", q).ranking.images[:TOP],
             index.nbytes + kept,
             *made,
