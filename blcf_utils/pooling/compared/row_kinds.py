@@ -251,7 +251,7 @@ class NetworkRow(Row):
         given = f"found none at {path}" if path else "none is given"
         return (
             f"needs {what}, {given}; run it with "
-            f"`blcf run 08 --set comparison.{setting}.{self.id}=FILE`"
+            f"`blcf run 09 --set comparison.{setting}.{self.id}=FILE`"
         )
 
 
