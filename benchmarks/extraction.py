@@ -27,7 +27,7 @@ from blcf_utils.features.networks.backbones import Backbone, load_backbone
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import ArtefactStore
 
-NETWORKS = {"vgg16": "conv5_1", "squeezenet1_1": "fire9"}
+NETWORKS = {"vgg16": "conv5_1", "efficientnet_lite0": "block11_expand"}
 LOOPS = ("loop", "loop, channels last")
 
 
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="a folder of photographs")
     parser.add_argument("--vgg16", type=int, default=8, metavar="N", help="images for VGG-16")
-    parser.add_argument("--squeezenet", type=int, default=96, metavar="N")
+    parser.add_argument("--lite0", type=int, default=96, metavar="N", help="for EfficientNet-Lite0")
     parser.add_argument("--longest-side", type=int, default=340)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         device="cpu",
         precision="float32",
     )
-    numbers = {"vgg16": options.vgg16, "squeezenet1_1": options.squeezenet}
+    numbers = {"vgg16": options.vgg16, "efficientnet_lite0": options.lite0}
     rows, agree = [], True
     with tempfile.TemporaryDirectory() as scratch:
         paths = picture_paths(options.images, Path(scratch), max(numbers.values()))

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 HELPERS = {"side_by_side", "pictures"}
 COMPARES_BYTES = {"kill_and_resume"}  # see test_kill_and_resume.py
 TINY = {
-    "extraction": "--vgg16 1 --squeezenet 3 --longest-side 64 --batch-size 2 --repeats 1",
+    "extraction": "--vgg16 1 --lite0 3 --longest-side 64 --batch-size 2 --repeats 1",
     "kmeans": "--words 40 --descriptors 900 --dimensions 16 --repeats 1",
     "memory": "--few 4 --many 24 --longest-side 64",
     "scaling": "--database 200 900 --queries 3 --repeats 1",

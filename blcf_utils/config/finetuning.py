@@ -118,7 +118,7 @@ class FinetuneTrainingConfig(Config):
         "best", description="weights of the best validation after step 0, or of the last step"
     )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
-    threads: int = Field(2, ge=0, description="torch threads; 0 leaves torch's choice")
+    threads: int = Field(2, ge=0, description="most torch threads; 0 is as many as elsewhere")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
 

@@ -51,9 +51,12 @@ def cosine_rate(step: int, steps: int, warmup: int, highest: float) -> float:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Compute with ``count`` torch threads; 0 leaves torch's choice."""
+    """Compute with at most ``count`` torch threads; 0 leaves their number as it is.
+
+    Never with more than before: so many cores are free (``ground.cores``).
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(min(count or before, before))
     try:
         yield
     finally:

@@ -80,7 +80,7 @@ def test_a_kernel_that_dies_takes_no_other_along(ran):
     parent, _ = ran("import os; print(os.getppid())")
     for death, said in (
         ("os.kill(os.getpid(), 9)", "the system killed the kernel"),
-        ("import ctypes; ctypes.string_at(0)", "Fatal Python error: Segmentation fault"),
+        ("import ctypes; ctypes.string_at(0)", "exit status -11"),
         ("os._exit(3)", "exit status 3"),
     ):
         assert said in ran(f"import os; {death}")[1]
@@ -131,7 +131,8 @@ def test_importing_the_study_starts_no_thread_that_a_fork_would_lose():
         "for name in json.loads(sys.argv[1]):\n"
         "    with contextlib.suppress(ImportError): importlib.import_module(name)\n"
         "import torch\n"
-        "print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())"
+        "tasks = [f'/proc/self/task/{task}/comm' for task in os.listdir('/proc/self/task')]\n"
+        "print(torch.cuda.is_initialized(), *sorted(open(task).read().strip() for task in tasks))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(modules)],
@@ -140,4 +141,6 @@ def test_importing_the_study_starts_no_thread_that_a_fork_would_lose():
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["1", "False"]
+    # The memory allocator of pyarrow starts its thread anew in a fork.
+    gpu, *threads = (word for word in done.stdout.split() if word != "jemalloc_bg_thd")
+    assert (gpu, len(threads)) == ("False", 1)
