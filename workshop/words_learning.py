@@ -83,9 +83,9 @@ def learn_words(config: WordsConfig, folder: Path) -> Path:
         "descriptors": codebook.n_descriptors,
     }
     held = {**vars(whitening), **vars(codebook)}
-    tensors = {name: held[name].astype(np.float16) for name in SHIPPED}
     # Sums over all descriptors are beyond float16.
-    tensors["objective"] = codebook.objective.astype(np.float32)
+    kinds = dict.fromkeys(SHIPPED, np.float16) | {"objective": np.float32}
+    tensors = {name: held[name].astype(kind) for name, kind in kinds.items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"words-{EMBEDDED.name}.safetensors"
     with atomic_path(path) as partial:

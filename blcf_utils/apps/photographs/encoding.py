@@ -135,7 +135,8 @@ class Encoding:
         forwarded = [
             i for i, columns in enumerate(encoded.values()) if self._needs_features(columns)
         ]
-        maps = self.encoder.feature_maps([self._pictures[i] for i in forwarded])
+        seen = [self._pictures[i] for i in forwarded]
+        maps = self.encoder.feature_maps(seen) if seen else ()
         feature_maps = dict(zip(forwarded, maps, strict=True))
         for i, (digest, (pixels, size)) in enumerate(pictures.items()):
             columns = encoded[digest]

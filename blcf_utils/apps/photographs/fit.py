@@ -47,17 +47,13 @@ def misfit(home: Path, manifest: Manifest, sample: int) -> str:
     why = ""
     if not is_own(words):
         if are_enough(descriptors, profile):
-            why = (
-                f"its words were learned elsewhere; its {photographs:,} photographs can teach some"
-            )
+            why = f"its words were learned elsewhere; {photographs:,} photographs can teach some"
     elif now >= TIMES_WORDS * number:
         why = f"its {number:,} words are of few photographs; it can teach {now:,} now"
     elif photographs >= TIMES_PHOTOGRAPHS * first:
-        why = (
-            f"its words were learned when it had {first:,} photographs, now it has {photographs:,}"
-        )
+        why = f"it had {first:,} photographs when it taught its words, and has {photographs:,} now"
     elif distance > TIMES_DISTANCE * near:
-        why = f"its photographs are {distance:.2f} from their words, {near:.2f} when these were new"
+        why = f"its words are {distance:.2f} away on average, {near:.2f} when they were new"
     command = shlex.join(["blcf", "index", manifest.folder, "--anew"])
     return why and f"{manifest.folder}: {why}; run {command} to learn words again"
 

@@ -135,14 +135,14 @@ class Manifest:
         return {name: said for name, said in wrong.items() if said}
 
     def check(self, home: Path) -> None:
-        """Check the words and what searches read; what is missing of the latter they make again.
+        """Check the words and what searches read; artefacts that are gone searches make again.
 
         Raises:
             DamagedFile: a file is not as it was written.
         """
         for name, part in self.parts.items():
-            path, made_again = home / name, name.startswith("searched/")
-            if name.startswith(("words/", "searched/")) and (path.exists() or not made_again):
+            path, folder = home / name, name.partition("/")[0]
+            if folder == "words" or (folder == "searched" and path.parent.exists()):
                 said = _wrong(path, *part)
                 if said:
                     raise DamagedFile(f"{path}: {said}; {_MEND}")
