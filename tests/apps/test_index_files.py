@@ -3,9 +3,11 @@
 import errno
 import os
 import shutil
+import time
 import zipfile
 
 import numpy as np
+import processes
 import pytest
 from album import fill, paint
 from PIL import Image
@@ -248,3 +250,33 @@ def test_the_manifest_says_size_and_digest_of_every_file(album, album_profile):
     assert parts.keys() == {name for name in files if not name.rpartition("/")[2].startswith(".")}
     assert all(size == (home / name).stat().st_size for name, (size, _) in parts.items())
     assert np.all([len(digest) == 32 for _, digest in parts.values()])
+
+
+def test_killed_at_any_moment_an_index_is_finished_as_if_it_had_not_been(
+    album, album_profile, monkeypatch, tmp_path
+):
+    for i in range(70):
+        paint(album / f"more-{i:02d}.jpg", 200 + i, i % 20)
+    started = time.perf_counter()
+    index_folder(album, album_profile, ["Gaussian"])
+    seconds, expected = time.perf_counter() - started, answers(album)
+    code = (
+        "from blcf_utils.apps.photographs.indexing import index_folder\n"
+        f"if __name__ == '__main__': index_folder({str(album)!r}, {album_profile!r}, ['Gaussian'])"
+    )
+    for kill, share in enumerate(np.random.default_rng(0).uniform(0, 1, 3)):
+        monkeypatch.setenv("BLCF_CACHE", str(tmp_path / f"killed-{kill}"))
+        process = processes.start(code)
+        try:
+            until = time.monotonic() + 100
+            while not (home_of(album) / ".lock").exists():
+                assert process.is_alive()
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            process.join(share * seconds)
+        finally:
+            process.kill()
+            process.join()
+        done = index_folder(album, album_profile, ["Gaussian"])
+        assert (done.photographs, done.mended) == (82, [])
+        assert answers(album) == expected

@@ -16,7 +16,7 @@ from pathlib import Path
 from blcf_utils.apps.photographs.collection import Collection
 from blcf_utils.apps.photographs.encoding import WITHOUT_MODEL, Encoding, Picture
 from blcf_utils.apps.photographs.fit import misfit
-from blcf_utils.apps.photographs.manifest import DamagedFile, Manifest, home_of
+from blcf_utils.apps.photographs.manifest import FILE, DamagedFile, Manifest, home_of
 from blcf_utils.apps.photographs.shards import PER_SHARD
 from blcf_utils.apps.photographs.words import find_words, none_decodes, stored_words
 from blcf_utils.config.profile import load_profile
@@ -153,8 +153,9 @@ def _trusted(home: Path) -> tuple[Manifest | None, list[str]]:
     """
     try:
         manifest, told = Manifest.read(home), []
-    except DamagedFile as error:
-        manifest, told = Manifest.read_settings(home), [f"{error.args[0]}: done"]
+    except DamagedFile:
+        manifest = Manifest.read_settings(home)
+        told = [f"{home / FILE}: is not as it was written; it is made again"]
     if manifest is None:
         return None, []
     for name, wrong in manifest.damaged(home).items():
