@@ -257,7 +257,9 @@ def index(
             help="What can be searched with; repeatable. Gaussian and salgan-mini, if none."
         ),
     ] = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Forget what was indexed before.")] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Learn the words again and encode with them.")
+    ] = False,
 ) -> None:
     """Make a folder of photographs searchable; later only what is new or changed is read."""
     from blcf_utils.apps.photographs.indexing import index_folder
@@ -265,6 +267,8 @@ def index(
     from blcf_utils.datasets.formats import advice
 
     done = index_folder(folder, profile, weighting, anew=anew)
+    for sentence in (*done.mended, *filter(None, [done.advice])):
+        typer.echo(printable(sentence), err=True)
     for why in list(done.unreadable.values())[:20]:
         typer.echo(f"left out: {printable(why)}", err=True)
     if len(done.unreadable) > 20:

@@ -224,9 +224,10 @@ class ArtefactStore:
 
     @staticmethod
     def _is_complete(folder: Path, document: dict) -> bool:
-        if not (folder / MANIFEST).is_file():
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or emptied or cut
             return False
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         mend = "delete the folder and run again"
         if manifest["document"] != document:
             raise StudyError(f"{folder}: made by another configuration than its name says; {mend}")

@@ -95,11 +95,7 @@ def test_every_spoiled_file_is_searched_or_named(album, album_profile, tmp_path)
         # A picture by its ending, or by its first bytes where nothing happened to them.
         if ending or (how in ("whole", "longer") and format in BEGINNINGS):
             to_tell.add(name)
-        if (
-            how == "whole"
-            and format in {*FORMATS, "MPO", "DIB"}
-            and ending.lower() in IMAGE_ENDINGS
-        ):
+        if how == "whole" and format in {*FORMATS, "MPO"} and ending.lower() in IMAGE_ENDINGS:
             to_find.add(name)
     done = index_folder(album, album_profile, [])
     searched = [name for name in Collection(album).names if name in made]

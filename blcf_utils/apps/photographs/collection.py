@@ -48,7 +48,10 @@ class Collection:
 
     def __init__(self, folder: Path | str):
         self._home = home = home_of(folder)
-        manifest, words = Manifest.read(home), stored_words(home)
+        manifest = Manifest.read(home)
+        if manifest:
+            manifest.check(home)
+        words = stored_words(home)
         if manifest is None or words is None or not manifest.searched:
             command = shlex.join(["blcf", "index", as_argument(folder)])
             raise StudyError(f"{folder}: is not indexed yet; run {command} first")
