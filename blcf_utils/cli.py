@@ -288,11 +288,16 @@ def query(
     weighting: Annotated[str, typer.Option(help="One the folder was indexed with.")] = "None",
     top: Annotated[int, typer.Option(min=1, help="How many results.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw query and results: .jpg, .png, .pdf."),
+    ] = None,
 ) -> None:
     """Search an indexed folder for what a box of an image shows."""
     from blcf_utils.apps.photographs.querying import query_folder, results_as_json, results_as_text
 
-    results = query_folder(folder, image, box, recipe=recipe, weighting=weighting, top=top)
+    options = {"recipe": recipe, "weighting": weighting, "top": top, "sheet": sheet}
+    results = query_folder(folder, image, box, **options)
     typer.echo(results_as_json(results) if as_json else results_as_text(results))
 
 

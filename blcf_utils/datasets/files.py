@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.paths import absolute
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -18,7 +20,7 @@ def absolute_folder(folder: Path | str, dataset: str) -> Path:
     Raises:
         StudyError: the folder does not exist.
     """
-    path = Path(folder).expanduser().absolute()
+    path = absolute(folder)
     if not path.is_dir():
         raise StudyError(
             f"{dataset}: the folder {path} does not exist: put the dataset there (`blcf data "
@@ -26,6 +28,11 @@ def absolute_folder(folder: Path | str, dataset: str) -> Path:
             "sub-folder per dataset"
         )
     return path
+
+
+def composed(name: str) -> str:
+    """Return a name with every accented letter as one character (Unicode's form NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def content_digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from blcf_utils.datasets.base import Box, Dataset, Protocol
-from blcf_utils.datasets.files import absolute_folder, by_relative_name, find_images
+from blcf_utils.datasets.files import absolute_folder, by_relative_name, composed, find_images
 from blcf_utils.datasets.joining import ParsedQuery, join_files
 from blcf_utils.ground.errors import StudyError
 
@@ -91,7 +91,9 @@ def parse_queries_csv(
         )
     by_name: dict[str, list[str]] = {}
     for relative in files:
-        by_name.setdefault(relative.rpartition("/")[2], []).append(relative)
+        typed = composed(relative)
+        for name in {typed, typed.rpartition("/")[2]}:
+            by_name.setdefault(name, []).append(relative)
 
     queries: dict[str, ParsedQuery] = {}
     for line, row in rows:
@@ -119,7 +121,7 @@ def _parse_row(
         relative = given.replace("\\", "/").removeprefix("./")
         if relative in files:
             return relative
-        candidates = by_name.get(relative, [])
+        candidates = by_name.get(composed(relative), [])
         if len(candidates) == 1:
             return candidates[0]
         found = f"{len(candidates)} files of that name" if candidates else "no such file"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from blcf_utils.config.profile import Profile
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.paths import published_dir, results_dir
+from blcf_utils.ground.paths import absolute, published_dir, results_dir
 
 RUN_FILE = "run.json"
 # The rooms above the study: changing them changes no number that a notebook writes.
@@ -27,7 +27,7 @@ WITHOUT_EFFECT = ("name", "description", "notebooks", "parameters")
 
 def results_folder(profile: str, results: Path | None = None) -> Path:
     """Return the absolute results folder of a profile, under ``results`` when that is given."""
-    return (Path(results) / profile if results else results_dir(profile)).absolute()
+    return absolute(results) / profile if results else results_dir(profile)
 
 
 def read_run(folder: Path) -> dict:

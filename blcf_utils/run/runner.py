@@ -11,7 +11,6 @@ before and after every notebook, so a killed run loses only the notebook it was 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Collection, Sequence
@@ -25,7 +24,7 @@ from blcf_utils.config.profile import Profile, load_profile
 from blcf_utils.features.networks.weight_files import refuse, settled, weights_identity
 from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.paths import project_root
+from blcf_utils.ground.paths import environment, project_root
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.run.notebooks import NotebookSource, find_notebooks, list_notebooks, run_order
 from blcf_utils.run.provenance import describe_run, git_state, without_paths
@@ -289,9 +288,8 @@ class _Run:
     def _execute(self, source: NotebookSource, values: dict, scratch: Path, log: Path):
         from blcf_utils.run.execution import execute
 
-        environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
-        environment |= {
-            "BLCF_HOME": str(self.root),
+        variables = {k: v for k, v in environment().items() if k != "MPLBACKEND"}
+        variables |= {
             "BLCF_RESULTS": str(self.folder.parent),
             "BLCF_STAGE_LOG": str(log),
             "BLCF_BATCH": "1",
@@ -299,7 +297,7 @@ class _Run:
             "IPYTHONDIR": str(scratch / "ipython"),
         }
         target = self._executed_copy(source)
-        return execute(source, target, values, cwd=self.root, environment=environment)
+        return execute(source, target, values, cwd=self.root, environment=variables)
 
     def _executed_copy(self, source: NotebookSource) -> Path:
         return self.folder / "notebooks" / f"{source.name}.ipynb"

@@ -8,7 +8,6 @@ would need the panel written again; Voila is kept by the Jupyter project, as ipy
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ import nbformat
 from blcf_utils.apps.explorer.subject import FolderSubject, StudySubject
 from blcf_utils.apps.explorer.uploads import MAX_BYTES
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.paths import absolute, environment
 from blcf_utils.study.study import open_study
 
 TITLE = "Instance search"
@@ -50,7 +50,7 @@ def page_of_folder(folder: Path | str) -> str:
         StudyError: it is not indexed.
     """
     FolderSubject(folder)  # fails before the server starts, not on the first visit
-    where = str(Path(folder).expanduser().resolve())
+    where = str(absolute(folder))
     return f"""\
         from blcf_utils.apps.explorer.panel import explore_folder
 
@@ -68,6 +68,8 @@ def page_of_dataset(
     Raises:
         StudyError: no such profile or dataset.
     """
+    if profile.endswith((".yaml", ".yml")):
+        profile = str(absolute(profile))  # a visitor's kernel has another working folder
     bench = open_study(profile).open(dataset)
     StudySubject(bench, layers, words, weightings).prepare()
     arguments = f"{tuple(layers)!r}, {tuple(words)!r}, {tuple(weightings)!r}"
@@ -108,7 +110,7 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
         options = ("--Voila.config_file_paths", folder, "--Voila.log_level=ERROR", "--no-browser")
         process = subprocess.Popen(
             [sys.executable, "-m", "voila", str(path), *options],
-            env={**os.environ, "BLCF_PROGRESS": "off", "JUPYTER_PREFER_ENV_PATH": "1"},
+            env=environment() | {"BLCF_PROGRESS": "off", "JUPYTER_PREFER_ENV_PATH": "1"},
             stdout=log,
             stderr=log,
         )

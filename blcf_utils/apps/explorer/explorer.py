@@ -13,6 +13,7 @@ from blcf_utils.apps.explorer.subject import Subject
 from blcf_utils.apps.explorer.truth import judged, verdict
 from blcf_utils.apps.photographs.collection import WithPhotograph
 from blcf_utils.apps.photographs.encoder import reading_query
+from blcf_utils.apps.photographs.naming import photograph_of, printable
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.images import image_size
 from blcf_utils.ground.errors import StudyError, known
@@ -167,9 +168,7 @@ class Explorer:
     def _path(self, image: Path | int | str) -> Path:
         dataset = self.subject.dataset
         if not isinstance(image, int | np.integer):
-            # A path to an image of the dataset is that image, however it is written.
-            path = Path(image).expanduser()
-            return path.resolve() if path.resolve() in dataset.image_index else path
+            return photograph_of(dataset, image)
         last = len(dataset.all_images) - 1
         if not 0 <= image <= last:
             raise StudyError(
@@ -246,7 +245,7 @@ class Explorer:
 
 
 def _hit(base: SearchBase, query: Query, rank: int, place: Place) -> Hit:
-    name = base.dataset.images[place.image].name
+    name = printable(base.dataset.images[place.image].name)
     size = tuple(base.maps.sizes[place.image].tolist())
     judgement = verdict(query, base.dataset.unit_of(place.image))
     return Hit(**vars(place), rank=rank, name=name, size=size, verdict=judgement)

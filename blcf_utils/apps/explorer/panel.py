@@ -20,7 +20,9 @@ from blcf_utils.apps.explorer.pictures import plot_answer, show_answer, show_why
 from blcf_utils.apps.explorer.subject import FolderSubject, StudySubject, Subject
 from blcf_utils.apps.explorer.uploads import MAX_BYTES, accept, check_size
 from blcf_utils.apps.explorer.widgets import BoxCanvas, PhotoUpload, ResultGrid
+from blcf_utils.apps.photographs.naming import printable
 from blcf_utils.datasets.base import Box, Dataset, Query
+from blcf_utils.datasets.files import composed
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.search.boxes import read_box
 from blcf_utils.study.pipeline import Pipeline
@@ -79,7 +81,7 @@ class Panel:
         self._explained: int | None = None
         self._before: deque[Query] = deque(maxlen=_REMEMBERED)
         self._names = _names(subject.dataset)
-        self._numbers = {name: i for i, name in enumerate(self._names)}
+        self._numbers = {composed(name): i for i, name in enumerate(self._names)}
         self._build(subject)
         self._show(self.explorer.answer)
         self._connect()
@@ -161,7 +163,7 @@ class Panel:
 
     @_handler
     def _named(self, change) -> None:
-        name = change["new"].strip()
+        name = composed(change["new"].strip())
         if not name:
             return
         # Only by its name: a path would open any image of the machine that serves this.
@@ -290,7 +292,7 @@ def _names(dataset: Dataset) -> list[str]:
     """Return what images are called: their paths below the dataset's folder, or their names."""
     root = dataset.root
     return [
-        path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        printable(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name)
         for path in dataset.images
     ]
 
