@@ -18,7 +18,8 @@ COPY --from=build /venv /venv
 COPY --from=build /study /study
 COPY data /study/data
 COPY notebooks /study/notebooks
-RUN useradd --create-home --uid 1000 study && mkdir /cache && chown study /cache
+# Whichever user it is run as (--user) may fill a new volume.
+RUN useradd --create-home --uid 1000 study && mkdir --mode 1777 /cache
 ENV PATH=/venv/bin:$PATH BLCF_CACHE=/cache HOME=/home/study PYTHONDONTWRITEBYTECODE=1 \
     NUMBA_CACHE_DIR=/cache/numba MPLCONFIGDIR=/cache/matplotlib
 USER study

@@ -10,6 +10,7 @@ With a CSV, photographs in a sub-folder ``queries`` are query images only, no pa
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,11 +84,13 @@ def parse_queries_csv(
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise StudyError(f"{path}: not a UTF-8 CSV file ({error}): save it as one") from None
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read ({error.strerror}): mend or remove it") from None
     lacking = [column for column in COLUMNS if column not in header]
     if lacking:
         raise StudyError(
             f"{path}: the columns {', '.join(lacking)} are missing: expected the header "
-            f"{','.join(COLUMNS)}"
+            f"{','.join(COLUMNS)}, separated by commas"
         )
     by_name: dict[str, list[str]] = {}
     for relative in files:
@@ -164,6 +167,8 @@ def _box(row: Mapping[str, str], where: str) -> Box | None:
         return None
     try:
         x1, y1, x2, y2 = (float(value) for value in given)
+        if not all(map(math.isfinite, (x1, y1, x2, y2))):
+            raise ValueError
     except ValueError:
         raise StudyError(
             f"{where}: expected numbers in x1, y1, x2 and y2, or all four blank for the whole "

@@ -36,6 +36,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "BLCF_HOME": str(project_root()), **moved}
 
 
+def shortened(name: str, most: int = 120) -> str:
+    """Return the beginning of a name, ``most`` bytes of UTF-8, as part of another name.
+
+    Names have 255 bytes at most on common file systems, and less than 86 characters of some scripts
+    fill them.
+    """
+    return os.fsencode(name)[:most].decode(errors="ignore")
+
+
 def in_project(given: Path | str) -> Path:
     """Return a path that a profile gives; a relative one is relative to the project."""
     return project_root() / Path(given).expanduser()

@@ -14,6 +14,7 @@ from pathlib import Path
 from blcf_utils.config.profile import Profile
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import absolute, published_dir, results_dir
+from blcf_utils.ground.writing import writing
 
 RUN_FILE = "run.json"
 # The rooms above the study: changing them changes no number that a notebook writes.
@@ -65,8 +66,10 @@ def refuse_reference(folder: Path, profile: str) -> None:
 @contextlib.contextmanager
 def only_run(folder: Path) -> Iterator[None]:
     """Refuse to write to a results folder that another run is writing to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

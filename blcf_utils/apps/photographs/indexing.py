@@ -26,8 +26,10 @@ from blcf_utils.datasets.images import UnreadableImage
 from blcf_utils.features.forward import resolve_device
 from blcf_utils.features.networks.weight_files import settled
 from blcf_utils.ground.errors import StudyError, known
+from blcf_utils.ground.paths import absolute
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
+from blcf_utils.ground.writing import writing
 from blcf_utils.saliency.models import MODELS, load_model
 from blcf_utils.saliency.weighting import (
     NONE,
@@ -74,6 +76,11 @@ class Indexed:
     other: dict[str, int]
     seconds: float
 
+    @property
+    def size(self) -> int:
+        """Bytes of the index."""
+        return sum(path.stat().st_size for path in self.home.rglob("*") if path.is_file())
+
 
 def index_folder(
     folder: Path | str,
@@ -103,9 +110,8 @@ def index_folder(
             indexes the same folder.
     """
     started = time.perf_counter()
-    home, folder = home_of(folder), Path(folder).expanduser().resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    with _alone(home, folder):
+    home, folder = home_of(folder), absolute(folder).resolve()
+    with writing(home), _alone(home, folder):
         manifest = _settled(None if anew else Manifest.read(home), folder, profile, weightings)
         for path in home.iterdir() if anew else ():
             if path.name != ".lock":
@@ -127,6 +133,7 @@ def index_folder(
 
 @contextlib.contextmanager
 def _alone(home: Path, folder: Path) -> Iterator[None]:
+    home.mkdir(parents=True, exist_ok=True)
     with open(home / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

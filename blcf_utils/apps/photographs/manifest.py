@@ -9,7 +9,7 @@ from pathlib import Path
 from blcf_utils.config.profile import Profile
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.paths import cache_dir
+from blcf_utils.ground.paths import absolute, cache_dir, shortened
 from blcf_utils.ground.settings import digest_of
 
 VERSION = 3
@@ -22,11 +22,11 @@ def home_of(folder: Path | str) -> Path:
     Raises:
         StudyError: there is no such folder.
     """
-    folder = Path(folder).expanduser()
+    folder = absolute(folder)
     if not folder.is_dir():
         raise StudyError(f"{folder}: no such folder; name the folder that holds the photographs")
     folder = folder.resolve()
-    return cache_dir() / "collections" / f"{folder.name}-{digest_of(str(folder))[:8]}"
+    return cache_dir() / "collections" / f"{shortened(folder.name)}-{digest_of(str(folder))[:8]}"
 
 
 @dataclass
