@@ -26,6 +26,8 @@ USER study
 WORKDIR /home/study
 VOLUME /cache
 EXPOSE 8866
+# As Ctrl-C does: the server ends its visitors' kernels.
+STOPSIGNAL SIGINT
 # The first start prepares the embedded data, which takes minutes; the server answers after it.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15m \
   CMD python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8866/voila/static/voila.js', timeout=4)"

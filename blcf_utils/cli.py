@@ -345,8 +345,8 @@ def demo(
     ] = "/",
     visitors: Annotated[int, typer.Option(min=1, help="At once; others are told to wait.")] = 5,
     memory: Annotated[
-        float, typer.Option(min=0.5, metavar="GB", help="What each visitor's search may take.")
-    ] = 2.0,
+        float, typer.Option(min=1, metavar="GB", help="What each visitor's search may take.")
+    ] = 4.0,
 ) -> None:
     """Serve the explorer as a web page, on a dataset or on an indexed folder."""
     from blcf_utils.apps.explorer.demo import (

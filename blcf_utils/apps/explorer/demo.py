@@ -43,7 +43,7 @@ POLICY = (
 WORDS = (512,)
 WEIGHTINGS = ("Gaussian", "L2-norm", "salgan-mini")
 # Visitors at once, and what the kernel of each may have in memory of its own.
-VISITORS, MEMORY_GB = 5, 2.0
+VISITORS, MEMORY_GB = 5, 4.0
 # A kernel that was asked nothing for so long ends, whether its page is still open or not. A page
 # that is closed ends its kernel at once; a lost connection says nothing.
 IDLE_SECONDS = 1200
@@ -133,7 +133,9 @@ def serving(
             | {
                 "BLCF_PROGRESS": "off",
                 "JUPYTER_PREFER_ENV_PATH": "1",
-                "JUPYTER_RUNTIME_DIR": folder,  # a home may be read-only
+                # A home may be read-only, and a user's start-up files are no part of a page.
+                "JUPYTER_DATA_DIR": folder,
+                "IPYTHONDIR": str(Path(folder) / "ipython"),
             },
             stdout=log,
             stderr=log,
