@@ -44,8 +44,8 @@ WORDS = (512,)
 WEIGHTINGS = ("Gaussian", "L2-norm", "salgan-mini")
 # Visitors at once, and what the kernel of each may have in memory of its own.
 VISITORS, MEMORY_GB = 5, 4.0
-# A kernel that was asked nothing for so long ends, whether its page is still open or not. A page
-# that is closed ends its kernel at once; a lost connection says nothing.
+# A kernel that was asked nothing for so long ends, although its page is still open. That of a page
+# that has gone ends within half a minute (visitors.py).
 IDLE_SECONDS = 1200
 
 

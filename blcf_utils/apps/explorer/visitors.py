@@ -6,12 +6,20 @@ Voila loads this in the server's process; it imports nothing of the study.
 from __future__ import annotations
 
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from tornado.ioloop import IOLoop
 from tornado.web import HTTPError
 from traitlets import Int
 
+# Seconds for a page to connect to its kernel at first, and again after a connection was lost.
+TO_COME, TO_RETURN = 180, 30
+
 
 class VisitorKernels(AsyncMappingKernelManager):
-    """Starts kernels up to a number; who comes then is told to come later."""
+    """Starts kernels up to a number; who comes then is told to come later.
+
+    A kernel ends soon after its page has gone. Voila's own message of a page that closes is refused
+    by the server, for want of the cookie against forged requests.
+    """
 
     visitors = Int(1, config=True, help="how many kernels there may be at once")
     _starting = 0
@@ -26,6 +34,17 @@ class VisitorKernels(AsyncMappingKernelManager):
             raise HTTPError(503, reason=f"All {self.visitors} places are taken, try again later")
         self._starting += 1
         try:
-            return await super().start_kernel(*args, **options)
+            kernel = await super().start_kernel(*args, **options)
         finally:
             self._starting -= 1
+        IOLoop.current().call_later(TO_COME, self._end_if_left, kernel)
+        return kernel
+
+    def notify_disconnect(self, kernel_id):
+        """Take note that a page has gone, or has lost its connection."""
+        super().notify_disconnect(kernel_id)
+        IOLoop.current().call_later(TO_RETURN, self._end_if_left, kernel_id)
+
+    async def _end_if_left(self, kernel_id: str) -> None:
+        if kernel_id in self and not self._kernel_connections.get(kernel_id):
+            await self.shutdown_kernel(kernel_id)
