@@ -12,7 +12,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 HELPERS = {"side_by_side", "pictures"}
-COMPARES_BYTES = {"kill_and_resume"}  # see test_kill_and_resume.py
+# See test_kill_and_resume.py, and test_index_files.py for the same in small.
+COMPARES_BYTES = {"kill_and_resume", "kill_indexing"}
 TINY = {
     "extraction": "--vgg16 1 --lite0 3 --longest-side 64 --batch-size 2 --repeats 1",
     "kmeans": "--words 40 --descriptors 900 --dimensions 16 --repeats 1",

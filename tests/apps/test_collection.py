@@ -356,7 +356,7 @@ def test_settings_are_kept_when_learning_is_interrupted(album, album_profile, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(indexing, "learn_words", interrupted)
+        patched.setattr(indexing, "find_words", interrupted)
         with pytest.raises(KeyboardInterrupt):
             index_folder(album, album_profile, ["Gaussian"])
     with pytest.raises(StudyError, match="not indexed yet"):

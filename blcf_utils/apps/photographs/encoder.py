@@ -22,7 +22,7 @@ from blcf_utils.features.forward import (
 )
 from blcf_utils.features.networks.backbones import Backbone
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.words.assignment_maps import assign_map
+from blcf_utils.words.assignment_maps import whitened_positions
 from blcf_utils.words.codebook import Codebook
 from blcf_utils.words.whitening import Whitening
 
@@ -82,8 +82,20 @@ class Encoder:
 
     def words(self, feature_map: np.ndarray) -> np.ndarray:
         """Return the assignment map (h, w) uint16 of a feature map (C, h', w')."""
-        device = str(resolve_device(self.features.device))
-        return assign_map(feature_map, self.whitening, self.codebook, self.interpolate, device)
+        return self.words_and_distance(feature_map)[0]
+
+    def words_and_distance(self, feature_map: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the assignment map, and the mean squared distance of descriptors to their words.
+
+        The distance is what k-means lowers; it is high where the words do not fit.
+        """
+        device, factor = str(resolve_device(self.features.device)), self.interpolate
+        height, width = feature_map.shape[1:]
+        rows = whitened_positions(feature_map, self.whitening, factor)
+        words = self.codebook.assign(rows, device)
+        away = rows - self.codebook.centroids[words]
+        distance = float(np.einsum("nd,nd->n", away, away).mean())
+        return words.reshape(height * factor, width * factor), distance
 
     def encode(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """Return a photograph's assignment map (h, w) uint16 and its (width, height) in pixels."""
