@@ -60,8 +60,10 @@ def titles(figure):
 
 
 def test_every_public_plot_is_tested():
-    # Pictures of growing databases are tested beside these.
-    places = (Path(__file__), Path(__file__).parents[1] / "experiments" / "test_scaling.py")
+    # Slope charts and pictures of growing databases are tested beside these.
+    here = Path(__file__)
+    beside = here.with_name("test_slopes.py"), here.parents[1] / "experiments" / "test_scaling.py"
+    places = (here, *beside)
     source = "".join(path.read_text(encoding="utf-8") for path in places)
     missing = [name for name in plots.__all__ if f"{name}(" not in source]
     assert missing == []

@@ -271,7 +271,7 @@ def test_a_failed_write_leaves_the_old_table(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StudyError, match="disk full"):
         write_table("t02_blcf_search", sample()[:2], tmp_path)
     monkeypatch.undo()
     assert (tmp_path / "tables/t02_blcf_search.csv").read_bytes() == before

@@ -183,7 +183,7 @@ def test_datasets_that_are_not_here_are_counted_as_published(tmp_path, monkeypat
 
 def test_a_rendered_collection_is_not_rendered_to_be_counted(store):
     found, counts = look_at_dataset(load_profile("smoke"), "mini-objects")
-    assert (found.state, "21 queries, rendered when it is first needed" in found.says) == (
+    assert (found.state, "18 queries, rendered when it is first needed" in found.says) == (
         "ok",
         True,
     )

@@ -356,7 +356,7 @@ def test_the_summary_runs_last_and_is_read_in_its_place(project):
     assert [one.name for one in read_status("tiny")] == ["01_a", "10_tables", "12_b"]
     assert set(statuses(run()).values()) == {"unchanged"}
     changed = SETUP + '(RESULTS / "tables" / "t12_b.csv").write_text("2")'
-    write_notebook(project / "notebooks" / "11_b.ipynb", changed)
+    write_notebook(project / "notebooks" / "12_b.ipynb", changed)
     assert statuses(run()) == {"01_a": "unchanged", "12_b": "done", "10_tables": "done"}
 
 
