@@ -34,11 +34,8 @@ def test_a_photograph_is_left_out_of_its_results_however_it_is_named(
         assert query_folder("holiday", name, top=12) == expected, name
 
 
-def test_names_that_are_no_text_are_shown_escaped(tmp_path):
-    assert printable("Café 北.jpg") == "Café 北.jpg"
-    assert printable("a\nb\x1b[31m.jpg") == "a\\nb\\x1b[31m.jpg"
+def test_a_name_that_is_no_text_is_escaped_in_json():
     latin = os.fsdecode(b"caf\xe9.jpg")
-    assert printable(latin) == "caf\\xe9.jpg"
     text = results_as_json([Result(1, latin, 0.5, (0.0, 0.0, 1.0, 1.0))])
     assert "caf\\udce9.jpg" in text.encode("utf-8").decode()
 
