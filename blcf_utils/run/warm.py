@@ -79,9 +79,11 @@ def _become_kernel(arguments: list[str], cwd: str, environment: dict[str, str]) 
 
     os.chdir(cwd)
     os.environ.clear()
-    # The kernel ends when this parent does, which ends when the run does.
-    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
-    sys.argv = ["ipykernel_launcher", *arguments]
+    os.environ.update(environment)
+    # The kernel ends when this parent does, which ends when the run does. The variable that tells
+    # an ordinary kernel, JPY_PARENT_PID, was read when ipykernel was imported.
+    parent = f"--IPKernelApp.parent_handle={os.getppid()}"
+    sys.argv = ["ipykernel_launcher", parent, *arguments]
     launch_new_instance()
 
 
