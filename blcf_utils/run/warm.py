@@ -80,9 +80,10 @@ def _become_kernel(arguments: list[str], cwd: str, environment: dict[str, str]) 
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    # The kernel ends when this parent does, which ends when the run does. The variable that says so
-    # to an ordinary kernel was read when ipykernel was imported.
-    sys.argv = ["ipykernel_launcher", *arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]
+    # The kernel ends when this parent does, which ends when the run does. The variable that tells
+    # an ordinary kernel, JPY_PARENT_PID, was read when ipykernel was imported.
+    parent = f"--IPKernelApp.parent_handle={os.getppid()}"
+    sys.argv = ["ipykernel_launcher", parent, *arguments]
     launch_new_instance()
 
 

@@ -94,15 +94,19 @@ def test_without_a_warm_process_kernels_are_ordinary_ones(ran):
     assert ran("import os; print(os.getppid())") == (f"{os.getpid()}\n", "")
 
 
-def test_its_end_is_that_of_its_kernels(ran):
+@pytest.mark.parametrize("killed", [False, True])
+def test_its_end_is_that_of_its_kernels(ran, killed, capfd):
     with open(ran.folder / "stderr", "wb") as stderr:
         kernel = ran.warm.start(["-f", str(ran.folder / "c.json")], "/", dict(os.environ), stderr)
     assert kernel.poll() is None
-    ran.warm.close()
-    stat, end = Path(f"/proc/{kernel.pid}/stat"), time.monotonic() + 30
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < end, "it still runs"
-        time.sleep(0.1)
+    if killed:
+        wait_for((ran.folder / "c.json").exists)  # it runs, and watches its parent
+        ran.warm._process.kill()
+    else:
+        ran.warm.close()
+    stat = Path(f"/proc/{kernel.pid}/stat")
+    wait_for(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
+    assert capfd.readouterr().out == ""  # what it says of itself is no line of the run's
 
 
 def test_nothing_is_forked_once_a_gpu_is_in_use(tmp_path, monkeypatch):
@@ -144,3 +148,10 @@ def test_importing_the_study_starts_no_thread_that_a_fork_would_lose():
     # The memory allocator of pyarrow starts its thread anew in a fork.
     gpu, *threads = (word for word in done.stdout.split() if word != "jemalloc_bg_thd")
     assert (gpu, len(threads)) == ("False", 1)
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
