@@ -12,7 +12,6 @@ from blcf_utils.apps.photographs.indexing import index_folder
 from blcf_utils.apps.photographs.querying import Result, query_folder, results_as_json
 from blcf_utils.cli import app
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.names import printable
 
 
 def test_a_photograph_is_left_out_of_its_results_however_it_is_named(
