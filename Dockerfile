@@ -18,13 +18,16 @@ COPY --from=build /venv /venv
 COPY --from=build /study /study
 COPY data /study/data
 COPY notebooks /study/notebooks
-RUN useradd --create-home --uid 1000 study && mkdir /cache && chown study /cache
+# Whichever user it is run as (--user) may fill a new volume.
+RUN useradd --create-home --uid 1000 study && mkdir --mode 1777 /cache
 ENV PATH=/venv/bin:$PATH BLCF_CACHE=/cache HOME=/home/study PYTHONDONTWRITEBYTECODE=1 \
     NUMBA_CACHE_DIR=/cache/numba MPLCONFIGDIR=/cache/matplotlib
 USER study
 WORKDIR /home/study
 VOLUME /cache
 EXPOSE 8866
+# As Ctrl-C does: the server ends its visitors' kernels.
+STOPSIGNAL SIGINT
 # The first start prepares the embedded data, which takes minutes; the server answers after it.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15m \
   CMD python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8866/voila/static/voila.js', timeout=4)"

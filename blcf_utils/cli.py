@@ -5,6 +5,7 @@ Commands import what they need when they run, so that ``blcf --help`` answers at
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +15,13 @@ from typer.core import TyperGroup
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.names import printable
+from blcf_utils.ground.paths import cache_dir
 
-BAD_INPUT = 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class _Group(TyperGroup):
-    """Says a StudyError in one line; with --debug shows where it came from."""
+    """Says what went wrong in one line; with --debug shows where it came from."""
 
     def parse_args(self, ctx, args):
         ctx.obj = list(args)  # what was typed, for a command that tells how to go on
@@ -28,16 +30,37 @@ class _Group(TyperGroup):
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except StudyError as error:
-            if ctx.params.get("debug"):
+        except (typer.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            said, code = "interrupted; run the same command to go on", INTERRUPTED
+        except Exception as error:
+            # The command line's own have an exit code: --help, an unknown option.
+            if ctx.params.get("debug") or hasattr(error, "exit_code"):
                 raise
-            typer.echo(f"blcf: {printable(str(error))}", err=True)
-            raise typer.Exit(BAD_INPUT) from None
+            said, code = _sentence(error)
+        typer.echo(f"blcf: {printable(said)}", err=True)
+        raise typer.Exit(code)
+
+
+def _sentence(error: Exception) -> tuple[str, int]:
+    """Return an error as a sentence, and the exit code."""
+    if isinstance(error, StudyError):
+        return str(error), BAD_INPUT
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; mend that and run again", BAD_INPUT
+    told = " ".join(f"{type(error).__name__}: {error}".split())
+    if "no locator available" in told:  # numba's, of a function whose machine code it would keep
+        return "machine code cannot be kept; set NUMBA_CACHE_DIR to a writable folder", BAD_INPUT
+    return f"a fault of the study ({told}); blcf --debug shows where", FAILED
 
 
 app = typer.Typer(
     cls=_Group,
     help="A reproducible study of image instance search with visual words.",
+    epilog="Exit codes: 0 done; 1 something failed, differs or is missing; 2 bad input, or a place "
+    "that cannot be read or written; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -76,6 +99,9 @@ def main(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
     """A reproducible study of image instance search with visual words."""
+    # A package that this user may not write is no place for the machine code of its kernels.
+    if not os.access(Path(__file__).parent, os.W_OK):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir() / "numba"))
 
 
 @app.command()
@@ -283,7 +309,7 @@ def index(
         f"{printable(str(folder))}: {done.photographs:,} photographs can be searched "
         f"({done.added:,} new, {done.changed:,} changed, {done.moved:,} moved, {done.kept:,} kept, "
         f"{done.removed:,} removed, {len(done.unreadable):,} unreadable) after "
-        f"{done.seconds:.1f} s"
+        f"{done.seconds:.1f} s; the index takes {done.size / 1e6:,.1f} MB"
     )
 
 
@@ -298,11 +324,16 @@ def query(
     weighting: Annotated[str, typer.Option(help="One the folder was indexed with.")] = "None",
     top: Annotated[int, typer.Option(min=1, help="How many results.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw query and results: .jpg, .png, .pdf."),
+    ] = None,
 ) -> None:
     """Search an indexed folder for what a box of an image shows."""
     from blcf_utils.apps.photographs.querying import query_folder, results_as_json, results_as_text
 
-    results = query_folder(folder, image, box, recipe=recipe, weighting=weighting, top=top)
+    options = {"recipe": recipe, "weighting": weighting, "top": top, "sheet": sheet}
+    results = query_folder(folder, image, box, **options)
     typer.echo(results_as_json(results) if as_json else results_as_text(results))
 
 
@@ -318,15 +349,29 @@ def demo(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8866,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    base_url: Annotated[
+        str, typer.Option(metavar="PATH", help="The page's path, as a proxy passes it on.")
+    ] = "/",
+    visitors: Annotated[int, typer.Option(min=1, help="At once; others are told to wait.")] = 5,
+    memory: Annotated[
+        float, typer.Option(min=1, metavar="GB", help="What each visitor's search may take.")
+    ] = 4.0,
 ) -> None:
     """Serve the explorer as a web page, on a dataset or on an indexed folder."""
-    from blcf_utils.apps.explorer.demo import check_address, page_of_dataset, page_of_folder, serve
+    from blcf_utils.apps.explorer.demo import (
+        check_address,
+        check_base_url,
+        page_of_dataset,
+        page_of_folder,
+        serve,
+    )
 
     if folder and dataset:
         raise StudyError(f"--dataset {dataset}: expected a folder or a dataset; leave one out")
     check_address(host, port)
+    limits = {"base_url": check_base_url(base_url), "visitors": visitors, "memory_gb": memory}
     code = page_of_folder(folder) if folder else page_of_dataset(profile, dataset)
-    raise typer.Exit(serve(code, host, port, browser))
+    raise typer.Exit(serve(code, host, port, browser, **limits))
 
 
 @export_app.command("milvus")

@@ -178,3 +178,30 @@ def test_datasets_are_listed(project):
     listed = blcf("data", "list")
     assert listed.exit_code == 0, listed.output
     assert "| oxford5k |" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/a/b"), 2, "/a/b: Permission denied; mend"),
+        (OSError(5, "Input/output error"), 2, "Input/output error; mend that and run again"),
+        (RuntimeError("cannot cache function 'f': no locator available"), 2, "NUMBA_CACHE_DIR"),
+        (ValueError("odd\nlines"), 1, "a fault of the study (ValueError: odd lines); blcf --debug"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command to go on"),
+    ],
+)
+def test_whatever_happens_is_one_line_and_with_debug_its_traceback(
+    project, monkeypatch, error, code, said
+):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr("blcf_utils.config.profile.profile_names", broken)
+    answer = blcf("profile", "list")
+    assert answer.exit_code == code
+    assert answer.stderr.startswith("blcf: ")
+    assert said in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+    if code != 130:
+        assert blcf("--debug", "profile", "list").exception is error
+    assert "Exit codes: 0 done" in " ".join(blcf("--help").stdout.split())

@@ -12,13 +12,13 @@ SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 
 
 @contextmanager
-def visiting(browser, code, folder, width=1280, height=900):
+def visiting(browser, code, folder, width=1280, height=900, **options):
     """Serve a page and open it; yields the browser's page once its results are shown.
 
     Nothing but the demo itself is reached; ``page.elsewhere`` lists what the page asked others for.
     """
     log = (folder / "demo.log").open("w")
-    with log, serving(code, port=0, log=log) as (_, address):
+    with log, serving(code, port=0, log=log, **options) as (_, address):
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(90_000)  # machines are shared
         page.elsewhere = []

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from blcf_utils.datasets.files import content_digest
+from blcf_utils.datasets.files import content_digest, file_identity
 from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import StudyError
 
@@ -135,6 +135,12 @@ class Dataset:
     def image_index(self) -> dict[Path, int]:
         """Position of each path in ``all_images``."""
         return {path: i for i, path in enumerate(self.all_images)}
+
+    @cached_property
+    def by_file(self) -> dict[tuple[int, int], Path]:
+        """The database images by device and inode; one with several names by its first."""
+        found = {file_identity(path): path for path in reversed(self.images)}
+        return {identity: path for identity, path in found.items() if identity}
 
     def of_query_images(self) -> Dataset:
         """Return the query images as a database of their own, without queries."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blcf_utils.datasets.formats import IMAGE_ENDINGS, OTHER_ENDINGS, begins_as_picture
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.names import typed_path
+from blcf_utils.ground.paths import absolute
 
 
 def absolute_folder(folder: Path | str, dataset: str) -> Path:
@@ -19,7 +19,7 @@ def absolute_folder(folder: Path | str, dataset: str) -> Path:
     Raises:
         StudyError: the folder does not exist.
     """
-    path = typed_path(folder).absolute()
+    path = absolute(folder)
     if not path.is_dir():
         raise StudyError(
             f"{dataset}: the folder {path} does not exist: put the dataset there (`blcf data "
@@ -27,6 +27,15 @@ def absolute_folder(folder: Path | str, dataset: str) -> Path:
             "sub-folder per dataset"
         )
     return path
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of the file that a path leads to; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def content_digest(path: Path) -> str:

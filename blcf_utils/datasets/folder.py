@@ -10,6 +10,7 @@ With a CSV, photographs in a sub-folder ``queries`` are query images only, no pa
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from blcf_utils.datasets.files import absolute_folder, by_relative_name, find_im
 from blcf_utils.datasets.formats import EXPECTED
 from blcf_utils.datasets.joining import ParsedQuery, join_files
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.names import composed, same_name
+from blcf_utils.ground.names import composed
 
 CORNERS = ("x1", "y1", "x2", "y2")
 COLUMNS = ("id", "image", *CORNERS, "positives", "junk")
@@ -85,15 +86,19 @@ def parse_queries_csv(
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise StudyError(f"{path}: not a UTF-8 CSV file ({error}): save it as one") from None
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read ({error.strerror}): mend or remove it") from None
     lacking = [column for column in COLUMNS if column not in header]
     if lacking:
         raise StudyError(
             f"{path}: the columns {', '.join(lacking)} are missing: expected the header "
-            f"{','.join(COLUMNS)}"
+            f"{','.join(COLUMNS)}, separated by commas"
         )
     by_name: dict[str, list[str]] = {}
     for relative in files:
-        by_name.setdefault(composed(relative.rpartition("/")[2]), []).append(relative)
+        typed = composed(relative)
+        for name in {typed, typed.rpartition("/")[2]}:
+            by_name.setdefault(name, []).append(relative)
 
     queries: dict[str, ParsedQuery] = {}
     for line, row in rows:
@@ -119,9 +124,8 @@ def _parse_row(
 
     def resolve(given: str, column: str) -> str:
         relative = given.replace("\\", "/").removeprefix("./")
-        same = same_name(relative, files)
-        if same is not None:
-            return same
+        if relative in files:
+            return relative
         candidates = by_name.get(composed(relative), [])
         if len(candidates) == 1:
             return candidates[0]
@@ -165,6 +169,8 @@ def _box(row: Mapping[str, str], where: str) -> Box | None:
         return None
     try:
         x1, y1, x2, y2 = (float(value) for value in given)
+        if not all(map(math.isfinite, (x1, y1, x2, y2))):
+            raise ValueError
     except ValueError:
         raise StudyError(
             f"{where}: expected numbers in x1, y1, x2 and y2, or all four blank for the whole "

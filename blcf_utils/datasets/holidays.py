@@ -17,7 +17,7 @@ import numpy as np
 from blcf_utils.datasets.base import Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images, some_names
 from blcf_utils.datasets.joining import Expected, ParsedQuery, join_files
-from blcf_utils.datasets.matlab import indices, read_mat, strings
+from blcf_utils.datasets.matlab import indices, read_mat, records, strings
 from blcf_utils.ground.errors import StudyError
 
 EXPECTED = Expected(1_491, 500)
@@ -61,9 +61,11 @@ def parse_holidays(path: Path) -> tuple[tuple[str, ...], tuple[ParsedQuery, ...]
         StudyError: the file is missing or malformed.
     """
     content = read_mat(path, ("imlist", "qidx", "gnd"))
-    names = strings(content["imlist"])
-    queries = []
-    for number, truth in zip(np.ravel(content["qidx"]), np.ravel(content["gnd"]), strict=True):
+    names, queries = strings(content, "imlist", path), []
+    asked = np.ravel(content["qidx"])
+    for number, truth in zip(
+        asked, records(content, "gnd", ("ok", "junk"), len(asked), path), strict=True
+    ):
         (at,) = indices(number, len(names), path)
         image = names[at]
         positives, junk = (

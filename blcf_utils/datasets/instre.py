@@ -12,12 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from blcf_utils.datasets.base import Dataset, Protocol
 from blcf_utils.datasets.files import absolute_folder, by_relative_name, find_images
 from blcf_utils.datasets.joining import Expected, ParsedQuery, join_files
-from blcf_utils.datasets.matlab import box, indices, read_mat, strings
+from blcf_utils.datasets.matlab import box, indices, read_mat, records, strings
 
 EXPECTED = Expected(27_293, 1_250)
 
@@ -83,9 +81,10 @@ def parse_instre(path: Path) -> tuple[tuple[str, ...], tuple[ParsedQuery, ...]]:
         StudyError: the file is missing or malformed.
     """
     content = read_mat(path, ("imlist", "qimlist", "gnd"))
-    names = strings(content["imlist"])
+    names, asked = strings(content, "imlist", path), strings(content, "qimlist", path)
     queries = []
-    for image, truth in zip(strings(content["qimlist"]), np.ravel(content["gnd"]), strict=True):
+    truths = records(content, "gnd", ("ok", "bbx"), len(asked), path)
+    for image, truth in zip(asked, truths, strict=True):
         positives = indices(truth["ok"], len(names), path)
         queries.append(
             ParsedQuery(

@@ -12,13 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from blcf_utils.datasets.base import Box, Dataset, Protocol
 from blcf_utils.datasets.distractors import FOLDER as DISTRACTORS
 from blcf_utils.datasets.files import absolute_folder, by_stem, find_images
 from blcf_utils.datasets.joining import Expected, ParsedQuery, join_files
-from blcf_utils.datasets.matlab import box, indices, read_mat, strings
+from blcf_utils.datasets.matlab import box, indices, read_mat, records, strings
 from blcf_utils.ground.errors import StudyError, known
 
 EXPECTED = {"roxford5k": Expected(4_993, 70), "rparis6k": Expected(6_322, 70)}
@@ -97,17 +95,20 @@ def parse_revisited(path: Path) -> tuple[tuple[str, ...], tuple[LabelledQuery, .
         StudyError: the file is missing or malformed.
     """
     content = read_mat(path, ("imlist", "qimlist", "gnd"))
-    names = strings(content["imlist"])
+    names, asked = strings(content, "imlist", path), strings(content, "qimlist", path)
+    labels = ("easy", "hard", "junk")
     queries = tuple(
         LabelledQuery(
             image=image,
             box=box(truth["bbx"], path),
             labels={
                 label: tuple(names[i] for i in indices(truth[label], len(names), path))
-                for label in ("easy", "hard", "junk")
+                for label in labels
             },
         )
-        for image, truth in zip(strings(content["qimlist"]), np.ravel(content["gnd"]), strict=True)
+        for image, truth in zip(
+            asked, records(content, "gnd", ("bbx", *labels), len(asked), path), strict=True
+        )
     )
     return names, queries
 

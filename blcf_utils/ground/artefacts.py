@@ -27,6 +27,7 @@ from blcf_utils.ground.names import file_label
 from blcf_utils.ground.paths import cache_dir
 from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.ground.settings import digest_of
+from blcf_utils.ground.writing import cannot_write, is_full, writing
 
 log = logging.getLogger("blcf")
 
@@ -36,17 +37,23 @@ MADE = "made.json"
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a temporary path beside ``path`` that replaces it when the block ends without error.
+
+    Raises:
+        StudyError: it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix, suffix = f".{file_label(path.stem)}-", path.suffix
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -153,7 +160,7 @@ class ArtefactStore:
 
         Raises:
             StudyError: a finished artefact whose files are missing or cut short, or whose
-                document differs from its name's.
+                document differs from its name's; a store that cannot be written.
         """
         folder, document = self._place(stage, label, document)
         key = digest_of(document)
@@ -194,19 +201,16 @@ class ArtefactStore:
 
     def _make(self, folder: Path, document: dict, make: Callable[[Path], None]) -> None:
         work = folder.with_name(folder.name + ".partial")
-        work.mkdir(parents=True, exist_ok=True)
+        with writing(work):
+            work.mkdir(parents=True, exist_ok=True)
         for stale in work.glob(".*"):  # half-written by a killed run (see atomic_path)
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         started = time.perf_counter()
         try:
             make(work)
         except OSError as error:
-            if error.errno == 28:
-                free = shutil.disk_usage(self.root).free
-                raise StudyError(
-                    f"{work}: the disk is full ({free / 1e6:.0f} MB free); free some space or set "
-                    "BLCF_CACHE to another disk and run again: finished parts are kept"
-                ) from None
+            if is_full(error):
+                raise cannot_write(work, error) from error
             raise
         write_json(work / MADE, {"seconds": round(time.perf_counter() - started, 3)})
         files = sorted(p for p in work.rglob("*") if p.is_file() and p.name != MANIFEST)
@@ -239,7 +243,9 @@ class ArtefactStore:
 
     @contextlib.contextmanager
     def _lock(self, folder: Path) -> Iterator[None]:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(folder.with_name(f".{folder.name}.lock"), "w") as handle:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            handle = folder.with_name(f".{folder.name}.lock").open("w")
+        with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

@@ -1,8 +1,13 @@
-"""Where things live: the project's folders and the three environment variables that move them.
+"""Where things live: the project's folders and the environment variables that move them.
 
 BLCF_CACHE    artefacts (features, codebooks, indexes), default ``~/.cache/blcf``
 BLCF_DATA     datasets, default ``data/datasets`` in the project
 BLCF_WEIGHTS  a folder (or one file) of local state dicts, no default
+BLCF_RESULTS  results, default ``results`` in the project
+BLCF_HOME     the project, default the checkout in use
+
+A relative path in one of them is relative to the working folder. A process with another one gets
+them as ``environment`` writes them.
 """
 
 from __future__ import annotations
@@ -11,12 +16,35 @@ import os
 from pathlib import Path
 
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.names import typed_path
+
+VARIABLES = ("BLCF_CACHE", "BLCF_DATA", "BLCF_WEIGHTS", "BLCF_RESULTS", "BLCF_HOME")
+
+
+def absolute(given: Path | str) -> Path:
+    """Return the absolute path that a person means who typed one (``names.typed_path``).
+
+    Links are kept.
+    """
+    return typed_path(given).absolute()
+
+
+def environment() -> dict[str, str]:
+    """Return this process' environment for one with another working folder."""
+    given = {name: os.environ.get(name) for name in VARIABLES}
+    moved = {name: str(absolute(value)) for name, value in given.items() if value}
+    return {**os.environ, "BLCF_HOME": str(project_root()), **moved}
+
+
+def in_project(given: Path | str) -> Path:
+    """Return a path that a profile gives; a relative one is relative to the project."""
+    return project_root() / typed_path(given)
 
 
 def project_root() -> Path:
     """Return the folder that holds ``data/profiles``: BLCF_HOME, or the checkout in use."""
     if os.environ.get("BLCF_HOME"):
-        candidates = [Path(os.environ["BLCF_HOME"]).expanduser().resolve()]
+        candidates = [absolute(os.environ["BLCF_HOME"]).resolve()]
     else:
         here = Path.cwd()
         candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
@@ -31,19 +59,24 @@ def project_root() -> Path:
 
 def cache_dir() -> Path:
     """Return the artefact store's folder (BLCF_CACHE or ``~/.cache/blcf``)."""
-    return Path(os.environ.get("BLCF_CACHE") or Path.home() / ".cache" / "blcf").expanduser()
+    try:
+        return absolute(os.environ.get("BLCF_CACHE") or Path.home() / ".cache" / "blcf")
+    except RuntimeError:  # a user without a home, as in a container
+        raise StudyError(
+            "there is no home folder for the cache: set BLCF_CACHE to a folder that can be written"
+        ) from None
 
 
 def datasets_dir() -> Path:
     """Return the folder that holds one sub-folder per dataset (BLCF_DATA)."""
     given = os.environ.get("BLCF_DATA")
-    return Path(given).expanduser() if given else project_root() / "data" / "datasets"
+    return absolute(given) if given else project_root() / "data" / "datasets"
 
 
 def weights_path() -> Path | None:
     """Return the folder or file of local weights (BLCF_WEIGHTS), or None when it is not set."""
     given = os.environ.get("BLCF_WEIGHTS")
-    return Path(given).expanduser() if given else None
+    return absolute(given) if given else None
 
 
 def embedded_dir() -> Path:
@@ -59,4 +92,4 @@ def published_dir() -> Path:
 def results_dir(profile: str) -> Path:
     """Return ``results/<profile>`` (under BLCF_RESULTS when that is set)."""
     given = os.environ.get("BLCF_RESULTS")
-    return (Path(given).expanduser() if given else project_root() / "results") / profile
+    return (absolute(given) if given else project_root() / "results") / profile

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from blcf_utils.config.profile import Profile
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.paths import published_dir, results_dir
+from blcf_utils.ground.paths import absolute, published_dir, results_dir
+from blcf_utils.ground.writing import writing
 
 RUN_FILE = "run.json"
 # The rooms above the study: changing them changes no number that a notebook writes.
@@ -27,7 +28,7 @@ WITHOUT_EFFECT = ("name", "description", "notebooks", "parameters")
 
 def results_folder(profile: str, results: Path | None = None) -> Path:
     """Return the absolute results folder of a profile, under ``results`` when that is given."""
-    return (Path(results) / profile if results else results_dir(profile)).absolute()
+    return absolute(results) / profile if results else results_dir(profile)
 
 
 def read_run(folder: Path) -> dict:
@@ -65,8 +66,10 @@ def refuse_reference(folder: Path, profile: str) -> None:
 @contextlib.contextmanager
 def only_run(folder: Path) -> Iterator[None]:
     """Refuse to write to a results folder that another run is writing to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,7 +11,6 @@ before and after every notebook, so a killed run loses only the notebook it was 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Collection, Sequence
@@ -27,7 +26,7 @@ from blcf_utils.features.networks.weight_files import refuse, settled, weights_i
 from blcf_utils.ground.artefacts import write_json
 from blcf_utils.ground.cores import free_cores, thread_variables
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.paths import project_root
+from blcf_utils.ground.paths import environment, project_root
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.run.notebooks import NotebookSource, find_notebooks, list_notebooks, run_order
 from blcf_utils.run.provenance import describe_run, git_state, without_paths
@@ -300,10 +299,9 @@ class _Run:
         from blcf_utils.run.kernels import WarmKernels, shared_imports
 
         self.warm = self.warm or WarmKernels(shared_imports(self.sources))
-        inherited = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
-        environment = thread_variables(self.threads) | inherited
-        environment |= {
-            "BLCF_HOME": str(self.root),
+        inherited = {k: v for k, v in environment().items() if k != "MPLBACKEND"}
+        variables = thread_variables(self.threads) | inherited
+        variables |= {
             "BLCF_RESULTS": str(self.folder.parent),
             "BLCF_STAGE_LOG": str(log),
             "BLCF_BATCH": "1",
@@ -311,9 +309,7 @@ class _Run:
             "IPYTHONDIR": str(scratch / "ipython"),
         }
         target = self._executed_copy(source)
-        return execute(
-            source, target, values, cwd=self.root, environment=environment, warm=self.warm
-        )
+        return execute(source, target, values, cwd=self.root, environment=variables, warm=self.warm)
 
     def _executed_copy(self, source: NotebookSource) -> Path:
         return self.folder / "notebooks" / f"{source.name}.ipynb"

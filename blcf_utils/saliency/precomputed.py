@@ -14,7 +14,7 @@ import numpy as np
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, image_size, read_image
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.paths import project_root
+from blcf_utils.ground.paths import in_project
 
 SUFFIXES = (".png", ".jpg")
 # The original pipeline reads maps with OpenCV, whose channel 0 is blue; grey maps have three alike.
@@ -38,7 +38,7 @@ class PrecomputedMaps:
     """
 
     def __init__(self, folder: Path | str, dataset: Dataset):
-        self.folder = project_root() / Path(folder).expanduser()
+        self.folder = in_project(folder)
         self.dataset = dataset
         if not self.folder.is_dir():
             raise StudyError(

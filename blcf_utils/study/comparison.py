@@ -14,6 +14,7 @@ from blcf_utils.features.networks.backbones import layer_names
 from blcf_utils.features.networks.heads import ClassifierHead, load_head
 from blcf_utils.features.networks.weight_files import with_classifier
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.paths import in_project
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.pooling.compared.asmk_search import AsmkSearch
 from blcf_utils.pooling.compared.detector import DetectorSearch
@@ -122,8 +123,8 @@ class Comparison:
             bench.store,
             bench.profile.seed,
             self.head if entry.needs else None,
-            Path(config.weights[method]).expanduser() if entry.given else None,
-            read_learned_whitening(Path(whitening).expanduser()) if whitening else None,
+            in_project(config.weights[method]) if entry.given else None,
+            read_learned_whitening(in_project(whitening)) if whitening else None,
         )
         projection = bench.profile.encoding.box
         pixels = config.query == "pixels" and entry.crops == "pixels"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -154,7 +153,7 @@ class Weightings:
 
     def _precomputed(self, name: str) -> PrecomputedMaps:
         folder = self.profile.weighting.folders[name].replace("{dataset}", self.bench.dataset.name)
-        maps = PrecomputedMaps(Path(folder).expanduser(), self.bench.dataset)
+        maps = PrecomputedMaps(folder, self.bench.dataset)
         maps.require()  # before half of them are read
         return maps
 

@@ -10,12 +10,16 @@ import re
 import shlex
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
+import time
 import tomllib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import numpy as np
@@ -26,7 +30,13 @@ from PIL import Image
 from typer.testing import CliRunner
 from visiting import changed, choose, drag, explained, scores, shoot, visiting
 
-from blcf_utils.apps.explorer.demo import page_of_folder, serve, serving, wait_until_served
+from blcf_utils.apps.explorer.demo import (
+    check_base_url,
+    page_of_folder,
+    serve,
+    serving,
+    wait_until_served,
+)
 from blcf_utils.apps.explorer.uploads import MAX_BYTES
 from blcf_utils.apps.photographs.indexing import index_folder
 from blcf_utils.cli import app
@@ -112,7 +122,7 @@ def test_a_visitor_draws_turns_uploads_and_asks_why(page, tmp_path):
     bad.write_bytes(b"<script>alert(1)</script>" * 20)
     choose(page, bad)
     page.wait_for_selector(".blcf-error")
-    assert "bad.jpg: expected a JPEG" in page.locator(".blcf-error").inner_text()
+    assert "bad.jpg: expected a photograph" in page.locator(".blcf-error").inner_text()
     assert scores(page) == before
     shoot(page, "demo-6-bad-file")
     assert not page.elsewhere  # a page asks no other machine, and tells none of its visitors
@@ -201,6 +211,112 @@ def test_a_visitor_opens_no_other_image_and_runs_no_code(own_page, tmp_path):
     assert "kernel_info_reply" in replies
     assert "execute_reply" not in replies
     assert not owned.exists()
+
+
+@contextmanager
+def passed_on(address):
+    """A proxy on a port of its own that passes everything on; yields its port."""
+    target = urlsplit(address)
+
+    def pipe(source, sink):
+        with suppress(OSError):
+            while data := source.recv(2**16):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    class Both(socketserver.BaseRequestHandler):
+        def handle(self):
+            with socket.create_connection((target.hostname, target.port)) as server:
+                back = threading.Thread(target=pipe, args=(server, self.request), daemon=True)
+                back.start()
+                pipe(self.request, server)
+                back.join()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Both) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy.server_address[1]
+        proxy.shutdown()
+
+
+def open_tab(browser, address):
+    tab = browser.new_page()
+    tab.set_default_timeout(90_000)
+    tab.asked = []
+
+    def route(one):  # what the page's policy forbids does not come here
+        tab.asked.append(one.request.url)
+        one.continue_()
+
+    tab.route("**/*", route)
+    tab.on("websocket", lambda one: tab.asked.append(one.url))
+    tab.goto(address, timeout=240_000, wait_until="commit")
+    tab.wait_for_selector(".blcf-results li", timeout=240_000)
+    return tab
+
+
+def test_two_tabs_behind_a_proxy_and_a_third_when_one_has_left(
+    browser, album, album_profile, tmp_path
+):
+    index_folder(album, album_profile, ["Gaussian"])
+    with (
+        (tmp_path / "log").open("w") as log,
+        serving(page_of_folder(album), port=0, log=log, base_url="search/photos", visitors=2) as (
+            _,
+            address,
+        ),
+        passed_on(address) as port,
+    ):
+        assert address.endswith("/search/photos/")
+        public = f"127.0.0.1:{port}/search/photos/"
+        one, two = (open_tab(browser, f"http://{public}") for _ in range(2))
+        before = scores(one), scores(two)
+        assert before[0] == before[1]
+        one.get_by_label("weighting").select_option("Gaussian")
+        changed(one, before[0])
+        assert scores(two) == before[1]  # a tab's knobs are its own
+        for tab in (one, two):
+            asked = [url.partition("://")[2] for url in tab.asked if not url.startswith("blob:")]
+            assert len(asked) > 5
+            assert any("/api/kernels/" in url for url in asked)
+            assert [url for url in asked if not url.startswith((public, "data:"))] == []
+
+        full = requests.get(f"http://{public}", timeout=30)
+        assert full.status_code == 503
+        assert "All 2 places are taken, try again later" in full.text
+        one.close()
+        until = time.monotonic() + 60  # half a minute to come back after a lost connection
+        while requests.get(f"http://{public}", timeout=120).status_code == 503:
+            assert time.monotonic() < until
+            time.sleep(1)
+        before = scores(two)  # whose page stayed
+        two.get_by_label("weighting").select_option("Gaussian")
+        changed(two, before)
+        two.close()
+
+
+def test_a_visitor_s_memory_has_a_limit():
+    code = """
+        try:
+            held = bytearray(1_200_000_000)
+            print("un" + "bounded")
+        except MemoryError:
+            print("with" + "in limits")
+        """
+    for memory_gb, said in ((1, "within limits"), (2, "unbounded")):
+        with serving(code, port=0, memory_gb=memory_gb) as (_, address):
+            assert said in requests.get(address, timeout=120).text
+
+
+def test_an_address_s_path_is_checked_before_anything_is_opened(album):
+    for path in ("a b", "../x?", "http://host/"):
+        wrong = CliRunner().invoke(app, ["demo", str(album), "--base-url", path])
+        assert wrong.exit_code == 2
+        assert "expected a path such as /search/" in wrong.output
+    assert [check_base_url(path) for path in ("", "/", "a", "/a/b.c/")] == [
+        "/", "/", "/a/", "/a/b.c/",
+    ]  # fmt: skip
 
 
 def test_the_server_is_reached_from_this_machine_only_and_sends_no_source(

@@ -1,5 +1,6 @@
 """The explorer: uploads are checked, knobs change the ranking, reasons add up, widgets follow."""
 
+import fcntl
 import io
 
 import numpy as np
@@ -8,11 +9,12 @@ from album import paint
 from PIL import Image
 
 from blcf_utils.apps.explorer.explorer import Explorer
-from blcf_utils.apps.explorer.panel import Panel
+from blcf_utils.apps.explorer.panel import Panel, explore_folder
 from blcf_utils.apps.explorer.pictures import plot_answer, show_answer, show_why
 from blcf_utils.apps.explorer.subject import FolderSubject
 from blcf_utils.apps.explorer.uploads import accept
 from blcf_utils.apps.photographs.indexing import index_folder
+from blcf_utils.apps.photographs.manifest import home_of
 from blcf_utils.datasets.formats import usual_ending
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.search.recipes import Searcher
@@ -272,3 +274,37 @@ def test_a_photograph_turned_by_exif_is_boxed_as_it_is_seen(subject, tmp_path):
     answer = Explorer(subject).ask(tmp_path / "turned.jpg", (30, 20, 78, 68)).answer
     assert answer.base.query_size(answer.query) == (120, 90)
     assert {hit.name for hit in answer.hits[:3]} == {"03.jpg", "04.jpg", "05.jpg"}
+
+
+def test_a_panel_looks_again_for_new_photographs(album, album_profile):
+    index_folder(album, album_profile, ["Gaussian"])
+    panel = explore_folder(album, weighting="Gaussian", rerank=True)
+    panel.box.value = "30,20,78,68"
+    paint(album / "day2" / "12.jpg", 12, 0)  # once more the poster of the first photograph
+    (album / "day1" / "11.jpg").unlink()
+    (album / "day1" / "torn.jpg").write_bytes(b"no photograph")
+    assert "day2/12.jpg" not in panel.image.options
+    panel.again.click()
+    assert "12 photographs: 1 new, 1 removed, 1 left out" in panel.message.value
+    assert {"day2/12.jpg", "day1/11.jpg"} & set(panel.image.options) == {"day2/12.jpg"}
+    # Query, box and knobs are as they were, and the new photograph is among the results.
+    assert panel.image.value == "day0/00.jpg"
+    assert panel.box.value == "30,20,78,68"
+    assert panel.explorer.knobs.recipe == "LS + R"
+    assert panel.explorer.knobs.weighting == panel.knobs["weighting"].value == "Gaussian"
+    names = [hit["name"] for hit in panel.results.hits]
+    assert set(names[:3]) == {"02.jpg", "01.jpg", "12.jpg"}
+    panel.image.value = "day2/12.jpg"
+    assert panel.explorer.query.image == album / "day2" / "12.jpg"
+
+    (album / "day2" / "12.jpg").unlink()
+    panel.again.click()
+    assert "11 photographs: 1 removed, 1 left out" in panel.message.value
+    assert panel.image.value == "day0/00.jpg"  # the query is gone; the first one is shown
+    panel.again.click()
+    assert "11 photographs: 1 left out" in panel.message.value
+    with open(home_of(album) / ".lock") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        panel.again.click()
+    assert "another process is indexing it" in panel.message.value
+    assert not panel.again.disabled

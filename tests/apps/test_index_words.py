@@ -16,7 +16,13 @@ from blcf_utils.apps.photographs.encoder import Encoder
 from blcf_utils.apps.photographs.indexing import index_folder
 from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.querying import query_folder
-from blcf_utils.apps.photographs.words import is_own, open_encoder, shipped_words, stored_words
+from blcf_utils.apps.photographs.words import (
+    are_enough,
+    is_own,
+    open_encoder,
+    shipped_words,
+    stored_words,
+)
 from blcf_utils.cli import app
 from blcf_utils.config.profile import load_profile
 from blcf_utils.datasets.rendering.photographs import photograph
@@ -69,6 +75,13 @@ def test_the_shipped_words_are_small_and_fit_a_photograph():
 def test_words_of_another_layer_are_not_taken():
     other = EMBEDDED.model_copy(update={"layer": "block10_expand"})
     assert shipped_words(load_backbone(other)) is None
+
+
+def test_a_folder_has_own_words_from_256_on_or_half_of_its_profile_s(embedded_profile):
+    for profile, descriptors in (("mini", 256 * 8), (embedded_profile, 40 * 8 / 2)):
+        profile = load_profile(profile)
+        assert are_enough(descriptors, profile)
+        assert not are_enough(descriptors - 1, profile)
 
 
 def test_one_photograph_is_searchable_and_so_are_those_that_follow(

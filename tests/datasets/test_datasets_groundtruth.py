@@ -195,8 +195,8 @@ def test_roxford_full_layout_finds_the_photographs_beside_it(truth, tmp_path, mo
 def test_instre_full_layout(truth, tmp_path):
     shutil.copy(truth / "gnd_instre.mat", tmp_path)
     content = read_mat(truth / "gnd_instre.mat", ("imlist", "qimlist"))
-    names = strings(content["imlist"])
-    touch(tmp_path / "images", [*names, *strings(content["qimlist"])])
+    names, asked = (strings(content, one, tmp_path) for one in ("imlist", "qimlist"))
+    touch(tmp_path / "images", [*names, *asked])
     dataset = load_dataset("instre", root=tmp_path)
     assert (len(dataset.images), len(dataset.queries)) == (27_293, 1_250)
     assert len(dataset.extra_images) == 1_250

@@ -8,7 +8,7 @@ would need the panel written again; Voila is kept by the Jupyter project, as ipy
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,13 +19,16 @@ import time
 import webbrowser
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import nbformat
 
 from blcf_utils.apps.explorer.subject import FolderSubject, StudySubject
 from blcf_utils.apps.explorer.uploads import MAX_BYTES
+from blcf_utils.apps.explorer.visitors import VisitorKernels
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.paths import absolute, environment
 from blcf_utils.study.study import open_study
 
 TITLE = "Instance search"
@@ -39,8 +42,11 @@ POLICY = (
 # What the knobs offer beside the profile's own layer and codebook and the next layer.
 WORDS = (512,)
 WEIGHTINGS = ("Gaussian", "L2-norm", "salgan-mini")
-# The kernel of a visitor who has left ends after this time, which frees its memory.
-IDLE_SECONDS = 600
+# Visitors at once, and what the kernel of each may have in memory of its own.
+VISITORS, MEMORY_GB = 5, 4.0
+# A kernel that was asked nothing for so long ends, although its page is still open. That of a page
+# that has gone ends within half a minute (visitors.py).
+IDLE_SECONDS = 1200
 
 
 def page_of_folder(folder: Path | str) -> str:
@@ -50,7 +56,7 @@ def page_of_folder(folder: Path | str) -> str:
         StudyError: it is not indexed.
     """
     FolderSubject(folder)  # fails before the server starts, not on the first visit
-    where = str(Path(folder).expanduser().resolve())
+    where = str(absolute(folder))
     return f"""\
         from blcf_utils.apps.explorer.panel import explore_folder
 
@@ -68,6 +74,8 @@ def page_of_dataset(
     Raises:
         StudyError: no such profile or dataset.
     """
+    if profile.endswith((".yaml", ".yml")):
+        profile = str(absolute(profile))  # a visitor's kernel has another working folder
     bench = open_study(profile).open(dataset)
     StudySubject(bench, layers, words, weightings).prepare()
     arguments = f"{tuple(layers)!r}, {tuple(words)!r}, {tuple(weightings)!r}"
@@ -84,7 +92,16 @@ def page_of_dataset(
 
 
 @contextmanager
-def serving(code: str, host: str = HOST, port: int = PORT, log=None):
+def serving(
+    code: str,
+    host: str = HOST,
+    port: int = PORT,
+    log=None,
+    *,
+    base_url: str = "/",
+    visitors: int = VISITORS,
+    memory_gb: float = MEMORY_GB,
+):
     """Serve a page for as long as the block lasts; yields (process, address) once it answers.
 
     Args:
@@ -92,28 +109,39 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
         host: the address to listen on; 127.0.0.1 is reached from this machine only.
         port: 0 for any free one.
         log: where the server writes, as for ``subprocess``; this process' own output when None.
+        base_url: the path that the page has, as where a proxy passes a part of its paths on.
+        visitors: how many can be there at once; others are answered 503.
+        memory_gb: what each visitor's kernel may allocate; beyond, its search fails and is said.
 
     Raises:
-        StudyError: the port is taken, or the server does not start.
+        StudyError: the port is taken, no such path, or the server does not start.
     """
-    port = check_address(host, port)
+    port, base_url = check_address(host, port), check_base_url(base_url)
     cells = [nbformat.v4.new_markdown_cell(f"# {TITLE}")]
-    cells += [nbformat.v4.new_code_cell(textwrap.dedent(code))]
+    cells += [nbformat.v4.new_code_cell(_limit(memory_gb) + textwrap.dedent(code))]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     with tempfile.TemporaryDirectory(prefix="blcf-demo-") as folder:
         path = Path(folder) / "instance-search.ipynb"
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-        (Path(folder) / "voila.json").write_text(json.dumps(_settings(host, port)), "utf-8")
+        settings = _settings(host, port, base_url, visitors)
+        (Path(folder) / "voila.json").write_text(json.dumps(settings), "utf-8")
         # Settings come from there alone: not from a file that happens to lie in the working folder.
         options = ("--Voila.config_file_paths", folder, "--Voila.log_level=ERROR", "--no-browser")
         process = subprocess.Popen(
             [sys.executable, "-m", "voila", str(path), *options],
-            env={**os.environ, "BLCF_PROGRESS": "off", "JUPYTER_PREFER_ENV_PATH": "1"},
+            env=environment()
+            | {
+                "BLCF_PROGRESS": "off",
+                "JUPYTER_PREFER_ENV_PATH": "1",
+                # A home may be read-only, and a user's start-up files are no part of a page.
+                "JUPYTER_DATA_DIR": folder,
+                "IPYTHONDIR": str(Path(folder) / "ipython"),
+            },
             stdout=log,
             stderr=log,
         )
         try:
-            address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}{base_url}"
             wait_until_served(address, process)
             yield process, address
         finally:
@@ -125,10 +153,15 @@ def serving(code: str, host: str = HOST, port: int = PORT, log=None):
                 process.wait()
 
 
-def serve(code: str, host: str = HOST, port: int = PORT, browser: bool = True) -> int:
-    """Serve a page until it is interrupted; returns the server's exit status."""
+def serve(
+    code: str, host: str = HOST, port: int = PORT, browser: bool = True, **limits: Any
+) -> int:
+    """Serve a page until it is interrupted; returns the server's exit status.
+
+    ``limits`` are ``base_url``, ``visitors`` and ``memory_gb`` of :func:`serving`.
+    """
     try:
-        with serving(code, host, port) as (process, address):
+        with serving(code, host, port, **limits) as (process, address):
             print(f"{TITLE}: {address} (stop with Ctrl-C)", flush=True)
             if browser:
                 webbrowser.open(address)
@@ -172,16 +205,48 @@ def check_address(host: str, port: int) -> int:
         ) from None
 
 
-def _settings(host: str, port: int) -> dict:
+def check_base_url(path: str) -> str:
+    """Return the path of a page with a slash at both ends.
+
+    Raises:
+        StudyError: it is no path of an address.
+    """
+    inner = path.strip("/")
+    if not re.fullmatch(r"([\w.~-]+(/[\w.~-]+)*)?", inner, re.ASCII):
+        raise StudyError(
+            f"--base-url {path}: expected a path such as /search/, of letters, digits, . _ ~ and -"
+        )
+    return f"/{inner}/" if inner else "/"
+
+
+def _limit(memory_gb: float) -> str:
+    """Return the lines with which a kernel limits its own memory; files it maps do not count."""
+    size = int(memory_gb * 2**30)
+    return f"import resource\n\nresource.setrlimit(resource.RLIMIT_DATA, ({size}, {size}))\n"
+
+
+def _settings(host: str, port: int, base_url: str, visitors: int) -> dict:
     """Return Voila's configuration."""
     tornado = {
         # A photograph travels in one message, which is 10 MiB at most by default.
         "websocket_max_message_size": 2 * MAX_BYTES,
         "headers": {"Content-Security-Policy": POLICY},
     }
-    page = {"strip_sources": True, "show_tracebacks": False, "file_allowlist": []}
+    server = {"ip": host, "port": port, "port_retries": 0, "base_url": base_url}
+    page = {
+        "strip_sources": True,
+        "show_tracebacks": False,
+        "file_allowlist": [],
+        "multi_kernel_manager_class": f"{VisitorKernels.__module__}.{VisitorKernels.__name__}",
+    }
+    kernels = {
+        "visitors": visitors,
+        "cull_idle_timeout": IDLE_SECONDS,
+        "cull_interval": 60,
+        "cull_connected": True,
+    }
     return {
-        "Voila": {"ip": host, "port": port, "port_retries": 0, "tornado_settings": tornado},
+        "Voila": {**server, "tornado_settings": tornado},
         "VoilaConfiguration": page,
-        "MappingKernelManager": {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60},
+        "VisitorKernels": kernels,
     }

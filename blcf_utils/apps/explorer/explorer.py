@@ -13,10 +13,11 @@ from blcf_utils.apps.explorer.subject import Subject
 from blcf_utils.apps.explorer.truth import judged, verdict
 from blcf_utils.apps.photographs.collection import WithPhotograph
 from blcf_utils.apps.photographs.encoder import reading_query
+from blcf_utils.apps.photographs.naming import photograph_of
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.images import image_size
 from blcf_utils.ground.errors import StudyError, known
-from blcf_utils.ground.names import printable, typed_path
+from blcf_utils.ground.names import printable
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.results.evaluation import average_precision, precision_recall, unit_ranking
 from blcf_utils.search.boxes import check_box
@@ -168,9 +169,7 @@ class Explorer:
     def _path(self, image: Path | int | str) -> Path:
         dataset = self.subject.dataset
         if not isinstance(image, int | np.integer):
-            # A path to an image of the dataset is that image, however it is written.
-            path = typed_path(image)
-            return path.resolve() if path.resolve() in dataset.image_index else path
+            return photograph_of(dataset, image)
         last = len(dataset.all_images) - 1
         if not 0 <= image <= last:
             raise StudyError(

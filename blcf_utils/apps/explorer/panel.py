@@ -8,6 +8,7 @@ import logging
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -22,7 +23,7 @@ from blcf_utils.apps.explorer.uploads import MAX_BYTES, accept, check_size
 from blcf_utils.apps.explorer.widgets import BoxCanvas, PhotoUpload, ResultGrid
 from blcf_utils.datasets.base import Box, Dataset, Query
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.names import printable
+from blcf_utils.ground.names import printable, same_name
 from blcf_utils.search.boxes import read_box
 from blcf_utils.study.pipeline import Pipeline
 
@@ -79,19 +80,22 @@ class Panel:
         self._shown: Query | None = None
         self._explained: int | None = None
         self._before: deque[Query] = deque(maxlen=_REMEMBERED)
-        self._names = _names(subject.dataset)
-        self._numbers = {name: i for i, name in enumerate(self._names)}
+        self._read_names(subject.dataset)
         self._build(subject)
         self._show(self.explorer.answer)
         self._connect()
 
-    def _build(self, subject: Subject) -> None:
-        dataset = subject.dataset
-        starts = [(query.id, (query.image, query.box)) for query in dataset.queries] or [
+    def _read_names(self, dataset: Dataset) -> None:
+        self._names = _names(dataset)
+        self._numbers = {name: i for i, name in enumerate(self._names)}
+        self._starts = [(query.id, (query.image, query.box)) for query in dataset.queries] or [
             (name, (path, None))
             for name, path in zip(self._names[:_MANY], dataset.images, strict=False)
         ]
-        self.start = _wide(widgets.Dropdown, "query", options=starts)
+
+    def _build(self, subject: Subject) -> None:
+        dataset = subject.dataset
+        self.start = _wide(widgets.Dropdown, "query", options=self._starts)
         self.image = _wide(
             widgets.Combobox,
             "image",
@@ -112,7 +116,11 @@ class Panel:
         for name, widget in self.knobs.items():
             widget.value = getattr(self.explorer.knobs, name)
         self.back = widgets.Button(description="back to the last query", disabled=True)
-        self.upload.layout.width = self.back.layout.width = "97%"
+        self.again = widgets.Button(description="look for new photographs")
+        for button in (self.upload, self.back, self.again):
+            button.layout.width = "97%"
+        if not isinstance(subject, FolderSubject):
+            self.again.layout.display = "none"
         self.message, self.summary, self.results = widgets.HTML(), widgets.HTML(), ResultGrid()
         self.curve, self.why = widgets.Image(format="png"), widgets.Image(format="png")
         self.curve.layout.max_width = "100%"
@@ -130,7 +138,7 @@ class Panel:
         right = {"flex": "2 1 320px", "min_width": "260px"}
         self.widget = widgets.Box(
             [
-                widgets.VBox([*asked, *self.knobs.values(), self.back], layout=left),
+                widgets.VBox([*asked, *self.knobs.values(), self.back, self.again], layout=left),
                 widgets.VBox(found, layout=right),
             ],
             layout={"display": "flex", "flex_flow": "row wrap", "grid_gap": "14px"},
@@ -143,6 +151,7 @@ class Panel:
         self.image.observe(self._named, "value")
         self.upload.on_msg(self._uploaded)
         self.back.on_click(self._returned)
+        self.again.on_click(self._looked_again)
         self.canvas.observe(self._drawn, "box")
         self.box.observe(self._typed, "value")
         self.results.on_msg(self._chosen)
@@ -162,12 +171,13 @@ class Panel:
 
     @_handler
     def _named(self, change) -> None:
-        name = change["new"].strip()
-        if not name:
+        typed = change["new"]
+        if not typed.strip():
             return
         # Only by its name: a path would open any image of the machine that serves this.
-        if name not in self._numbers:
-            raise StudyError(f"{name}: no image of that name in {self.explorer.subject.title}")
+        name = same_name(typed, self._numbers) or same_name(typed.strip(), self._numbers)
+        if name is None:
+            raise StudyError(f"{typed}: no image of that name in {self.explorer.subject.title}")
         self._ask(self._numbers[name])
 
     @_handler
@@ -181,6 +191,32 @@ class Panel:
     def _returned(self, button) -> None:
         self.explorer.query = self._before.pop()
         self._show(self.explorer.answer)
+
+    @_handler
+    def _looked_again(self, button) -> None:
+        button.disabled = True
+        try:
+            subject, told = self.explorer.subject.looked_again()
+        finally:
+            button.disabled = False
+        query, knobs = self.explorer.query, asdict(self.explorer.knobs)
+        if knobs["coding"] not in subject.codings:  # indexed anew, with other words
+            knobs["coding"] = subject.codings[0]
+        self.explorer = Explorer(subject, **knobs)
+        with suppress(StudyError):  # the photograph may be gone
+            self.explorer.ask(query.image, query.box)
+        self._read_names(subject.dataset)
+        self._setting = True
+        try:
+            self.start.options = self._starts
+            self.image.options = self._names[:_LISTED]
+            self.knobs["coding"].options = subject.codings
+        finally:
+            self._setting = False
+        self._shown = self._explained = None
+        self._show(self.explorer.answer)
+        images = len(subject.dataset.images)
+        self.message.value = f'<p role="status">{images:,} photographs: {html.escape(told)}</p>'
 
     @_handler
     def _drawn(self, change) -> None:

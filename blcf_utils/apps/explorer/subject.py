@@ -11,6 +11,7 @@ from PIL import Image
 
 from blcf_utils.apps.photographs.collection import Collection
 from blcf_utils.apps.photographs.encoder import Encoder
+from blcf_utils.apps.photographs.indexing import index_folder
 from blcf_utils.apps.photographs.shards import THUMBNAIL
 from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.base import Dataset
@@ -117,11 +118,24 @@ class FolderSubject(Subject):
     """
 
     def __init__(self, folder: Path | str):
+        self._folder = folder
         self._collection = collection = Collection(folder)
         self.title, self.dataset = printable(collection.folder.name), collection.dataset
         self.profile, self.weightings = collection.profile, collection.weightings
         backbone = self.profile.features.backbone
         self.codings = (f"{backbone.layer}, K = {collection.maps.words:,}",)
+
+    def looked_again(self) -> tuple[FolderSubject, str]:
+        """Return the folder as it is now, its index brought up to date, and what has changed.
+
+        Raises:
+            StudyError: as for ``index_folder``.
+        """
+        done = index_folder(self._folder)
+        counts = {"new": done.added, "changed": done.changed, "moved": done.moved}
+        counts |= {"removed": done.removed, "left out": len(done.unreadable)}
+        told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return FolderSubject(self._folder), told or "nothing has changed"
 
     def base(self, coding: str, weighting: str) -> SearchBase:
         """Return what searches need."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -88,22 +87,6 @@ class Collection:
         )
 
     @cached_property
-    def _files(self) -> dict[tuple[int, int], Path]:
-        """The photographs by device and inode, of those that can be looked at."""
-        return {_identity(path): path for path in reversed(self.dataset.images)}
-
-    def photograph(self, path: Path) -> Path | None:
-        """Return a photograph as ``dataset.images`` has it, however a path leads there, or None.
-
-        A path may be relative, and go through links.
-        """
-        whole = Path(os.path.abspath(path))
-        if whole in self.dataset.image_index:
-            return whole
-        identity = _identity(path)
-        return self._files.get(identity) if any(identity) else None
-
-    @cached_property
     def encoder(self) -> Encoder:
         """What encodes a photograph that is not in the folder."""
         return open_encoder(self._home, self.profile)
@@ -167,15 +150,6 @@ class Collection:
         """Return a small JPEG of a photograph."""
         shard, place = self._places[image]
         return self._read(shard_path(self._home, shard), "thumbnail")[place].tobytes()
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Return device and inode of the file that a path leads to; zeros where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_dev, found.st_ino
 
 
 class WithPhotograph:

@@ -32,8 +32,9 @@ from blcf_utils.datasets.formats import EXPECTED, advice
 from blcf_utils.datasets.images import UnreadableImage
 from blcf_utils.features.networks.weight_files import settled
 from blcf_utils.ground.errors import StudyError, known
-from blcf_utils.ground.names import typed_path
+from blcf_utils.ground.paths import absolute
 from blcf_utils.ground.progress import progress
+from blcf_utils.ground.writing import writing
 from blcf_utils.saliency.models import MODELS
 from blcf_utils.saliency.weighting import NONE
 
@@ -76,6 +77,11 @@ class Indexed:
     advice: str
     seconds: float
 
+    @property
+    def size(self) -> int:
+        """Bytes of the index."""
+        return sum(path.stat().st_size for path in self.home.rglob("*") if path.is_file())
+
 
 def index_folder(
     folder: Path | str,
@@ -107,9 +113,8 @@ def index_folder(
             indexes the same folder.
     """
     started = time.perf_counter()
-    home, folder = home_of(folder), typed_path(folder).resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    with _alone(home, folder):
+    home, folder = home_of(folder), absolute(folder).resolve()
+    with writing(home), _alone(home, folder):
         before, mended = (_known(home), []) if anew else _trusted(home)
         manifest = _settled(before, folder, profile, weightings, anew)
         for path in home.iterdir() if anew else ():
@@ -147,6 +152,7 @@ def _no_photograph(folder: Path, listing: Listing) -> StudyError:
 
 @contextlib.contextmanager
 def _alone(home: Path, folder: Path) -> Iterator[None]:
+    home.mkdir(parents=True, exist_ok=True)
     with open(home / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

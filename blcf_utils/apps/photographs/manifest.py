@@ -12,8 +12,8 @@ from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.files import content_digest
 from blcf_utils.ground.artefacts import write_text
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.names import file_label, typed_path
-from blcf_utils.ground.paths import cache_dir
+from blcf_utils.ground.names import file_label
+from blcf_utils.ground.paths import absolute, cache_dir
 from blcf_utils.ground.settings import digest_of
 
 VERSION = 4
@@ -29,7 +29,7 @@ def home_of(folder: Path | str) -> Path:
     Raises:
         StudyError: there is no such folder.
     """
-    folder = typed_path(folder)
+    folder = absolute(folder)
     if not folder.is_dir():
         raise StudyError(f"{folder}: no such folder; name the folder that holds the photographs")
     folder = folder.resolve()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from blcf_utils.apps.photographs.collection import Collection, WithPhotograph
 from blcf_utils.apps.photographs.encoder import reading_query
+from blcf_utils.apps.photographs.naming import photograph_of
+from blcf_utils.apps.photographs.sheet import check_sheet, write_sheet
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.images import image_size
-from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.names import printable, typed_path
+from blcf_utils.ground.names import printable
+from blcf_utils.ground.paths import absolute
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.boxes import check_box, read_box
 from blcf_utils.search.recipes import Searcher
@@ -43,6 +44,7 @@ def query_folder(
     recipe: str = "LS + R",
     weighting: str = NONE,
     top: int = 10,
+    sheet: Path | str | None = None,
 ) -> list[Result]:
     """Return the photographs of an indexed folder that show what a box of an image shows.
 
@@ -53,14 +55,18 @@ def query_folder(
         recipe: steps of ``blcf_utils.search.recipes``.
         weighting: one that the folder was indexed with.
         top: how many results.
+        sheet: where a contact sheet of query and results is written; none if None.
 
     Raises:
         StudyError: the folder is not indexed, the image does not decode, a box outside it, an
-            unknown recipe or weighting.
+            unknown recipe or weighting, a sheet that cannot be written.
     """
+    if sheet is not None:
+        sheet = absolute(sheet)
+        check_sheet(sheet)
     collection = Collection(folder)
     base = collection.base(weighting)
-    path = _path(collection, Path(image))
+    path = photograph_of(base.dataset, image)
     box = read_box(box) if isinstance(box, str) else box
     with reading_query(path):
         check_box(box, image_size(path, exif_orientation=True))
@@ -73,22 +79,38 @@ def query_folder(
     profile = collection.profile
     searcher = Searcher(base, profile.reranking, profile.expansion)
     found = searcher.run(recipe, query)
-    return [
+    places = searcher.places(query, found, top)
+    results = [
         Result(
             rank,
             collection.names[place.image],
             place.score,
             tuple(round(edge, 1) for edge in place.box),
         )
-        for rank, place in enumerate(searcher.places(query, found, top), 1)
+        for rank, place in enumerate(places, 1)
     ]
+    if sheet is not None:
+        shown = [
+            (
+                f"{one.rank}. {one.score:.3f}\n{one.photograph}",
+                collection.thumbnail(place.image),
+                tuple(base.maps.sizes[place.image].tolist()),
+                one.box,
+            )
+            for one, place in zip(results, places, strict=True)
+        ]
+        with reading_query(path):
+            write_sheet(sheet, (path, box), shown)
+    return results
 
 
 def results_as_json(results: list[Result]) -> str:
-    """Return results as a JSON list of objects."""
+    """Return results as a JSON list of objects.
+
+    A byte of a name that is not UTF-8 is the escaped character that Python reads it as.
+    """
     text = json.dumps([asdict(one) for one in results], indent=1, ensure_ascii=False)
-    # Bytes of a name that are no UTF-8 stay what Python makes of them, in JSON's own way.
-    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def results_as_text(results: list[Result]) -> str:
@@ -98,15 +120,3 @@ def results_as_text(results: list[Result]) -> str:
         box = ",".join(f"{value:.0f}" for value in one.box)
         lines.append(f"{one.rank:3}  {one.score:.4f}  {printable(one.photograph)}  {box}")
     return "\n".join(lines)
-
-
-def _path(collection: Collection, image: Path) -> Path:
-    """Return an image's path as the collection writes it, if it has it."""
-    # One that the index left out, or that is gone, is said to be so when it is read.
-    for path in (typed_path(image), typed_path(collection.folder / image)):
-        found = collection.photograph(path)
-        if found or path.is_file():
-            return found or path
-    raise StudyError(
-        f"{image}: no such file, nor a photograph of {collection.folder}; name an image file"
-    )

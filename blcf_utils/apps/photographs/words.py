@@ -36,6 +36,8 @@ from blcf_utils.words.whitening import (
 
 # A word that fewer descriptors taught than this is mostly noise.
 DESCRIPTORS_A_WORD = 8
+# A folder's own words are no better than those of other photographs where they are fewer.
+FEW_WORDS = 256
 # Stage, label and document: an index has one set of words.
 WORDS = (Stage("words"), "learned", {})
 ORIGIN = "origin.json"
@@ -68,10 +70,11 @@ def words_taught_by(descriptors: float, profile: Profile) -> int:
 def are_enough(descriptors: float, profile: Profile) -> bool:
     """Return whether a folder's own words are better than those that come with the study.
 
-    That is from half the profile's words on: on 24 to 96 photographs own words have the better
-    results, but they fit photographs that come later worse (``data/embedded/WORDS_CARD.md``).
+    That is from ``FEW_WORDS`` on, or half of the profile's words: the folder's own have the better
+    results, though they fit photographs that come later worse (``data/embedded/WORDS_CARD.md``),
+    which ``fit.misfit`` says.
     """
-    return 2 * words_taught_by(descriptors, profile) >= profile.codebook.words
+    return words_taught_by(descriptors, profile) >= min(FEW_WORDS, profile.codebook.words / 2)
 
 
 def find_words(

@@ -16,7 +16,7 @@ from pydantic import Field
 from blcf_utils.datasets.fetching.downloads import check_size, fetch_file
 from blcf_utils.datasets.fetching.sources import FileSource, read_sources
 from blcf_utils.ground.errors import StudyError, known
-from blcf_utils.ground.paths import project_root, weights_path
+from blcf_utils.ground.paths import in_project, project_root, weights_path
 from blcf_utils.ground.settings import Config
 
 TOLERANCE = 0.2  # how far a size may be off an approximate one
@@ -133,7 +133,7 @@ def find_weights(name: str, override: str = "") -> Path | None:
     """
     source = _source(name)
     if override:
-        path = project_root() / Path(override).expanduser()
+        path = in_project(override)
         if not path.is_file():
             raise StudyError(
                 f"{path}: no such file, expected the weights of {name}; correct the path, or leave "

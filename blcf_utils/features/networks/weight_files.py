@@ -23,7 +23,7 @@ from blcf_utils.features.networks.published import (
     published_weights,
 )
 from blcf_utils.ground.errors import StudyError, known
-from blcf_utils.ground.paths import project_root, weights_path
+from blcf_utils.ground.paths import in_project, weights_path
 
 log = logging.getLogger("blcf")
 
@@ -112,7 +112,7 @@ def candidate_files(backbone: BackboneConfig) -> list[Path]:
         found = []
     else:
         # Notebooks run in the project's folder.
-        found = [project_root() / Path(backbone.weights).expanduser()]
+        found = [in_project(backbone.weights)]
     return [path for path in found if path and path.is_file()]
 
 
@@ -140,7 +140,7 @@ def weights_file(config: BackboneConfig) -> Path:
         return _local_file(config)
     if config.weights == "embedded":
         return embedded_file(name)
-    path = project_root() / Path(config.weights).expanduser()
+    path = in_project(config.weights)
     if not path.is_file():
         raise StudyError(f"{path}: no such weights file for backbone {name}")
     return path

@@ -16,6 +16,7 @@ import numpy as np
 from blcf_utils.config.profile import BackboneConfig
 from blcf_utils.features.networks.heads import ClassifierHead, missing_head
 from blcf_utils.features.networks.weight_files import candidate_files
+from blcf_utils.ground.paths import in_project
 from blcf_utils.pooling.compared.asmk_search import AsmkSearch, asmk_missing
 from blcf_utils.pooling.compared.detector import DetectorSearch
 from blcf_utils.pooling.compared.methods import DATABASE_LEVELS
@@ -246,7 +247,7 @@ class NetworkRow(Row):
     def _missing_file(self, at: Compared, setting: str, what: str) -> str:
         """Return why a file that ``comparison.<setting>`` names for the row is not here, or ""."""
         path = getattr(at.bench.profile.comparison, setting).get(self.id)
-        if path and Path(path).expanduser().is_file():
+        if path and in_project(path).is_file():
             return ""
         given = f"found none at {path}" if path else "none is given"
         return (
@@ -421,7 +422,7 @@ class DetectorRow(NetworkRow):
     """Image vectors and proposals of a detector."""
 
     def _search(self, at: Compared) -> DetectorSearch:
-        return at.detector(Path(at.bench.profile.comparison.weights[self.id]).expanduser())
+        return at.detector(in_project(at.bench.profile.comparison.weights[self.id]))
 
     def rank(self, at: Compared, mode: Mode, expanded: bool) -> Rankings:
         return self._search(at).rank(mode, expanded)
