@@ -122,7 +122,7 @@ def test_a_visitor_draws_turns_uploads_and_asks_why(page, tmp_path):
     bad.write_bytes(b"<script>alert(1)</script>" * 20)
     choose(page, bad)
     page.wait_for_selector(".blcf-error")
-    assert "bad.jpg: expected a JPEG" in page.locator(".blcf-error").inner_text()
+    assert "bad.jpg: expected a photograph" in page.locator(".blcf-error").inner_text()
     assert scores(page) == before
     shoot(page, "demo-6-bad-file")
     assert not page.elsewhere  # a page asks no other machine, and tells none of its visitors
