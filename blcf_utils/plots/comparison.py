@@ -131,7 +131,9 @@ def show_pooling(dataset: Dataset, image: int, feature_map: np.ndarray, p: float
     picture(axes[0, 0], pixels, f"channel {channel} of this image")
     for ax, (name, parts) in zip(axes[0, 1:], powers.items(), strict=True):
         half = half_of(parts)
-        draw_heat(ax, pixels, parts.astype(float), f"{name}: half from {half} of {parts.size} positions")
+        draw_heat(
+            ax, pixels, parts.astype(float), f"{name}: half from {half} of {parts.size} positions"
+        )
     return done(figure)
 
 

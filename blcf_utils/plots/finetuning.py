@@ -65,10 +65,10 @@ def draw_networks(config: FinetuningConfig, channels: int) -> Figure:
     if frozen:
         trunk.append(("layers", f"up to {frozen}", IGNORED))
     trunk.append(("layers", "behind them" if frozen else "all", SERIES[1]))
-    summed = [("sum", "over positions", IGNORED), ("F", f"{channels} numbers", QUERY)]
-    rectified = ", rectified" if projection.relu else ""
+    summed = [("sum", "over positions", IGNORED), ("F", f"{channels} numbers,\nof length 1", QUERY)]
+    rectified = ",\nrectified" if projection.relu else ""
     omega = [("Ω", f"drawn at random{rectified}", SERIES[1])]
-    longer = ("G", f"{projection.dimensions} numbers", QUERY)
+    longer = ("G", f"{projection.dimensions} numbers,\nof length 1", QUERY)
     local = projection.place == "local"
     rows = {
         "network A": [*trunk, *summed],
@@ -87,7 +87,7 @@ def draw_networks(config: FinetuningConfig, channels: int) -> Figure:
         ):
             draw_stage(ax, place, y, (title, detail), colour)
         for before, after in pairwise(places):
-            draw_arrow(ax, (before, y), (after, y), "unit length" if after == len(stages) else "")
+            draw_arrow(ax, (before, y), (after, y))
     return done(figure)
 
 

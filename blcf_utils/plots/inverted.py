@@ -50,7 +50,8 @@ def draw_inverted_file(
     for y, image in enumerate(best, len(rows)):
         drawn = [added[image][word] for word in rows if word in added[image]]
         rest = len(added[image]) - len(drawn)
-        terms = " + ".join([*(f"{term:.3f}" for term in drawn), f"{rest} other words"])
+        others = [f"{rest} other words"] if rest else []
+        terms = " + ".join([*(f"{term:.3f}" for term in drawn), *others])
         score = f"image {image}:   {terms}  =  {sum(added[image].values()):.3f}"
         ax.text(0, y + 0.8, score, va="center", color=colours[image], weight="bold", fontsize=9)
     return done(figure)

@@ -28,7 +28,7 @@ def test_influence_is_the_absolute_gradient_within_the_layers_reach():
     np.testing.assert_array_equal(influence[4:11, 6:13], 3 * np.outer(side, side))
 
 
-@pytest.mark.parametrize(("share", "side"), [(0.1, 1), (9 / 25, 3), (0.5, 5), (1.0, 5)])
+@pytest.mark.parametrize(("share", "side"), [(0.04, 1), (9 / 25, 3), (0.5, 5), (1.0, 5)])
 def test_reach_is_the_smallest_square_that_holds_a_share(share, side):
     influence = np.zeros((9, 11))
     influence[2:7, 3:8] = 1  # 25 pixels around the middle of row 4, column 5

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from blcf_utils import plots
 from blcf_utils.config.finetuning import FinetuningConfig, MiningConfig
@@ -64,8 +65,9 @@ def titles(figure):
 
 
 def test_every_public_plot_is_tested():
-    # Pictures of growing databases are tested beside these.
-    places = (Path(__file__), Path(__file__).parents[1] / "experiments" / "test_scaling.py")
+    # Pictures of growing databases are tested beside their numbers.
+    here = Path(__file__).parent
+    places = (*here.glob("test_*.py"), here.parent / "experiments" / "test_scaling.py")
     source = "".join(path.read_text(encoding="utf-8") for path in places)
     missing = [name for name in plots.__all__ if f"{name}(" not in source]
     assert missing == []
@@ -507,7 +509,11 @@ def test_gains_and_quality(toy):
     assert [bar.get_height() for bar in figure.axes[0].patches] == [0.2, 0.0, -0.1]
     index = pd.MultiIndex.from_product([["words"], ["a", "b"], [*"rstu"]])
     table = pd.DataFrame(
-        {"CC": [0.1, 0.2, 0.3, 0.4] * 2, "gain": [0.0, 0.01, 0.02, 0.4, *[0.001] * 4]}, index
+        {
+            "CC": [0.1, 0.2, 0.3, 0.4] * 2,
+            "gain": [0.0, 0.01, 0.02, 0.4, 0.001, 0.003, 0.002, 0.004],
+        },
+        index,
     ).eval("low = gain - .1\nhigh = gain + .1")
     figure = plots.plot_quality(table)
     drawn(figure)
@@ -516,7 +522,9 @@ def test_gains_and_quality(toy):
     np.testing.assert_allclose([s[:, 1] for s in intervals][-1], [0.3, 0.5])
     assert {t.get_text() for t in figure.axes[0].texts} == set("rstu")
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()  # what is small looks small
-    names = sorted((t.get_window_extent() for t in figure.axes[0].texts), key=lambda box: box.y0)
+    names = sorted(
+        (Text.get_window_extent(t) for t in figure.axes[0].texts), key=lambda box: box.y0
+    )
     assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(names))
     figure = plots.plot_quality(table.iloc[:0])
     drawn(figure)
@@ -577,9 +585,14 @@ def test_networks_are_drawn_as_they_are_configured():
     figure = plots.draw_networks(config, 33)
     drawn(figure)
     texts = [text.get_text() for text in figure.axes[0].texts]
-    for words in ("up to block9", "33 numbers", "77 numbers", "drawn at random, rectified"):
+    unit = "numbers,\nof length 1"
+    for words in ("up to block9", f"33 {unit}", f"77 {unit}", "drawn at random,\nrectified"):
         assert words in texts
     assert texts.count("sum") == texts.count("triplet loss") == 2
+    boxes = [patch.get_window_extent() for patch in figure.axes[0].patches]
+    extents = [Text.get_window_extent(t) for t in figure.axes[0].texts if t.get_rotation() == 0]
+    for one in (extent for extent in extents if extent.width > 1):
+        assert any(b.x0 <= one.x0 and one.x1 <= b.x1 and b.y0 <= one.y0 and one.y1 <= b.y1 for b in boxes)
     order = [t for t in texts if t in ("sum", "Ω")]
     assert order == ["sum", "sum", "Ω"]
     local = FinetuningConfig.model_validate({"projection": {"place": "local"}})
