@@ -132,7 +132,7 @@ def show_pooling(dataset: Dataset, image: int, feature_map: np.ndarray, p: float
     for ax, (name, parts) in zip(axes[0, 1:], powers.items(), strict=True):
         half = half_of(parts)
         draw_heat(
-            ax, pixels, parts.astype(float), f"{name}: half from {half} of {parts.size} positions"
+            ax, pixels, parts.astype(float), f"{name}\nhalf from {half} of {parts.size} positions"
         )
     return done(figure)
 

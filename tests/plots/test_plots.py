@@ -540,9 +540,9 @@ def test_one_channel_summed_and_raised_to_powers(toy):
     # 19 ones and a three: half of 22 is the three and eight ones; 27 is more than half of 46.
     assert titles(figure) == [
         "channel 1 of this image",
-        "sum: half from 9 of 20 positions",
-        "GeM, p = 3: half from 1 of 20 positions",
-        "maximum: half from 1 of 20 positions",
+        "sum\nhalf from 9 of 20 positions",
+        "GeM, p = 3\nhalf from 1 of 20 positions",
+        "maximum\nhalf from 1 of 20 positions",
     ]
     shown = figure.axes[2].images[1].get_array()
     np.testing.assert_allclose(shown[0, 0], 1 / 27)
@@ -592,7 +592,9 @@ def test_networks_are_drawn_as_they_are_configured():
     boxes = [patch.get_window_extent() for patch in figure.axes[0].patches]
     extents = [Text.get_window_extent(t) for t in figure.axes[0].texts if t.get_rotation() == 0]
     for one in (extent for extent in extents if extent.width > 1):
-        assert any(b.x0 <= one.x0 and one.x1 <= b.x1 and b.y0 <= one.y0 and one.y1 <= b.y1 for b in boxes)
+        assert any(
+            b.x0 <= one.x0 and one.x1 <= b.x1 and b.y0 <= one.y0 and one.y1 <= b.y1 for b in boxes
+        )
     order = [t for t in texts if t in ("sum", "Ω")]
     assert order == ["sum", "sum", "Ω"]
     local = FinetuningConfig.model_validate({"projection": {"place": "local"}})
