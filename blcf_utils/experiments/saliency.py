@@ -12,6 +12,7 @@ import pandas as pd
 
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
+from blcf_utils.experiments.weighting import weighting_gains
 from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
@@ -21,9 +22,9 @@ from blcf_utils.saliency.models import MODELS
 from blcf_utils.saliency.object_masks import object_masks
 from blcf_utils.saliency.quality import judge
 from blcf_utils.saliency.weighting import NONE
+from blcf_utils.search.boxes import Mode
 from blcf_utils.study.pipeline import Pipeline
 from blcf_utils.study.study import Study
-from blcf_utils.study.weightings import weighting_names
 
 TABLE = "x03_saliency_quality"
 TIMED_IMAGES = 5
@@ -31,6 +32,7 @@ JUDGED_IMAGES = 300
 # Saliency is blurred by nature: nothing is lost at this size, and all is judged ten times faster.
 JUDGED_SIDE = 160
 LEAST_PIXELS = 400  # a hundred fixations must leave most of an image unlooked at
+WEIGHTED = {"sum pooling": "t08_saliency_sum_pooling", "words": "t09_saliency_blcf"}
 MEASURES = ("CC", "SIM", "KL", "NSS", "AUC-Judd")
 
 
@@ -144,26 +146,23 @@ def _readable(dataset: Dataset) -> list[np.ndarray]:
     return images
 
 
-def quality_against_map(study: Study, measure: str = "CC", mode: str = "gs") -> pd.DataFrame:
-    """Return saliency quality beside the mAP it gives, one line per dataset and weighting.
+def quality_against_map(study: Study, measure: str = "CC", mode: Mode = "gs") -> pd.DataFrame:
+    """Return saliency quality beside the mAP that it gains over no weighting.
 
     Args:
         study: a study whose tables x03, t08 and t09 are written.
         measure: one of table x03.
         mode: ``gs`` or ``ls``.
+
+    Returns:
+        Columns ``measure``, gain, low and high (paired bootstrap interval); index (method,
+        dataset, weighting), where method is ``sum pooling`` or ``words``.
     """
-    tables = {}
-    for label, table_id, suffix in (
-        (measure, TABLE, measure),
-        ("sum pooling", "t08_saliency_sum_pooling", mode),
-        ("words", "t09_saliency_blcf", mode),
-    ):
-        table = study.results.read(table_id)
-        ran = table[(table["status"] == "measured") & table["column"].str.endswith(f"/{suffix}")]
-        keys = [ran["column"].str.removesuffix(f"/{suffix}"), ran["row"]]
-        tables[label] = pd.Series(ran["measured"].astype(float).to_numpy(), index=keys)
-    joined = pd.DataFrame(tables).dropna(subset=[measure])
-    joined.index.names = ("dataset", "weighting")
-    rows = weighting_names(study.profile)
-    order = [(d, r) for d in study.datasets for r in rows if (d, r) in joined.index]
-    return joined.loc[order]
+    table = study.results.read(TABLE)
+    judged = table[(table["status"] == "measured") & table["column"].str.endswith(f"/{measure}")]
+    keys = [judged["column"].str.removesuffix(f"/{measure}"), judged["row"]]
+    quality = pd.Series(judged["measured"].astype(float).to_numpy(), keys, name=measure)
+    quality.index.names = ("dataset", "weighting")
+    gains = {method: weighting_gains(study, of, mode) for method, of in WEIGHTED.items()}
+    both = pd.concat(gains, names=["method"]).join(quality, how="inner")
+    return both[[measure, "gain", "low", "high"]]

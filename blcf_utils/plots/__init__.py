@@ -8,6 +8,7 @@ from blcf_utils.plots.comparison import (
     plot_costs,
     plot_dimensions,
     plot_region_shares,
+    show_pooling,
     show_position_weights,
     show_regions,
     show_rmac_weights,
@@ -22,7 +23,8 @@ from blcf_utils.plots.curves import (
     plot_variances,
     plot_word_frequencies,
 )
-from blcf_utils.plots.finetuning import plot_mining, plot_training, show_triplets
+from blcf_utils.plots.finetuning import draw_networks, plot_mining, plot_training, show_triplets
+from blcf_utils.plots.inverted import draw_inverted_file
 from blcf_utils.plots.keypoints import show_keypoints, show_matches
 from blcf_utils.plots.localised import (
     show_found,
@@ -37,6 +39,7 @@ from blcf_utils.plots.maps import (
     show_channels,
     show_interpolation,
     show_matching_words,
+    show_receptive_field,
     show_similarity,
     show_word_patches,
 )
@@ -61,6 +64,8 @@ from blcf_utils.plots.slopes import plot_slopes
 
 __all__ = [
     "common_words",
+    "draw_inverted_file",
+    "draw_networks",
     "draw_pipeline",
     "plot_claims",
     "plot_codebook_sizes",
@@ -95,10 +100,12 @@ __all__ = [
     "show_localisations",
     "show_matches",
     "show_matching_words",
+    "show_pooling",
     "show_position_weights",
     "show_queries",
     "show_ranking",
     "show_rankings",
+    "show_receptive_field",
     "show_regions",
     "show_rmac_weights",
     "show_saliency",

@@ -8,11 +8,21 @@ from itertools import cycle
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from blcf_utils.datasets.base import Dataset
-from blcf_utils.plots.canvas import QUERY, SERIES, done, grid, nothing, photograph, picture
-from blcf_utils.plots.saliency import draw_heat
+from blcf_utils.plots.canvas import (
+    QUERY,
+    SERIES,
+    done,
+    draw_heat,
+    grid,
+    nothing,
+    photograph,
+    picture,
+    spread,
+)
 from blcf_utils.pooling.crow import crow_spatial_weights
 from blcf_utils.pooling.rmac import rmac_regions
 from blcf_utils.pooling.rmac_weighting import decompose, region_share, rmac_alpha
@@ -102,8 +112,41 @@ def show_position_weights(
     return done(figure)
 
 
+def show_pooling(dataset: Dataset, image: int, feature_map: np.ndarray, p: float = 3.0) -> Figure:
+    """Show what each position adds to the number that a channel becomes: sum, GeM, maximum.
+
+    Drawn is the channel that varies most. A position adds f to the sum and f^p to GeM's mean of
+    powers; the maximum is one position's. Titles say how many positions make half of the whole.
+
+    Args:
+        dataset, image: which image.
+        feature_map: its feature map, (C, h, w).
+        p: GeM's exponent.
+    """
+    channel = int(feature_map.std(axis=(1, 2)).argmax())
+    values = np.maximum(feature_map[channel], 0)
+    powers = {"sum": values, f"GeM, p = {p:g}": values**p, "maximum": values == values.max()}
+    pixels = photograph(dataset, dataset.all_images[image])
+    figure, axes = grid(1, len(powers) + 1, 2.6, 2.3)
+    picture(axes[0, 0], pixels, f"channel {channel} of this image")
+    for ax, (name, parts) in zip(axes[0, 1:], powers.items(), strict=True):
+        half = half_of(parts)
+        draw_heat(
+            ax, pixels, parts.astype(float), f"{name}\nhalf from {half} of {parts.size} positions"
+        )
+    return done(figure)
+
+
+def half_of(parts: np.ndarray) -> int:
+    """Return how many of the largest parts make half of their sum."""
+    largest = np.sort(parts.ravel().astype(float))[::-1].cumsum()
+    return int((largest < largest[-1] / 2).sum()) + 1
+
+
 def plot_costs(table: pd.DataFrame, dataset: str, mode: str = "ls") -> Figure:
     """Plot the mAP of every method against bytes per image and against time per query.
+
+    Named and joined by steps are the methods that no other beats in both (the Pareto front).
 
     Args:
         table: x04, in long form.
@@ -114,41 +157,50 @@ def plot_costs(table: pd.DataFrame, dataset: str, mode: str = "ls") -> Figure:
     if measured.empty:
         return nothing()
     values = measured.pivot(index="row", columns="column", values="measured")
-    figure, axes = grid(1, 2, 5.6, 5)
+    figure, axes = grid(1, 2, 5.2, 3.6)
     for ax, what in zip(axes[0], ("bytes per image", "ms per query"), strict=True):
         points = values[[f"{dataset}/{what}", f"{dataset}/{mode}"]].dropna().astype(float)
-        x, y = points.to_numpy().T
+        cost, score = points.to_numpy().T
         words = np.array([name.startswith(_WORDS) for name in points.index])
-        ax.scatter(x, y, s=26, c=np.where(words, SERIES[5], QUERY))
-        # Labels stand in one column, in the order of their points and far enough apart.
-        places = _spread(y, 0.045 * max(np.ptp(y), 1e-3))
-        for k, name in enumerate(points.index):
+        front = pareto_front(cost, score)
+        beaten = np.setdiff1d(np.arange(len(points)), front)
+        ax.plot(cost[front], score[front], color="0.6", drawstyle="steps-post", linewidth=1)
+        colours = np.where(words, SERIES[5], QUERY)
+        ax.scatter(cost[beaten], score[beaten], s=18, c=colours[beaten], alpha=0.35)
+        ax.scatter(cost[front], score[front], s=36, c=colours[front], zorder=3)
+        places = spread(score[front], 0.06 * max(np.ptp(score), 1e-3))
+        for k, place in zip(front, places, strict=True):
             ax.annotate(
-                name,
-                (x[k], y[k]),
-                xytext=(1.02, places[k]),
+                points.index[k],
+                (cost[k], score[k]),
+                xytext=(1.03, place),
                 textcoords=ax.get_yaxis_transform(),
-                fontsize=7,
+                fontsize=8,
                 va="center",
                 color=SERIES[5] if words[k] else "black",
                 arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6},
             )
         ax.set(xscale="log", xlabel=what, ylabel=f"mAP, {mode.upper()}", title=dataset)
+    shown = [("words", SERIES[5]), ("vectors and others", QUERY)]
+    handles = [Line2D([], [], marker="o", linestyle="", color=c, label=n) for n, c in shown]
+    axes[0, 0].legend(handles=handles, loc="lower right", fontsize=8, frameon=False)
     return done(figure)
 
 
-def _spread(values: np.ndarray, gap: float) -> np.ndarray:
-    """Return places near the values, in their order, at least ``gap`` apart."""
-    order = np.argsort(values, kind="stable")
-    places = values[order].astype(float)
-    for k in range(1, len(places)):
-        places[k] = max(places[k], places[k - 1] + gap)
-    places -= (places - values[order]).mean()
-    for k in range(1, len(places)):
-        places[k] = max(places[k], places[k - 1] + gap)
-    spread = np.empty_like(places)
-    spread[order] = places
-    return spread
+def pareto_front(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Return which of n points no other beats, the cheapest first.
+
+    A point is beaten by one that costs no more and scores no less, and is not its equal in both.
+    """
+    front: list[int] = []
+    for k in np.lexsort((-score, cost)):
+        if (
+            not front
+            or score[k] > score[front[-1]]
+            or (score[k] == score[front[-1]] and cost[k] == cost[front[-1]])
+        ):
+            front.append(int(k))
+    return np.array(front, int)
 
 
 def plot_dimensions(table: pd.DataFrame, dataset: str) -> Figure:

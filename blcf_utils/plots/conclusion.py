@@ -91,7 +91,7 @@ def plot_ladder(ladder: pd.DataFrame) -> Figure:
 
 
 def plot_networks(gains: pd.DataFrame) -> Figure:
-    """Plot what words gain over dense vectors, network by network, one panel per dataset.
+    """Plot what words gain over dense vectors: a row of panels a dataset, a panel a rival.
 
     Args:
         gains: columns gain, low, high; index (dataset, network, rival)
@@ -100,22 +100,21 @@ def plot_networks(gains: pd.DataFrame) -> Figure:
     if gains.empty:
         return nothing()
     datasets, networks, rivals = (list(level) for level in map(_unique(gains), range(3)))
-    height = 1 + 0.17 * len(networks) * (len(rivals) + 1)
-    figure, axes = grid(1, len(datasets), 3, height, sharex=True, sharey=True)
-    offsets = np.linspace(-0.33, 0.33, len(rivals))
-    for ax, dataset in zip(axes[0], datasets, strict=True):
-        ax.axvline(0, color="0.4", linewidth=1)
-        for (network, rival), line in gains.loc[dataset].iterrows():
-            place = rivals.index(rival)
+    height = 0.7 + 0.32 * len(networks)
+    figure, axes = grid(len(datasets), len(rivals), 1.9, height, sharex=True, sharey=True)
+    for line, dataset in zip(axes, datasets, strict=True):
+        for ax in line:
+            ax.axvline(0, color="0.4", linewidth=1)
+            ax.grid(axis="y", visible=False)
+        for (network, rival), values in gains.loc[dataset].iterrows():
             row = networks.index(network)
-            _interval(ax, line, row + offsets[place], SERIES[place % len(SERIES)])
-        for k in range(1, len(networks), 2):
-            ax.axhspan(k - 0.5, k + 0.5, color="0.5", alpha=0.08, linewidth=0)
-        ax.set(title=dataset, xlabel="mAP of words - mAP of vectors")
-        ax.grid(axis="y", visible=False)
+            _interval(line[rivals.index(rival)], values, row, SERIES[0])
+        line[0].set_ylabel(dataset)
+    for ax, rival in zip(axes[0], rivals, strict=True):
+        ax.set_title(f"over {rival}")
     axes[0, 0].set_yticks(range(len(networks)), [n.replace(" (", "\n(") for n in networks])
     axes[0, 0].set_ylim(len(networks) - 0.5, -0.5)
-    _legend(figure, [f"words over {rival}" for rival in rivals], [])
+    figure.supxlabel("mAP of words - mAP of vectors, with 95 % intervals over queries", fontsize=9)
     return done(figure)
 
 

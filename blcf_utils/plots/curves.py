@@ -10,8 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from blcf_utils.datasets.base import Dataset, Query
-from blcf_utils.plots.canvas import SERIES, done, grid, nothing
-from blcf_utils.results.evaluation import Evaluation, precision_recall, unit_ranking
+from blcf_utils.plots.canvas import RELEVANT, SERIES, WRONG, done, grid, nothing
+from blcf_utils.results.evaluation import (
+    Evaluation,
+    average_precision,
+    precision_recall,
+    unit_ranking,
+)
 from blcf_utils.search.index.inverted_file import InvertedFile
 from blcf_utils.search.query import Ranking
 from blcf_utils.words.codebook import Codebook
@@ -52,14 +57,27 @@ def plot_word_frequencies(index: InvertedFile) -> Figure:
 def plot_precision_recall(
     dataset: Dataset, query: Query, rankings: Mapping[str, Ranking]
 ) -> Figure:
-    """Plot the precision-recall curve of one query by several methods."""
-    figure, axes = grid(1, 1, 3.6, 2.6)
-    for (method, ranking), colour in zip(rankings.items(), cycle(SERIES), strict=False):
+    """Plot one query's precision against its recall by several methods, one panel each.
+
+    The shaded area is the average precision as the dataset's protocol sums it: trapezoids, from
+    precision 1, or rectangles. Dots are the right images.
+    """
+    figure, axes = grid(1, len(rankings), 3.4, 2.6, sharey=True)
+    rectangles = dataset.protocol.ap == "rectangular"
+    for ax, (method, ranking), colour in zip(
+        axes[0], rankings.items(), cycle(SERIES), strict=False
+    ):
         units = unit_ranking(dataset, ranking.images)
         precision, recall = precision_recall(units, query.positives, query.junk)
-        axes[0, 0].step(recall, precision, where="post", label=method, color=colour)
-    axes[0, 0].set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.05))
-    axes[0, 0].legend()
+        precision, recall = np.r_[1.0, precision], np.r_[0.0, recall]
+        style, step = ("steps-pre", "pre") if rectangles else ("default", None)
+        ax.plot(recall, precision, drawstyle=style, color=colour, linewidth=1)
+        ax.fill_between(recall, precision, step=step, color=colour, alpha=0.25, linewidth=0)
+        right = np.flatnonzero(np.diff(recall)) + 1
+        ax.plot(recall[right], precision[right], "o", markersize=3, color=colour, clip_on=False)
+        ap = average_precision(units, query.positives, query.junk, dataset.protocol.ap)
+        ax.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.03), title=f"{method}: AP {ap:.2f}")
+    axes[0, 0].set_ylabel("precision")
     return done(figure)
 
 
@@ -67,13 +85,14 @@ def plot_paired_queries(first: Evaluation, second: Evaluation, names: tuple[str,
     """Plot the AP of every query by two methods against one another, and the sorted gain."""
     a = np.array(list(first.per_query.values()))
     b = np.array([second.per_query[query] for query in first.per_query])
-    figure, axes = grid(1, 2, 3.2, 2.8)
+    figure, axes = grid(1, 2, 3.2, 2.9)
     left, right = axes[0]
     left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    left.scatter(a, b, s=14, color=SERIES[0], alpha=0.7)
-    left.set(xlabel=f"AP {names[0]}", ylabel=f"AP {names[1]}", xlim=(0, 1.02), ylim=(0, 1.02))
+    left.scatter(a, b, s=14, color=SERIES[0], alpha=0.5)
+    room = (-0.04, 1.04)  # a dot at 0 or 1 is seen whole
+    left.set(xlabel=f"AP {names[0]}", ylabel=f"AP {names[1]}", xlim=room, ylim=room, aspect="equal")
     gain = np.sort(b - a)[::-1]
-    right.bar(range(len(gain)), gain, color=np.where(gain >= 0, SERIES[2], SERIES[5]), width=1)
+    right.bar(range(len(gain)), gain, color=np.where(gain >= 0, RELEVANT, WRONG), width=1)
     better = int((gain > 0).sum())
     right.set(
         xlabel="query, sorted",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from blcf_utils.config.finetuning import MiningConfig
+from blcf_utils.config.finetuning import FinetuningConfig, MiningConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.finetuning.image_rankings import ImageRankings
 from blcf_utils.finetuning.splits import class_labels
@@ -22,16 +22,18 @@ from blcf_utils.plots.canvas import (
     done,
     frame,
     grid,
+    judge,
     photograph,
     picture,
 )
+from blcf_utils.plots.pipeline import APART, WIDE, draw_arrow, draw_stage
 
 
 def show_triplets(dataset: Dataset, triplets: Triplets, count: int = 5) -> Figure:
     """Show mined triplets, one a column: anchor, positive, negative with their fused scores.
 
-    A frame says what the ground truth knows: green, the same instance as the anchor; orange,
-    another one or none; grey, nothing is known of the anchor.
+    A tick says that the ground truth agrees: that a positive shows the anchor's instance, that a
+    negative does not. A cross says that it does not agree; grey, nothing is known of the anchor.
     """
     chosen = np.linspace(0, len(triplets) - 1, count).astype(int)
     labels = [set(images.tolist()) for images in class_labels(dataset).values()]
@@ -39,12 +41,53 @@ def show_triplets(dataset: Dataset, triplets: Triplets, count: int = 5) -> Figur
     for line, k in zip(axes.T, chosen, strict=True):
         names = ("anchor", *(f"{n} {s:.1f}" for n, s in zip("+-", triplets.scores[k], strict=True)))
         anchor = int(triplets.images[k, 0])
-        for ax, image, name in zip(line, triplets.images[k].tolist(), names, strict=True):
+        known = [same for same in labels if anchor in same]
+        wanted = (None, True, False)  # of the anchor, the positive, the negative: its instance?
+        images = triplets.images[k].tolist()
+        for ax, image, name, same in zip(line, images, names, wanted, strict=True):
             picture(ax, photograph(dataset, dataset.images[image]), name)
-            known = [same for same in labels if anchor in same]
-            right = any(image in same for same in known)
-            truth = (RELEVANT if right else WRONG) if known else IGNORED
-            frame(ax, QUERY if image == anchor else truth, 3)
+            if same is None:
+                frame(ax, QUERY, 3)
+            else:
+                judge(ax, any(image in one for one in known) == same if known else None)
+    return done(figure)
+
+
+def draw_networks(config: FinetuningConfig, channels: int) -> Figure:
+    """Draw networks A (above) and B (below): what keeps its weights (grey), what learns (orange).
+
+    Args:
+        config: which layers are frozen, and the projection of network B.
+        channels: C of the feature maps.
+    """
+    frozen, projection = config.training.frozen, config.projection
+    trunk = [("photograph", "a, a⁺, a⁻ in turn", QUERY)]
+    if frozen:
+        trunk.append(("layers", f"up to {frozen}", IGNORED))
+    trunk.append(("layers", "behind them" if frozen else "all", SERIES[1]))
+    summed = [("sum", "over positions", IGNORED), ("F", f"{channels} numbers,\nof length 1", QUERY)]
+    rectified = ",\nrectified" if projection.relu else ""
+    omega = [("Ω", f"drawn at random{rectified}", SERIES[1])]
+    longer = ("G", f"{projection.dimensions} numbers,\nof length 1", QUERY)
+    local = projection.place == "local"
+    rows = {
+        "network A": [*trunk, *summed],
+        "network B": [*trunk, *(omega + summed[:1] if local else summed + omega), longer],
+    }
+    last = max(map(len, rows.values()))
+    figure, axes = grid(1, 1, 1.85 * (last + 1), 2.9)
+    ax = axes[0, 0]
+    ax.axis("off")
+    ax.set(xlim=(-1.1, last * APART + WIDE / 2 + 0.2), ylim=(-0.6, 2.2))
+    for y, (name, stages) in zip((1.6, 0), rows.items(), strict=True):
+        ax.text(-0.85, y, name, ha="right", va="center", rotation=90)
+        places = [*range(len(stages)), last]
+        for place, (title, detail, colour) in zip(
+            places, [*stages, ("triplet loss", "of the three", RELEVANT)], strict=True
+        ):
+            draw_stage(ax, place, y, (title, detail), colour)
+        for before, after in pairwise(places):
+            draw_arrow(ax, (before, y), (after, y))
     return done(figure)
 
 

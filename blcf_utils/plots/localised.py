@@ -20,6 +20,7 @@ from blcf_utils.plots.canvas import (
     draw_box,
     frame,
     grid,
+    judge,
     photograph,
     picture,
 )
@@ -36,23 +37,38 @@ def show_windows(
     image: int,
     sizes: Sequence[float] = RerankingConfig().sizes,
 ) -> Figure:
-    """Show the windows of re-ranking on an image, one panel for each of their sizes."""
+    """Show the windows of re-ranking on an image, one panel for each of their sizes.
+
+    A panel's title is a size as a share of the image's, height before width, and how many windows
+    have it; one of them is drawn thick.
+    """
     shape, size = tuple(maps.shapes[image]), tuple(maps.sizes[image])
     windows = window_grid(shape, tuple(sizes))
     sides = np.stack([windows[:, 1] - windows[:, 0], windows[:, 3] - windows[:, 2]], axis=1)
     # The size a window was meant to have, before its edges were rounded to cells.
     shares = np.abs((sides / shape)[..., None] - np.array(sizes)).argmin(axis=2) * -1
     kinds = sorted({tuple(share) for share in shares.tolist()}, reverse=True)
-    figure, axes = grid(1, len(kinds), 1.25, 1.2)
+    columns = len(sizes) if len(kinds) == len(sizes) ** 2 else len(kinds)
+    figure, axes = grid(-(-len(kinds) // columns), columns, 1.9, 1.6)
     pixels = photograph(dataset, dataset.all_images[image])
-    for ax, kind in zip(axes[0], kinds, strict=True):
+    for ax, kind in zip(axes.flat, kinds, strict=True):
         chosen = windows[(shares == kind).all(axis=1)]
-        picture(ax, pixels, f"{len(chosen)}", IGNORED)
+        height, width = (_side(side, sizes[-place]) for side, place in zip("HW", kind, strict=True))
+        number = f"{len(chosen)} window{'s' * (len(chosen) > 1)}"
+        picture(ax, pixels, f"{height} × {width}: {number}")
         for window in chosen:
             x1, y1, x2, y2 = window_box(window, shape, size)
             ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=QUERY, lw=0.6))
         draw_box(ax, window_box(chosen[0], shape, size))
     return done(figure)
+
+
+def _side(side: str, share: float) -> str:
+    """Name a share of a side: H, H/2, or 0.3 H where it is no simple part."""
+    part = round(1 / share)
+    if abs(part * share - 1) > 1e-9:
+        return f"{share:g} {side}"
+    return side if part == 1 else f"{side}/{part}"
 
 
 def show_found(
@@ -66,11 +82,12 @@ def show_found(
     shown = [i for i in found.ranking.images.tolist() if dataset.unit_of(i) not in query.junk]
     for rank, (ax, image) in enumerate(zip(axes[0, 1:], shown[:top], strict=False), 1):
         picture(ax, photograph(dataset, dataset.images[image]), f"{rank}", IGNORED)
-        colour = RELEVANT if dataset.unit_of(image) in query.positives else WRONG
+        right = dataset.unit_of(image) in query.positives
         if image in found.windows:
             shape, size = tuple(maps.shapes[image]), tuple(maps.sizes[image])
-            draw_box(ax, window_box(found.windows[image], shape, size), colour)
-        frame(ax, colour, 3)
+            box = window_box(found.windows[image], shape, size)
+            draw_box(ax, box, RELEVANT if right else WRONG)
+        judge(ax, right)
     return done(figure)
 
 

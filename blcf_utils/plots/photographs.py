@@ -12,11 +12,11 @@ from blcf_utils.plots.canvas import (
     IGNORED,
     QUERY,
     RELEVANT,
-    WRONG,
     done,
     draw_box,
     frame,
     grid,
+    judge,
     photograph,
     picture,
 )
@@ -65,7 +65,6 @@ def show_rankings(
             ax.axis("off")
         for rank, (ax, unit) in enumerate(zip(line[1:], shown, strict=False), 1):
             ax.axis("on")
-            good = unit in query.positives
             picture(ax, photograph(dataset, _unit_image(dataset, unit)), f"{rank}", IGNORED)
-            frame(ax, RELEVANT if good else WRONG, 3)
+            judge(ax, unit in query.positives)
     return done(figure)

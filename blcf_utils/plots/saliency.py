@@ -19,26 +19,19 @@ from blcf_utils.plots.canvas import (
     WRONG,
     done,
     draw_box,
-    frame,
+    draw_heat,
     grid,
+    judge,
     nothing,
     photograph,
     picture,
+    spread,
 )
 from blcf_utils.saliency.itti_koch import itti_koch, itti_koch_parts
 from blcf_utils.search.query import Ranking
 from blcf_utils.words.assignment_maps import AssignmentMaps
 
 MapOf = Callable[[int], np.ndarray]
-
-
-def draw_heat(ax, pixels: np.ndarray, weights: np.ndarray, title: str) -> None:
-    """Draw a weight map of any size over a greyed image: bright counts, dark does not."""
-    picture(ax, pixels.mean(axis=2), title)
-    ax.images[0].set_cmap("gray")
-    most = max(float(weights.max(initial=0)), 1e-12)
-    extent = (0, pixels.shape[1], pixels.shape[0], 0)
-    ax.imshow(weights / most, extent=extent, cmap="magma", alpha=0.7, vmin=0, vmax=1)
 
 
 def _dimmed(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -125,7 +118,7 @@ def show_weighted_results(
         for ax, image in zip(line[1:], shown, strict=False):
             pixels = photograph(dataset, dataset.images[image])
             picture(ax, _dimmed(pixels, weights[name](image)) if name in weights else pixels)
-            frame(ax, RELEVANT if dataset.unit_of(image) in query.positives else WRONG, 3)
+            judge(ax, dataset.unit_of(image) in query.positives)
     return done(figure)
 
 
@@ -174,39 +167,39 @@ def plot_query_gains(gains: Mapping[str, Mapping[str, float]], ylabel: str) -> F
     return done(figure)
 
 
-def plot_quality(table: pd.DataFrame) -> Figure:
-    """Plot what a weighting gives against how good it is as a saliency model.
+def plot_quality(quality: pd.DataFrame) -> Figure:
+    """Plot what a weighting gains against how good it is as a saliency model.
+
+    Panels of one row share their axis, so that a small difference looks small.
 
     Args:
-        table: index (dataset, weighting); the first column measures saliency, the others are mAPs,
-            each a panel row.
+        quality: the measure of quality, then columns gain, low and high; index (method, dataset,
+            weighting) (``experiments.quality_against_map``).
     """
-    if table.empty:
+    if quality.empty:
         return nothing("no mask or box of a database image is known: nothing to judge by")
-    measure, *methods = table.columns
-    datasets = table.index.get_level_values(0).unique()
-    figure, axes = grid(len(methods), len(datasets), 3.7, 3.0)
+    measure = quality.columns[0]
+    methods, datasets = (quality.index.get_level_values(k).unique() for k in range(2))
+    figure, axes = grid(len(methods), len(datasets), 4.6, 3.1, sharex="col", sharey="row")
     for line, method in zip(axes, methods, strict=True):
+        of = quality.loc[method]
+        step = 0.055 * max(float(of["high"].max() - of["low"].min()), 1e-9)
         for ax, name in zip(line, datasets, strict=True):
-            part = table.loc[name].dropna(subset=[method])
-            ax.scatter(part[measure], part[method], s=26, color=SERIES[0])
-            _name_points(ax, part[measure], part[method])
-            order = spearmanr(part[measure], part[method]).statistic if len(part) > 2 else np.nan
-            ax.set(xlabel=f"saliency quality ({measure})", ylabel=f"mAP, {method}")
-            ax.set_title(f"{name}\nrank correlation {order:+.2f}")
-            ax.margins(x=0.3, y=0.12)
+            part = of[of.index.get_level_values(0) == name].droplevel(0).sort_values("gain")
+            ax.axhline(0, color="0.4", linewidth=1)
+            ax.vlines(part[measure], part["low"], part["high"], color=SERIES[0], alpha=0.35)
+            ax.scatter(part[measure], part["gain"], s=22, color=SERIES[0], zorder=3)
+            for (row, values), place in zip(
+                part.iterrows(), spread(part["gain"], step), strict=True
+            ):
+                ax.annotate(
+                    row, (values[measure], values["gain"]), (1.02, place), fontsize=7,
+                    textcoords=ax.get_yaxis_transform(), va="center",
+                    arrowprops={"arrowstyle": "-", "color": "0.85", "linewidth": 0.6},
+                )  # fmt: skip
+            order = spearmanr(part[measure], part["gain"]).statistic if len(part) > 2 else np.nan
+            ax.set_title(f"{name}: rank correlation {order:+.2f}")
+        line[0].set_ylabel(f"mAP gain over None, {method}")
+    for ax in axes[-1]:
+        ax.set_xlabel(f"saliency quality ({measure})")
     return done(figure)
-
-
-def _name_points(ax, x: pd.Series, y: pd.Series) -> None:
-    """Write each point's name beside it, from below upwards, so that no two names overlap."""
-    step, last = 0.06 * max(float(np.ptp(y)), 1e-9), -np.inf
-    for name, height in y.sort_values().items():
-        last = max(float(height), last + step)
-        ax.annotate(
-            name,
-            (x[name], height),
-            (x[name] + 0.03 * max(float(np.ptp(x)), 1e-9), last),
-            fontsize=7,
-            verticalalignment="center",
-        )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from blcf_utils.plots.canvas import IGNORED, RELEVANT, WRONG, done, grid, nothing
+from blcf_utils.plots.canvas import IGNORED, RELEVANT, WRONG, done, grid, nothing, spread
 from blcf_utils.results.published import dataset_of
 
 PLACES = {"published": 0.0, "measured": 1.0}
@@ -117,20 +117,3 @@ def _over(table: pd.DataFrame, what: str, variant: str) -> str:
     columns = table.loc[table[what].notna(), "column"].unique()
     count = sum(column == dataset_of(column) + variant for column in columns)
     return f"{count} dataset{'s' * (count != 1)}"
-
-
-def spread(places: Sequence[float], step: float) -> list[float]:
-    """Return ascending places at least ``step`` apart, moved as little as their order allows.
-
-    The least-squares solution (isotonic regression of the places less their rank's share, by
-    pooling neighbours: Barlow and others, Statistical Inference under Order Restrictions, 1972).
-    """
-    blocks: list[list[float]] = []  # sum and count of what is pooled
-    for rank, place in enumerate(places):
-        blocks.append([place - rank * step, 1])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
-            total, count = blocks.pop()
-            blocks[-1][0] += total
-            blocks[-1][1] += count
-    means = [total / count for total, count in blocks for _ in range(int(count))]
-    return [mean + rank * step for rank, mean in enumerate(means)]

@@ -2,12 +2,14 @@
 
 import fcntl
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from album import paint
 from PIL import Image
 
+from blcf_utils.apps.explorer import pictures
 from blcf_utils.apps.explorer.explorer import Explorer
 from blcf_utils.apps.explorer.panel import Panel, explore_folder
 from blcf_utils.apps.explorer.pictures import plot_answer, show_answer, show_why
@@ -17,6 +19,7 @@ from blcf_utils.apps.photographs.indexing import index_folder
 from blcf_utils.apps.photographs.manifest import home_of
 from blcf_utils.datasets.formats import usual_ending
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.plots.canvas import RELEVANT, WRONG
 from blcf_utils.search.recipes import Searcher
 
 
@@ -109,6 +112,16 @@ def test_the_words_contributions_add_up_to_the_score(subject, weighting):
     for hit in explorer.answer.hits[:4]:
         total = explorer.contributions(hit.image)["contribution"].sum()
         assert total == pytest.approx(hit.score, abs=1e-5)
+
+
+def test_the_page_has_the_colours_and_marks_of_the_pictures():
+    static = Path(pictures.__file__).parent / "static"
+    style = (static / "explore.css").read_text(encoding="utf-8")
+    script = (static / "results.js").read_text(encoding="utf-8")
+    for verdict, colour in (("relevant", RELEVANT), ("not relevant", WRONG)):
+        assert pictures.COLOURS[verdict] == colour
+        assert f".blcf-{verdict.replace(' ', '-')} {{ border-color: {colour}; }}" in style
+        assert f'"{pictures.MARKS[verdict]}{verdict}"' in script
 
 
 def test_what_is_relevant_follows_the_box(subject):

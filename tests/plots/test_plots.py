@@ -1,8 +1,10 @@
 """Pictures: each function draws what it was given and leaves no open figure behind."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,19 +13,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from blcf_utils import plots
-from blcf_utils.config.finetuning import MiningConfig
-from blcf_utils.config.profile import SiftConfig, VerificationConfig
+from blcf_utils.config.finetuning import FinetuningConfig, MiningConfig
+from blcf_utils.config.profile import BackboneConfig, SiftConfig, VerificationConfig
+from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.finetuning.image_rankings import ImageRankings
 from blcf_utils.finetuning.triplets import Triplets
 from blcf_utils.ground.artefacts import Artefact
-from blcf_utils.plots.canvas import IGNORED, QUERY, RELEVANT, WRONG
-from blcf_utils.plots.maps import common_words, word_colours
+from blcf_utils.plots.canvas import EIGHT, IGNORED, QUERY, RELEVANT, WRONG
+from blcf_utils.plots.comparison import pareto_front
+from blcf_utils.plots.maps import common_words, counting_words, word_colours
 from blcf_utils.pooling.rmac import rmac_regions
 from blcf_utils.pooling.rmac_weighting import location_weights
 from blcf_utils.pooling.spoc import spoc_prior
-from blcf_utils.results.evaluation import evaluate
+from blcf_utils.results.evaluation import average_precision, evaluate
 from blcf_utils.search.boxes import box_cells
 from blcf_utils.search.localisation import localise
 from blcf_utils.search.sift.keypoints import extract_sift, query_keypoints
@@ -60,10 +65,9 @@ def titles(figure):
 
 
 def test_every_public_plot_is_tested():
-    # Slope charts and pictures of growing databases are tested beside these.
-    here = Path(__file__)
-    beside = here.with_name("test_slopes.py"), here.parents[1] / "experiments" / "test_scaling.py"
-    places = (here, *beside)
+    # Pictures of growing databases are tested beside their numbers.
+    here = Path(__file__).parent
+    places = (*here.glob("test_*.py"), here.parent / "experiments" / "test_scaling.py")
     source = "".join(path.read_text(encoding="utf-8") for path in places)
     missing = [name for name in plots.__all__ if f"{name}(" not in source]
     assert missing == []
@@ -99,19 +103,32 @@ def test_learned_things(toy_stages):
     assert (np.diff(lengths) <= 0).all()
 
 
-def test_precision_and_recall_of_any_number_of_methods(toy, rankings):
-    query = toy.queries[0]
-    methods = {f"method {k}": rankings["gs"][query.id] for k in range(8)}
-    figure = plots.plot_precision_recall(toy, query, methods)
+@pytest.mark.parametrize("kind", ["trapezoid", "rectangular"])
+def test_the_shaded_area_is_the_average_precision(toy, rankings, scores, kind):
+    dataset = replace(toy, protocol=replace(toy.protocol, ap=kind))
+    query = max(toy.queries, key=lambda q: abs(scores["gs"].per_query[q.id] - 1))
+    figure = plots.plot_precision_recall(
+        dataset, query, {m: rankings[m][query.id] for m in rankings}
+    )
     drawn(figure)
-    assert len(figure.axes[0].lines) == 8
-    assert figure.axes[0].lines[0].get_xdata()[-1] == 1
+    assert len(figure.axes) == 2
+    for mode, ax in zip(rankings, figure.axes, strict=True):
+        ranking = rankings[mode][query.id].images
+        ap = average_precision(ranking, query.positives, query.junk, kind)
+        assert ax.get_title() == f"{mode}: AP {ap:.2f}"
+        # The area of the shaded polygon, by the shoelace formula.
+        x, y = ax.collections[0].get_paths()[0].vertices.T
+        area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+        assert area == pytest.approx(ap, abs=1e-9)
+    assert scores["gs"].per_query[query.id] < 1  # or any area would do
 
 
 def test_paired_queries_count_wins(scores):
     figure = plots.plot_paired_queries(scores["gs"], scores["ls"], ("GS", "LS"))
     drawn(figure)
     a, b = (np.array(list(scores[m].per_query.values())) for m in ("gs", "ls"))
+    low, high = figure.axes[0].get_xlim()
+    assert low < -0.02 < 1.02 < high  # dots at 0 and 1 are seen whole
     assert figure.axes[1].get_title() == f"better on {(b > a).sum()}, worse on {(b < a).sum()} of 5"
 
 
@@ -185,10 +202,12 @@ def test_networks_group_rivals():
     index = pd.MultiIndex.from_tuples(lines, names=["dataset", "network", "rival"])
     figure = plots.plot_networks(pd.DataFrame(lines.values(), index, ["gain", "low", "high"]))
     drawn(figure)
-    assert titles(figure) == ["d"]
-    assert places(figure.axes[0]) == [(0.3, -0.33, 1), (0.1, 0.33, 1), (-0.05, 1.33, 0.45)]
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["words over CroW", "words over R-MAC"]
+    assert titles(figure) == ["over CroW", "over R-MAC"]
+    assert places(figure.axes[0]) == [(0.3, 0, 1)]
+    assert places(figure.axes[1]) == [(0.1, 0, 1), (-0.05, 1, 0.45)]
+    assert figure.axes[0].get_ylabel() == "d"
+    boxes = [a.get_tightbbox() for a in figure.axes]
+    assert boxes[0].x1 <= boxes[1].x0  # no label lies on another panel
     drawn(plots.plot_networks(pd.DataFrame(columns=["gain", "low", "high"])))
 
 
@@ -234,9 +253,11 @@ def test_feature_maps(toy, toy_stages):
 
 def test_words(toy, toy_stages):
     maps = toy_stages.maps
-    figure = plots.show_assignment_maps(toy, maps, [0, 3])
+    figure = plots.show_assignment_maps(toy, maps, toy.queries[1], [0, 3])
     drawn(figure)
     assert f"{len(np.unique(maps.map(3)))} words" in titles(figure)
+    coloured = {to_hex(c) for a in figure.axes[3:] for c in np.vstack(a.images[0].get_array())}
+    assert len({c for c in coloured if len({c[1:3], c[3:5], c[5:]}) > 1 or c == EIGHT[-1]}) <= 8
     words = plots.common_words(toy, maps, 3)
     assert len(set(words)) == 3
     figure = plots.show_word_patches(toy, maps, words, patches=4, side=16)
@@ -269,13 +290,52 @@ def test_an_image_that_was_left_out_holds_no_word(toy, toy_stages):
     drawn(plots.show_word_patches(toy, Without(), words, patches=3, side=16))
 
 
-def test_colours_of_words_are_distinct_and_steady():
-    colours = word_colours(np.arange(200).reshape(10, 20))
+def test_words_that_count_are_coloured_and_others_grey():
+    colours = word_colours(np.arange(200, dtype=np.uint16).reshape(10, 20), [7, 199])
     assert colours.shape == (10, 20, 3)
-    assert len(np.unique(np.round(colours.reshape(-1, 3), 3), axis=0)) == 200
-    np.testing.assert_array_equal(word_colours(np.array([7], np.uint16))[0], colours[0, 7])
-    assert colours.min() >= 0
-    assert colours.max() <= 1
+    assert [to_hex(colours[0, 7]), to_hex(colours[-1, -1])] == list(EIGHT[:2])
+    others = np.delete(colours.reshape(-1, 3), [7, 199], axis=0)
+    assert (others == others[:, :1]).all()
+    assert 0.7 < others.min() < others.max() < 0.95
+    assert len(np.unique(others.round(6))) == 198  # borders between words are seen
+
+
+def test_eight_colours_differ_for_colour_blind_readers():
+    # Severe deuteranomaly and protanomaly (Machado and others, 2009), linear RGB.
+    deutan = [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ]
+    protan = [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ]
+    rgb = np.array([to_rgba(colour)[:3] for colour in EIGHT])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    for matrix in (np.eye(3), deutan, protan):
+        seen = np.clip(linear @ np.array(matrix).T, 0, 1).astype(np.float32)
+        lab = cv2.cvtColor(seen[None] ** np.float32(1 / 2.2), cv2.COLOR_RGB2LAB)[0]
+        apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+        assert apart[~np.eye(8, dtype=bool)].min() > 10
+
+
+def test_words_count_by_what_they_add_to_the_cosines_of_right_images(toy, toy_stages):
+    query, maps = toy.queries[1], toy_stages.maps
+    source = toy.image_index[query.image]
+    inside = box_cells(query.box, tuple(maps.sizes[source]), maps.map(source).shape)
+
+    def unit(words):
+        counts = np.bincount(words.ravel(), minlength=maps.words)
+        return counts / np.linalg.norm(counts)
+
+    asked = unit(maps.map(source)[inside])
+    added = sum(asked * unit(maps.map(i)) for i in query.positives)
+    found = counting_words(toy, maps, query, 4)
+    np.testing.assert_allclose(added[found], np.sort(added)[::-1][:4])
+    lost = replace(query, positives=())
+    assert counting_words(toy, maps, lost, 1) == [int(np.argmax(asked * unit(maps.map(source))))]
 
 
 def outlines(ax):
@@ -291,11 +351,16 @@ def test_windows_of_every_size_are_counted(toy, toy_stages):
     figure = plots.show_windows(toy, toy_stages.maps, 0)
     drawn(figure)
     shape = tuple(toy_stages.maps.shapes[0])
-    assert sum(int(t) for t in titles(figure)) == len(window_grid(shape, (1.0, 0.5, 0.25)))
+    counted = {t.split(": ")[0]: int(t.split()[-2]) for t in titles(figure)}
+    assert sum(counted.values()) == len(window_grid(shape, (1.0, 0.5, 0.25)))
+    assert counted["H × W"] == 1
+    assert "H × W: 1 window" in titles(figure)
+    assert counted["H × W/2"] == 3
     figure = plots.show_windows(toy, toy_stages.maps, 0, (0.9, 0.3))
     drawn(figure)
     assert len(figure.axes) == 4
-    assert sum(int(t) for t in titles(figure)) == len(window_grid(shape, (0.9, 0.3)))
+    assert titles(figure)[1].startswith("0.9 H × 0.3 W: ")
+    assert sum(int(t.split()[-2]) for t in titles(figure)) == len(window_grid(shape, (0.9, 0.3)))
 
 
 def test_found_windows_are_drawn_where_they_are(toy, toy_stages, toy_searcher):
@@ -442,17 +507,101 @@ def test_gains_and_quality(toy):
     drawn(figure)
     assert titles(figure) == ["a: 1 better, 1 worse"]
     assert [bar.get_height() for bar in figure.axes[0].patches] == [0.2, 0.0, -0.1]
-    index = pd.MultiIndex.from_tuples([("a", w) for w in "rstu"])
-    table = pd.DataFrame({"CC": [0.1, 0.2, 0.3, 0.4], "words": [0.5, 0.6, 0.7, 0.9]}, index)
+    index = pd.MultiIndex.from_product([["words"], ["a", "b"], [*"rstu"]])
+    table = pd.DataFrame(
+        {
+            "CC": [0.1, 0.2, 0.3, 0.4] * 2,
+            "gain": [0.0, 0.01, 0.02, 0.4, 0.001, 0.003, 0.002, 0.004],
+        },
+        index,
+    ).eval("low = gain - .1\nhigh = gain + .1")
     figure = plots.plot_quality(table)
     drawn(figure)
-    assert titles(figure) == ["a\nrank correlation +1.00"]
+    assert titles(figure)[0] == "a: rank correlation +1.00"
+    intervals = figure.axes[0].collections[0].get_segments()
+    np.testing.assert_allclose([s[:, 1] for s in intervals][-1], [0.3, 0.5])
     assert {t.get_text() for t in figure.axes[0].texts} == set("rstu")
-    places = sorted(t.xyann[1] for t in figure.axes[0].texts)
-    assert min(np.diff(places)) > 0.05 * 0.4  # of the mAPs' range: no name lies on another
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()  # what is small looks small
+    names = sorted(
+        (Text.get_window_extent(t) for t in figure.axes[0].texts), key=lambda box: box.y0
+    )
+    assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(names))
     figure = plots.plot_quality(table.iloc[:0])
     drawn(figure)
     assert "nothing to judge by" in figure.axes[0].texts[0].get_text()
+
+
+def test_one_channel_summed_and_raised_to_powers(toy):
+    values = np.zeros((2, 4, 5), np.float32)
+    values[1] = 1
+    values[1, 2, 3] = 3
+    figure = plots.show_pooling(toy, 6, values)
+    drawn(figure)
+    # 19 ones and a three: half of 22 is the three and eight ones; 27 is more than half of 46.
+    assert titles(figure) == [
+        "channel 1 of this image",
+        "sum\nhalf from 9 of 20 positions",
+        "GeM, p = 3\nhalf from 1 of 20 positions",
+        "maximum\nhalf from 1 of 20 positions",
+    ]
+    shown = figure.axes[2].images[1].get_array()
+    np.testing.assert_allclose(shown[0, 0], 1 / 27)
+
+
+def test_an_inverted_file_shows_what_a_query_reads():
+    lists = {
+        2: [(0, 0.5), (1, 0.2)],
+        5: [(image, 0.1) for image in range(9)],
+        7: [(1, 0.9)],
+    }
+    figure = plots.draw_inverted_file(lists, {2: 0.6, 5: 0.8})
+    drawn(figure)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "word 2   0.60" in texts
+    assert "word 7   not read" in texts
+    assert "and 2 more" in texts
+    # .6 x .5 + .8 x .1, then .6 x .2 + .8 x .1, then .8 x .1
+    assert "image 0:   0.300 + 0.080  =  0.380" in texts
+    assert "image 1:   0.120 + 0.080  =  0.200" in texts
+    drawn(plots.draw_inverted_file(lists, {99: 1.0}))
+
+
+def test_a_receptive_field_is_drawn_around_its_cell(toy):
+    config = BackboneConfig(name="squeezenet1_1", layer="fire3", weights="random")
+    figure = plots.show_receptive_field(toy, load_backbone(config), 0, 96)
+    drawn(figure)
+    half, most, own = outlines(figure.axes[1])[1::2]
+    middles = {
+        tuple(np.round([(b[0] + b[2]) / 2, (b[1] + b[3]) / 2], 6)) for _, b in (half, most, own)
+    }
+    assert len(middles) == 1
+    assert own[1][2] - own[1][0] < half[1][2] - half[1][0] < most[1][2] - most[1][0]
+
+
+def test_networks_are_drawn_as_they_are_configured():
+    config = FinetuningConfig.model_validate(
+        {"training": {"frozen": "block9"}, "projection": {"dimensions": 77, "relu": True}}
+    )
+    figure = plots.draw_networks(config, 33)
+    drawn(figure)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    unit = "numbers,\nof length 1"
+    for words in ("up to block9", f"33 {unit}", f"77 {unit}", "drawn at random,\nrectified"):
+        assert words in texts
+    assert texts.count("sum") == texts.count("triplet loss") == 2
+    boxes = [patch.get_window_extent() for patch in figure.axes[0].patches]
+    extents = [Text.get_window_extent(t) for t in figure.axes[0].texts if t.get_rotation() == 0]
+    for one in (extent for extent in extents if extent.width > 1):
+        assert any(
+            b.x0 <= one.x0 and one.x1 <= b.x1 and b.y0 <= one.y0 and one.y1 <= b.y1 for b in boxes
+        )
+    order = [t for t in texts if t in ("sum", "Ω")]
+    assert order == ["sum", "sum", "Ω"]
+    local = FinetuningConfig.model_validate({"projection": {"place": "local"}})
+    figure = plots.draw_networks(local, 33)
+    drawn(figure)
+    order = [t.get_text() for t in figure.axes[0].texts if t.get_text() in ("sum", "Ω")]
+    assert order == ["sum", "Ω", "sum"]  # every local descriptor is projected before the sum
 
 
 def test_regions_and_what_methods_weigh(toy, toy_stages):
@@ -490,10 +639,11 @@ def test_costs_and_dimensions():
     table = pd.DataFrame(lines, columns=["row", "column", "measured", "status"])
     figure = plots.plot_costs(table, "a")
     drawn(figure)
-    points = {tuple(p) for p in figure.axes[0].collections[0].get_offsets().tolist()}
-    assert points == {(300, 0.8), (2048, 0.7), (9, 0.7)}
-    heights = sorted(text.xyann[1] for text in figure.axes[0].texts)
-    assert min(np.diff(heights)) >= 0.0045 - 1e-9  # nothing is written over anything
+    beaten, front = (c.get_offsets().tolist() for c in figure.axes[0].collections)
+    assert (beaten, front) == ([[2048, 0.7]], [[9, 0.7], [300, 0.8]])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["MAC", "BLCF LS"]
+    cost, score = np.array([[3, 1, 2, 2, 1], [5, 1, 5, 4, 1]], float)
+    assert pareto_front(cost, score).tolist() == [1, 4, 2]
     wide = pd.DataFrame({"a/16": [0.1, 0.2], "a/32": [0.3, 0.4], "b/16": [1, 1]}, ["CroW", "R-MAC"])
     figure = plots.plot_dimensions(wide, "a")
     drawn(figure)
@@ -517,9 +667,13 @@ def test_mining_and_training(toy, tmp_path):
     figure = plots.show_triplets(toy, mined, 2)
     drawn(figure)
     edges = [axis.spines["left"].get_edgecolor() for axis in figure.axes]
-    # One poster, another one; and an anchor that no query knows.
-    expected = [QUERY, QUERY, RELEVANT, IGNORED, WRONG, IGNORED]
+    # One poster, another one, which is right for a negative; and an anchor that no query knows.
+    expected = [QUERY, QUERY, RELEVANT, IGNORED, RELEVANT, IGNORED]
     assert edges == [to_rgba(colour) for colour in expected]
+    marks = [text.get_text() for axis in figure.axes[2:] for text in axis.texts]
+    assert marks == ["✓", "", "✓", ""]
+    swapped = plots.show_triplets(toy, Triplets(mined.images[:, [0, 2, 1]], mined.scores), 2)
+    assert [swapped.axes[place].texts[0].get_text() for place in (2, 4)] == ["✗", "✗"]
 
     rows = [("A", 0, 0, None, 0.2), ("A", 0, 1, 0.5, None), ("A", 0, 2, 0.4, 0.3)]
     curves = pd.DataFrame(rows, columns=["row", "fold", "step", "loss", "validation"])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from blcf_utils.plots.canvas import IGNORED, RELEVANT, WRONG
-from blcf_utils.plots.slopes import plot_slopes, slope_gains, spread
+from blcf_utils.plots.canvas import IGNORED, RELEVANT, WRONG, spread
+from blcf_utils.plots.slopes import plot_slopes, slope_gains
 from blcf_utils.results.tables import Measurement, write_table
 
 

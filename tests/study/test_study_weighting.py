@@ -224,10 +224,16 @@ def test_saliency_is_judged_where_boxes_are_known(open_toy):
         mean = float(cells.loc[("Gaussian", "toy/CC"), "measured"])
         assert mean == pytest.approx(np.mean(list(judged.values())))
         quality = experiments.quality_against_map(study)
-        assert list(quality.columns) == ["CC", "sum pooling", "words"]
-        row = quality.loc[("toy", "BMS")]
-        expected = study.open("toy").evaluate(study.open("toy").search("gs", weighting="BMS")).mean
-        assert row["words"] == pytest.approx(expected, abs=1e-6)
+        assert list(quality.columns) == ["CC", "gain", "low", "high"]
+        toy = study.open("toy")
+        weighted, plain = (
+            toy.evaluate(toy.search("gs", weighting=w)).mean for w in ("BMS", "None")
+        )
+        row = quality.loc[("words", "toy", "BMS")]
+        assert row["gain"] == pytest.approx(weighted - plain, abs=1e-6)
+        assert row["low"] <= row["gain"] <= row["high"]
+        assert float(cells.loc[("BMS", "toy/CC"), "measured"]) == pytest.approx(row["CC"])
+        assert ("sum pooling", "toy", "BMS") in quality.index
     finally:
         dataset.boxes.clear()
 

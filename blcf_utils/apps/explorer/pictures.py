@@ -11,13 +11,26 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Rectangle
 
 from blcf_utils.apps.explorer.explorer import Answer, Explorer
-from blcf_utils.plots.canvas import QUERY, done, draw_box, frame, grid, picture
+from blcf_utils.plots.canvas import (
+    EIGHT,
+    IGNORED,
+    QUERY,
+    RELEVANT,
+    WRONG,
+    done,
+    draw_box,
+    draw_heat,
+    frame,
+    grid,
+    picture,
+)
 from blcf_utils.plots.maps import word_colours
-from blcf_utils.plots.saliency import draw_heat
 
-COLOURS = {"relevant": "#2a9d3a", "not relevant": "#c8372d", "junk": "#888888", "": "#444444"}
+# As in static/explore.css and static/results.js.
+COLOURS = {"relevant": RELEVANT, "not relevant": WRONG, "junk": IGNORED, "": "#444444"}
+MARKS = {"relevant": "✓ ", "not relevant": "✗ ", "junk": "○ ", "": ""}
 _LONGEST = 400  # pixels of a drawn image
-_LINES = 8  # words drawn as matching patches
+_LINES = len(EIGHT)  # words drawn as matching patches
 
 
 def show_answer(explorer: Explorer, columns: int = 6) -> Figure:
@@ -29,7 +42,7 @@ def show_answer(explorer: Explorer, columns: int = 6) -> Figure:
     _draw(first, explorer, answer.query.image, answer.base.query_size(answer.query), "query", QUERY)
     draw_box(first, answer.query.box)
     for ax, hit in zip(spots, answer.hits, strict=False):
-        title = f"{hit.rank}. {hit.verdict or hit.name}\n{hit.score:.3f}"
+        title = f"{hit.rank}. {MARKS[hit.verdict]}{hit.verdict or hit.name}\n{hit.score:.3f}"
         _draw(ax, explorer, images[hit.image], hit.size, title, COLOURS[hit.verdict])
         frame(ax, COLOURS[hit.verdict], 3)
         draw_box(ax, hit.box, "white")
@@ -77,16 +90,14 @@ def show_why(explorer: Explorer, image: int) -> Figure:
     for k, word in enumerate(wanted):
         if word in starts and word in ends:
             pair = starts[word], ends[word], "data", "data"
-            line = ConnectionPatch(*pair, axesA=left, axesB=right, color=f"C{k}", linewidth=1.2)
+            line = ConnectionPatch(*pair, axesA=left, axesB=right, color=EIGHT[k], linewidth=1.2)
             upper.add_artist(line)
     first, second, third = lower.subplots(1, 3)
-    picture(first, word_colours(words), f"{len(np.unique(words))} words")
+    picture(first, word_colours(words, wanted), f"{len(np.unique(words))} words")
     pixels = explorer.subject.picture(path, _LONGEST)
     weights = np.asarray(base.weights(image)) if base.weights else np.ones(words.shape)
     draw_heat(second, pixels, weights, f"weights: {answer.knobs.weighting}")
     _draw_contributions(third, added, best)
-    for ax in (left, right, first, second, third):
-        ax.title.set_fontsize(9)
     return done(figure)
 
 
@@ -108,7 +119,7 @@ def _draw_patches(
         spots = np.argwhere(assigned == word)
         for y, x in spots:
             corner = (x * across, y * down)
-            ax.add_patch(Rectangle(corner, across, down, color=f"C{k}", alpha=0.55, linewidth=0))
+            ax.add_patch(Rectangle(corner, across, down, color=EIGHT[k], alpha=0.55, linewidth=0))
         if len(spots):
             y, x = spots[np.abs(spots - np.median(spots, axis=0)).sum(axis=1).argmin()]
             middles[word] = ((x + 0.5) * across, (y + 0.5) * down)
@@ -118,7 +129,7 @@ def _draw_patches(
 def _draw_contributions(ax, added: pd.DataFrame, best: pd.DataFrame) -> None:
     total = float(added["contribution"].sum())
     names, values = [f"word {word}" for word in best["word"]], [*best["contribution"]]
-    colours = [f"C{k}" for k in range(len(best))]
+    colours = [*EIGHT[: len(best)]]
     if len(added) > len(best):
         names.append(f"{len(added) - len(best)} others")
         values.append(total - sum(values))
