@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -46,6 +47,13 @@ def done(figure: Figure) -> Figure:
     """Close the figure for pyplot, so that Jupyter shows it once, as the cell's value."""
     plt.close(figure)
     return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
 
 
 def nothing(why: str = "nothing was measured: the table says why") -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -122,22 +123,24 @@ def show_word_patches(
         patches: how many images per word, spread over the database.
         side: patch side in pixels of the stored image.
     """
-    holders: dict[int, list[int]] = {word: [] for word in words}
-    for image in range(maps.n_database):
-        present = np.unique(maps.map(image))
-        for word in words:
-            if word in present:
-                holders[word].append(image)
     figure, axes = grid(len(words), patches, 1.15, 1.25)
     for line, word in zip(axes, words, strict=True):
-        found = holders[word]
-        chosen = found[:: max(1, len(found) // patches)][:patches]
-        for ax in line:
-            ax.axis("off")
-        for ax, image in zip(line, chosen, strict=False):
-            picture(ax, _patch(dataset, maps, image, word, side))
-        line[0].set_title(f"word {word}: in {len(found)} images", loc="left")
+        found = draw_word_patches(line, dataset, maps, word, side)
+        line[0].set_title(f"word {word}: in {found} images", loc="left")
     return done(figure)
+
+
+def draw_word_patches(
+    line: Sequence[Axes], dataset: Dataset, maps: AssignmentMaps, word: int, side: int = 72
+) -> int:
+    """Draw patches of a word on a row of axes, each of another image; return how many hold it."""
+    found = [i for i in range(maps.n_database) if (maps.map(i) == word).any()]
+    chosen = found[:: max(1, len(found) // len(line))][: len(line)]
+    for ax in line:
+        ax.axis("off")
+    for ax, image in zip(line, chosen, strict=False):
+        picture(ax, _patch(dataset, maps, image, word, side))
+    return len(found)
 
 
 def _patch(dataset: Dataset, maps: AssignmentMaps, image: int, word: int, side: int) -> np.ndarray:
