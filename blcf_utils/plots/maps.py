@@ -139,16 +139,18 @@ def draw_word_patches(
     for ax in line:
         ax.axis("off")
     for ax, image in zip(line, chosen, strict=False):
-        picture(ax, _patch(dataset, maps, image, word, side))
+        cells = maps.map(image)
+        picture(ax, patch_at(dataset, image, np.argwhere(cells == word)[0], cells.shape, side))
     return len(found)
 
 
-def _patch(dataset: Dataset, maps: AssignmentMaps, image: int, word: int, side: int) -> np.ndarray:
-    cells = maps.map(image)
-    y, x = np.argwhere(cells == word)[0]
+def patch_at(
+    dataset: Dataset, image: int, cell: tuple[int, int], shape: tuple[int, int], side: int = 72
+) -> np.ndarray:
+    """Return the square of an image around a cell (y, x) of a map of ``shape``, RGB."""
     pixels = _read(dataset, image)
-    centre_y = int((y + 0.5) * pixels.shape[0] / cells.shape[0])
-    centre_x = int((x + 0.5) * pixels.shape[1] / cells.shape[1])
+    centre_y = int((cell[0] + 0.5) * pixels.shape[0] / shape[0])
+    centre_x = int((cell[1] + 0.5) * pixels.shape[1] / shape[1])
     half = side // 2
     padded = np.pad(pixels, ((half, half), (half, half), (0, 0)), mode="edge")
     return padded[centre_y : centre_y + side, centre_x : centre_x + side]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from blcf_utils.apps import knobs
+from blcf_utils.apps.knobs.descriptors import nearest, row_at
 from blcf_utils.apps.knobs.knob import Knob
 from blcf_utils.apps.knobs.mining import mined
 from blcf_utils.apps.knobs.pooling import pooled, position_shares
@@ -69,7 +70,7 @@ def parts(ax):
 
 
 def shown_ap(titles):
-    return next(float(title[3:]) for title in titles if title.startswith("AP "))
+    return next(float(title.strip()[3:]) for title in titles if title.strip().startswith("AP "))
 
 
 def aps(bench, query, rankings):
@@ -238,3 +239,28 @@ def test_the_word_at_a_point_is_that_of_the_nearest_centre_there(size, bench):
     corner = changed.whitening.apply(large[:, 0, 0][None])
     distance = ((changed.codebook.centroids - corner) ** 2).sum(axis=1)
     assert cells[0, 0] == distance.argmin()
+
+
+@pytest.mark.parametrize("dimensions", [8, 64])
+def test_the_nearest_descriptors_are_those_of_a_whitening_of_as_many_dimensions(dimensions, bench):
+    features = bench.features
+    full = [bench.whitening.apply(features.descriptors(i)) for i in range(6)]
+    found = nearest(full[0][7], full[1:], dimensions)
+    whitening = bench.changed({"whitening.dimensions": dimensions}).whitening
+    fewer = [whitening.apply(features.descriptors(i)) for i in range(6)]
+    cosines = [rows @ fewer[0][7] for rows in fewer[1:]]
+    expected = sorted(cosines, key=lambda one: -one.max())
+    np.testing.assert_allclose(
+        [one[2] for one in found], [one.max() for one in expected], atol=1e-3
+    )
+    for k, row, _ in found:
+        assert cosines[k][row] == pytest.approx(cosines[k].max(), abs=1e-3)
+
+
+def test_a_point_is_the_row_of_its_position(bench):
+    features = bench.features
+    (height, width), (across, down) = features.shapes[0], features.sizes[0]
+    assert row_at(features, 0, [0, 0]) == 0
+    assert row_at(features, 0, [across, down]) == height * width - 1
+    x, y = 2.5 * across / width, 1.5 * down / height
+    assert row_at(features, 0, [x, y]) == width + 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 import ipywidgets as widgets
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -72,10 +73,9 @@ class Knob:
         figure, axes = grid(len(frames), count, width, height)
         said = []
         for line, values in zip(axes, frames, strict=True):
-            told = [f"{name} {value:.3g}" for name, value in values.items() if _is_number(value)]
+            told = [f"{name} {_text(value)}" for name, value in values.items() if _is_number(value)]
             said.append(": ".join(filter(None, [", ".join(told), self._draw(line, **values)])))
-            # The titles of the panels stand below it.
-            line[0].set_title(said[-1] + "\n" * (1 + line[0].get_title().count("\n")), loc="left")
+            _write_above(line[0], said[-1])
         return done(figure), said
 
     def _show(self, change=None) -> None:
@@ -103,12 +103,25 @@ def canvas(dataset: Dataset, image: Path, **traits) -> BoxCanvas:
 
 def _slider(name: str, values: Sequence, start: object) -> widgets.SelectionSlider:
     return widgets.SelectionSlider(
-        options=[(f"{value:.3g}" if _is_number(value) else str(value), value) for value in values],
+        options=[(_text(value), value) for value in values],
         value=start,
         description=name,
         continuous_update=False,
         style={"description_width": "84px"},
     )
+
+
+def _write_above(ax: Axes, text: str) -> None:
+    """Write a line above the title of axes; other axes do not make way for its length."""
+    title = ax.get_title()
+    ax.set_title("\n" + title if title else " ")
+    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    lines = 1 + title.count("\n") if title else 0
+    ax.annotate(text, (0, 1), (0, 6 + 11 * lines), **place).set_in_layout(False)
+
+
+def _text(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _is_number(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -30,9 +30,13 @@ def gem(bench: Pipeline, query: Query, image: int) -> Knob:
         image: in which positions are shown by their mean share of the channels' sums.
     """
 
+    @cache
+    def found(p: float) -> dict[str, Ranking]:
+        return pooled(bench, partial(gem_pool, p=p))
+
     def draw(axes, p: float) -> str:
         shares = position_shares(bench.features.map(image), p)
-        said = _draw(axes, bench, query, image, shares.mean(axis=0), partial(gem_pool, p=p))
+        said = _draw(axes, bench, query, image, shares.mean(axis=0), found(p))
         count = (1 / (shares**2).sum(axis=(1, 2))).mean()
         return f"a channel is made of {count:.1f} positions, {said}"
 
@@ -59,20 +63,23 @@ def position_shares(feature_map: np.ndarray, p: float) -> np.ndarray:
 def rmac(bench: Pipeline, query: Query, image: int) -> Knob:
     """Return the number of R-MAC's levels (arguments as for :func:`gem`)."""
 
+    @cache
+    def found(levels: int) -> dict[str, Ranking]:
+        return pooled(bench, partial(rmac_pool, levels=levels))
+
     def draw(axes, levels: int) -> str:
         shape = bench.features.map(image).shape[1:]
         covered = location_weights(shape, levels)
-        said = _draw(axes, bench, query, image, covered, partial(rmac_pool, levels=levels))
+        said = _draw(axes, bench, query, image, covered, found(levels))
         return f"{len(rmac_regions(shape, levels))} regions, {said}"
 
     frames = [{"levels": levels} for levels in (3, 1, 2, 5)]
     return Knob(draw, ROW, frames, levels=(1, 2, 3, 4, 5))
 
 
-def _draw(axes, bench: Pipeline, query: Query, image: int, weights, pool: Pool) -> str:
+def _draw(axes, bench: Pipeline, query: Query, image: int, weights, found) -> str:
     dataset = bench.dataset
     draw_heat(axes[0], photograph(dataset, dataset.images[image]), weights, "positions")
-    found = pooled(bench, pool)
     draw_ranking(axes[1:], dataset, query, found[query.id])
     return f"mAP {bench.evaluate(found).mean:.3f}"
 
