@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def done(figure: Figure) -> Figure:
     for ax in figure.axes:  # a title takes its size when it is set, not when the axes are made
         ax.title.set_fontsize(_STYLE["axes.titlesize"])
     return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
 
 
 def nothing(why: str = "nothing was measured: the table says why") -> Figure:

@@ -6,6 +6,7 @@ from itertools import cycle, pairwise
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blcf_utils.config.finetuning import FinetuningConfig, MiningConfig
@@ -93,10 +94,15 @@ def draw_networks(config: FinetuningConfig, channels: int) -> Figure:
 
 def plot_mining(rankings: ImageRankings, config: MiningConfig) -> Figure:
     """Plot how the fused scores of all ranked pairs are distributed, with the two thresholds."""
+    figure, axes = grid(1, 2, 3.6, 2.4)
+    draw_mining(*axes[0], rankings, config)
+    return done(figure)
+
+
+def draw_mining(left: Axes, right: Axes, rankings: ImageRankings, config: MiningConfig) -> None:
+    """Draw the scores of pairs without a match on one of the axes, of those with on the other."""
     listed = rankings.images >= 0
     matched = rankings.matches[listed]
-    figure, axes = grid(1, 2, 3.6, 2.4)
-    left, right = axes[0]
     left.hist(rankings.scores[listed][matched == 0], np.linspace(0, 1, 41), color=SERIES[0])
     left.axvspan(*config.negative, color=WRONG, alpha=0.15, label="negatives")
     left.set(yscale="log", xlabel="fused score, no match", ylabel="pairs of images")
@@ -106,7 +112,6 @@ def plot_mining(rankings: ImageRankings, config: MiningConfig) -> Figure:
     right.set(xlabel="fused score, verified matches")
     for ax in (left, right):
         ax.legend()
-    return done(figure)
 
 
 def plot_training(curves: pd.DataFrame) -> Figure:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -220,30 +221,34 @@ def show_word_patches(
         patches: how many images per word, spread over the database.
         side: patch side in pixels of the stored image.
     """
-    holders: dict[int, list[int]] = {word: [] for word in words}
-    for image in range(maps.n_database):
-        present = np.unique(maps.map(image))
-        for word in words:
-            if word in present:
-                holders[word].append(image)
     figure, axes = grid(len(words), patches, 1.15, 1.25)
     for line, word in zip(axes, words, strict=True):
-        found = holders[word]
-        chosen = found[:: max(1, len(found) // patches)][:patches]
-        for ax in line:
-            ax.axis("off")
-        for ax, image in zip(line, chosen, strict=False):
-            picture(ax, _patch(dataset, maps, image, word, side))
-        line[0].set_title(f"word {word}: in {len(found)} images", loc="left")
+        found = draw_word_patches(line, dataset, maps, word, side)
+        line[0].set_title(f"word {word}: in {found} images", loc="left")
     return done(figure)
 
 
-def _patch(dataset: Dataset, maps: AssignmentMaps, image: int, word: int, side: int) -> np.ndarray:
-    cells = maps.map(image)
-    y, x = np.argwhere(cells == word)[0]
+def draw_word_patches(
+    line: Sequence[Axes], dataset: Dataset, maps: AssignmentMaps, word: int, side: int = 72
+) -> int:
+    """Draw patches of a word on a row of axes, each of another image; return how many hold it."""
+    found = [i for i in range(maps.n_database) if (maps.map(i) == word).any()]
+    chosen = found[:: max(1, len(found) // len(line))][: len(line)]
+    for ax in line:
+        ax.axis("off")
+    for ax, image in zip(line, chosen, strict=False):
+        cells = maps.map(image)
+        picture(ax, patch_at(dataset, image, np.argwhere(cells == word)[0], cells.shape, side))
+    return len(found)
+
+
+def patch_at(
+    dataset: Dataset, image: int, cell: tuple[int, int], shape: tuple[int, int], side: int = 72
+) -> np.ndarray:
+    """Return the square of an image around a cell (y, x) of a map of ``shape``, RGB."""
     pixels = _read(dataset, image)
-    centre_y = int((y + 0.5) * pixels.shape[0] / cells.shape[0])
-    centre_x = int((x + 0.5) * pixels.shape[1] / cells.shape[1])
+    centre_y = int((cell[0] + 0.5) * pixels.shape[0] / shape[0])
+    centre_x = int((cell[1] + 0.5) * pixels.shape[1] / shape[1])
     half = side // 2
     padded = np.pad(pixels, ((half, half), (half, half), (0, 0)), mode="edge")
     return padded[centre_y : centre_y + side, centre_x : centre_x + side]

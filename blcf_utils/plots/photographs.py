@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blcf_utils.datasets.base import Dataset, Query
@@ -55,16 +56,23 @@ def show_rankings(
     """Show one query's ranking by several methods, one row each, junk left out."""
     figure, axes = grid(len(rankings), top + 1, 1.3, 1.35)
     for line, (method, ranking) in zip(axes, rankings.items(), strict=True):
-        units = unit_ranking(dataset, ranking.images)
-        ap = average_precision(units, query.positives, query.junk, dataset.protocol.ap)
-        picture(line[0], photograph(dataset, query.image), f"{method}\nAP {ap:.2f}".strip(), QUERY)
-        draw_box(line[0], query.box)
-        frame(line[0], QUERY, 2)
-        shown = units[~np.isin(units, query.junk)][:top]
-        for ax in line[1:]:
-            ax.axis("off")
-        for rank, (ax, unit) in enumerate(zip(line[1:], shown, strict=False), 1):
-            ax.axis("on")
-            picture(ax, photograph(dataset, _unit_image(dataset, unit)), f"{rank}", IGNORED)
-            judge(ax, unit in query.positives)
+        draw_ranking(line, dataset, query, ranking, method)
     return done(figure)
+
+
+def draw_ranking(
+    line: Sequence[Axes], dataset: Dataset, query: Query, ranking: Ranking, label: str = ""
+) -> None:
+    """Draw a query, its AP and its first images on a row of axes, junk left out."""
+    units = unit_ranking(dataset, ranking.images)
+    ap = average_precision(units, query.positives, query.junk, dataset.protocol.ap)
+    picture(line[0], photograph(dataset, query.image), f"{label}\nAP {ap:.2f}".strip(), QUERY)
+    draw_box(line[0], query.box)
+    frame(line[0], QUERY, 2)
+    shown = units[~np.isin(units, query.junk)][: len(line) - 1]
+    for ax in line[1:]:
+        ax.axis("off")
+    for rank, (ax, unit) in enumerate(zip(line[1:], shown, strict=False), 1):
+        ax.axis("on")
+        picture(ax, photograph(dataset, _unit_image(dataset, unit)), f"{rank}", IGNORED)
+        judge(ax, unit in query.positives)

@@ -9,6 +9,7 @@ from blcf_utils.pooling.maps import positions
 from blcf_utils.search.windows import Window
 
 _LEAST = 1e-6  # the authors' floor: activations below it count as it
+_SMALLEST = 1e-36  # of a power, beside that of the maximum, 1
 
 
 def gem_pool(
@@ -38,7 +39,9 @@ def gem_pool(
         values = np.where(read.weights[:, :, None] > 0, values, np.float32(_LEAST))
     most = values.max(axis=1)
     # Relative to the maximum, so that a large p neither overflows nor vanishes.
-    powers = (values / most[:, None, :]) ** np.float32(p)
+    # Powers too small to count are kept from becoming subnormal numbers, which are slow.
+    ratios = np.maximum(values / most[:, None, :], np.float32(_SMALLEST ** (1 / p)))
+    powers = ratios ** np.float32(p)
     if read.weights is None:
         mean = powers.mean(axis=1)
     else:

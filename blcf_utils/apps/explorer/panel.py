@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import logging
 import tempfile
 from collections import deque
@@ -14,7 +13,6 @@ from functools import wraps
 from pathlib import Path
 
 import ipywidgets as widgets
-from matplotlib.figure import Figure
 
 from blcf_utils.apps.explorer.explorer import EXPANSIONS, MODES, Answer, Explorer
 from blcf_utils.apps.explorer.pictures import plot_answer, show_answer, show_why
@@ -24,6 +22,7 @@ from blcf_utils.apps.explorer.widgets import BoxCanvas, PhotoUpload, ResultGrid
 from blcf_utils.datasets.base import Box, Dataset, Query
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.names import printable, same_name
+from blcf_utils.plots.canvas import png
 from blcf_utils.search.boxes import read_box
 from blcf_utils.study.pipeline import Pipeline
 
@@ -157,7 +156,7 @@ class Panel:
         self.results.on_msg(self._chosen)
 
     def _repr_mimebundle_(self, **_) -> dict:
-        return {**self.widget._repr_mimebundle_(), "image/png": _png(show_answer(self.explorer))}
+        return {**self.widget._repr_mimebundle_(), "image/png": png(show_answer(self.explorer))}
 
     @_handler
     def _turned(self, change) -> None:
@@ -261,7 +260,7 @@ class Panel:
         with self.results.hold_sync():
             self.results.hits = [asdict(hit) for hit in answer.hits]
             self.results.jpegs = [thumbnail(hit.image) for hit in answer.hits]
-        self.curve.value = _png(plot_answer(answer))
+        self.curve.value = png(plot_answer(answer))
         shown = {hit.image for hit in answer.hits} if self.details.selected_index == 1 else ()
         self._explain(self._explained if self._explained in shown else None)
 
@@ -296,7 +295,7 @@ class Panel:
             self.why.layout.display, self.caption.value = "none", _ASK
             return
         name = printable(self.explorer.subject.dataset.images[image].name)
-        self.why.value = _png(show_why(self.explorer, image))
+        self.why.value = png(show_why(self.explorer, image))
         self.why.remove_class("blcf-stale")
         self.why.layout.display = None
         self.caption.value = f"Words that the query shares with <b>{html.escape(name)}</b>"
@@ -330,9 +329,3 @@ def _names(dataset: Dataset) -> list[str]:
         printable(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name)
         for path in dataset.images
     ]
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()

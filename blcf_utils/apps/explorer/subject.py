@@ -75,7 +75,7 @@ class StudySubject(Subject):
             f"{other}, K = {size:,}": bench
             if (other, size) == (layer, k)
             else bench.changed({"features.backbone.layer": other, "codebook.words": size})
-            for other in dict.fromkeys((layer, *(layers or [_neighbour(bench)])))
+            for other in dict.fromkeys((layer, *(layers or [neighbouring_layer(bench)])))
             for size in dict.fromkeys((k, *words))
         }
         self.codings = tuple(self._benches)
@@ -150,7 +150,7 @@ class FolderSubject(Subject):
         return self._collection.thumbnail(image)
 
 
-def _neighbour(bench: Pipeline) -> str:
+def neighbouring_layer(bench: Pipeline) -> str:
     """Return the layer after a pipeline's own, or before it where that is the last."""
     backbone = bench.profile.features.backbone
     names = layer_names(backbone.name)

@@ -25,12 +25,16 @@ class BoxCanvas(_Widget):
         jpeg: the picture, at the size it is shown in.
         size: [width, height] of the stored image in pixels.
         box: [x1, y1, x2, y2] in pixels of the stored image, or [] for the whole image.
+        point: [x, y] of the last click, in pixels of the stored image.
+        hint: what to do, said below the picture.
     """
 
     _esm = _STATIC / "box.js"
     jpeg = traitlets.Bytes().tag(sync=True)
     size = traitlets.List([1, 1]).tag(sync=True)
     box = traitlets.List([]).tag(sync=True)
+    point = traitlets.List([]).tag(sync=True)
+    hint = traitlets.Unicode("Drag to draw a box; click to clear it.").tag(sync=True)
 
 
 class PhotoUpload(_Widget):

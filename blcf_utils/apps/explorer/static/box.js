@@ -3,9 +3,9 @@ function render({ model, el }) {
   const canvas = document.createElement("canvas"), hint = document.createElement("small");
   canvas.className = "blcf-box";
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", "query image; drag to draw a box, click to clear it");
+  canvas.setAttribute("aria-label", `query image; ${model.get("hint")}`);
   hint.className = "blcf-hint";
-  hint.textContent = "Drag to draw a box; click to clear it.";
+  hint.textContent = model.get("hint");
   el.append(canvas, hint);
   const picture = new Image();
   let start = null, drawn = null, url = null;
@@ -65,6 +65,7 @@ function render({ model, el }) {
     start = drawn = null;
     // A click without a drag asks for the whole image.
     const wide = box[2] - box[0] >= least && box[3] - box[1] >= least;
+    if (!wide) model.set("point", at(event).map(Math.round));
     model.set("box", wide ? box.map(Math.round) : []);
     model.save_changes();
     paint();
