@@ -3,6 +3,7 @@
 import textwrap
 from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -115,6 +116,7 @@ def test_what_cannot_be_drawn_is_said_and_the_last_picture_stays():
     knob.choices["value"].value = 2
     assert "nothing &lt;here&gt;" in knob.summary.value
     assert knob.picture.value == picture
+    assert plt.get_fignums() == []
     knob.choices["value"].value = 1
     assert knob.summary.value.startswith("value 1: fine (")
 
@@ -210,7 +212,10 @@ def test_rmac_of_some_levels_adds_as_many_regions(levels, bench):
 
 def test_thresholds_mine_what_a_profile_with_them_mines(study, tmp_path):
     tuning, told = study.finetuning("toy"), []
-    for positive, negative in ((2.0, 0.0), (4.0, 0.0), (2.0, 0.3)):
+    rankings = tuning.image_rankings
+    unmatched = rankings.scores[(rankings.images >= 0) & (rankings.matches == 0)]
+    half = float(np.median(unmatched))
+    for positive, negative in ((2.0, 0.0), (4.0, 0.0), (2.0, half)):
         settings = {
             "finetuning.mining.positive": positive,
             "finetuning.mining.negative": [negative, 1.0],

@@ -60,7 +60,7 @@ def neighbours(bench: Pipeline, query: Query, layers: Sequence[str] = ()) -> Kno
             ax.set_title(f"{cosine:.2f}")
             frame(ax, RELEVANT if images[k] in right else WRONG, 3)
         share = np.mean([k < len(right) for k, _, _ in found[: len(axes) - 1]])
-        space = "as they come" if dimensions == RAW else f"{dimensions} whitened dimensions"
+        space = "as they come" if dimensions == RAW else "whitened"
         return f"{layer}, {space}: {share:.0%} of them in images of the instance"
 
     height, width = pixels.shape[:2]

@@ -71,12 +71,13 @@ class Knob:
         """Return a picture of frames, and what is said about each."""
         count, width, height = self._panels
         figure, axes = grid(len(frames), count, width, height)
+        done(figure)  # before a draw can fail
         said = []
         for line, values in zip(axes, frames, strict=True):
             told = [f"{name} {_text(value)}" for name, value in values.items() if _is_number(value)]
             said.append(": ".join(filter(None, [", ".join(told), self._draw(line, **values)])))
             _write_above(line[0], said[-1])
-        return done(figure), said
+        return figure, said
 
     def _show(self, change=None) -> None:
         started = perf_counter()
@@ -113,11 +114,11 @@ def _slider(name: str, values: Sequence, start: object) -> widgets.SelectionSlid
 
 def _write_above(ax: Axes, text: str) -> None:
     """Write a line above the title of axes; other axes do not make way for its length."""
-    title = ax.get_title()
+    title, size = ax.get_title(), ax.title.get_fontsize()
     ax.set_title("\n" + title if title else " ")
-    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
     lines = 1 + title.count("\n") if title else 0
-    ax.annotate(text, (0, 1), (0, 6 + 11 * lines), **place).set_in_layout(False)
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": size}
+    ax.annotate(text, (0, 1), (0, 6 + 1.3 * size * lines), **place).set_in_layout(False)
 
 
 def _text(value: object) -> str:
