@@ -8,6 +8,8 @@ moves a few words, a few ranks and with them an mAP by some thousandths; a train
 - Other numbers, mAPs above all, may differ by ``TOLERANCE`` (beyond 1 by that share). A cell that
   ``seeds.csv`` names is a mean over trainings; it may differ by as much as the seeds of one run do,
   those of the run that spreads more.
+- mAPs among drawn images may differ by ``DRAWN``: the images are drawn from laws that are fitted to
+  the run's own words, so that another rounding is another draw.
 - The ends of an interval may differ by ``TOLERANCE`` more than the numbers of its table.
 - Claims are compared by their verdicts; their numbers stand in the other tables. *Holds* against
   *does not hold* is a difference; *undecided* against either is none while the tables that the
@@ -28,6 +30,8 @@ from blcf_utils.run.reference import read_runs
 
 TOLERANCE = 0.01
 SIZE_SHARE = 0.05
+# Of two processors (x09 of `mini`, AMD EPYC and Intel Xeon with AVX-512) the most was 0.035.
+DRAWN = {"x09_scaling": 0.05}
 KEY_COLUMNS = ("table", "row", "column", "seed", "id")
 CELL = ["table", "row", "column"]
 # How long something took, the digest of settings that are compared anyway, and what a single
@@ -145,7 +149,7 @@ def _compare(
     rows = (side.loc[shared].to_dict("records") for side in (reference, fresh))
     for row, ours, theirs in zip(shared, *rows, strict=True):
         cell = tuple({"table": name, **ours}.get(part, "") for part in CELL)
-        allowed = max(tolerance, spread.get(cell, 0.0))
+        allowed = max(tolerance, spread.get(cell, 0.0), DRAWN.get(cell[0], 0.0))
         allowed += tolerance if name == "intervals" else 0.0
         for column in compared:
             a, b = ours[column], theirs[column]

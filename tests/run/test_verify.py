@@ -176,6 +176,15 @@ def test_trained_cells_may_differ_as_seeds_do(folders):
     )
 
 
+def test_drawn_images_may_score_as_another_draw_does(folders):
+    fresh, reference = (folder / "tables" / "x09_scaling.csv" for folder in folders)
+    row = "row,column,published,measured,status\nimages,set/ls,,{},measured\n"
+    reference.write_text(row.format(0.56))
+    for score, differing in ((0.52, 0), (0.5, 1)):
+        fresh.write_text(row.format(score))
+        assert len(told(verify("tiny", None, folders[1]))) == differing
+
+
 def test_undecided_does_not_excuse_numbers_that_differ(folders, monkeypatch):
     monkeypatch.setitem(REGISTRY, "two", Claim("t02_x", "Ours LS", "Ours GS"))
     fresh, reference = folders
