@@ -187,7 +187,7 @@ def test_a_rendered_collection_is_not_rendered_to_be_counted(store):
         "ok",
         True,
     )
-    assert counts == Counts("mini-objects", {"mini-objects": 111}, RENDERED)
+    assert counts == Counts("mini-objects", {"mini-objects": 92}, RENDERED)
     assert not list(store.root.glob("rendered/*"))
 
 
