@@ -97,6 +97,15 @@ class CodebookConfig(Config):
         "exact", description="nearest word in each iteration of k-means: exact, hnsw or ivf"
     )
     assignment_effort: int = Field(0, ge=0, description="as that of encoding")
+    min_gain: float = Field(
+        1e-4, ge=0, lt=1, description="stop when an iteration gains less than this share of all"
+    )
+
+    def document(self) -> dict:
+        """Return the settings as plain JSON values; ``min_gain`` has its own place in the key."""
+        document = super().document()
+        del document["min_gain"]
+        return document
 
 
 class EncodingConfig(Config):

@@ -22,7 +22,7 @@ from blcf_utils.words.assignment import (
     TorchSearcher,
     make_searcher,
 )
-from blcf_utils.words.kmeans import MIN_GAIN, DescriptorFile, fit_kmeans, write_descriptors
+from blcf_utils.words.kmeans import DescriptorFile, fit_kmeans, write_descriptors
 from blcf_utils.words.whitening import Whitening
 
 STAGE = Stage("codebook", version=1)
@@ -130,7 +130,7 @@ def learn_codebook(
         "whitening": whitening.key,
         "config": config.document(),
         "seed": seed,
-        "min_gain": MIN_GAIN,
+        "min_gain": config.min_gain,
         "gpu": device != "cpu",
     }
 
@@ -162,6 +162,7 @@ def learn_codebook(
             seed,
             assignment=config.assignment,
             effort=config.assignment_effort,
+            min_gain=config.min_gain,
             device=device,
         )
 

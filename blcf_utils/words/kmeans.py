@@ -95,6 +95,7 @@ def fit_kmeans(
     saved: Path | None = None,
     assignment: str = "exact",
     effort: int = 0,
+    min_gain: float = MIN_GAIN,
     device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lloyd's k-means.
@@ -106,13 +107,14 @@ def fit_kmeans(
     Args:
         data: (N, D) float32, in memory or in a file.
         words: K.
-        iterations: at most this many; fewer when one gains less than ``MIN_GAIN``.
+        iterations: at most this many; fewer when one gains less than ``min_gain``.
         seed: of the draw of descriptors that k-means starts from.
         start: (K, D) float32 centroids to start from instead.
         saved: file (npz) written after each iteration. If it is there, k-means goes on from it and
             ends as if it had never stopped.
         assignment: ``exact``, ``hnsw`` or ``ivf``; approximate ones run on the CPU.
         effort: of approximate assignment; 0 is its default.
+        min_gain: share of all the objective has gained so far.
         device: ``cpu`` (faiss) or ``cuda`` (torch); the two round differently.
 
     Returns:
@@ -139,7 +141,9 @@ def fit_kmeans(
             state["words"] = np.zeros(len(data), np.int32)
     with progress(label=f"k-means K={words}", total=iterations, unit="iteration") as bar:
         bar.update(len(state["objective"]))
-        while len(state["objective"]) < iterations and not _settled(state["objective"]):
+        while len(state["objective"]) < iterations:
+            if _settled(state["objective"], min_gain):
+                break
             if len(data) == words:  # every descriptor is a word
                 state["centroids"], gained = np.array(data[:], np.float32), 0.0
             else:
@@ -153,12 +157,12 @@ def fit_kmeans(
     return state["centroids"], state["objective"]
 
 
-def _settled(objective: np.ndarray) -> bool:
+def _settled(objective: np.ndarray, min_gain: float) -> bool:
     """Whether the last iteration gained too little to go on."""
     if len(objective) < 3:
         return False
     gained = objective[0] - objective[-1]
-    return objective[-2] - objective[-1] < MIN_GAIN * max(gained, 1e-12)
+    return objective[-2] - objective[-1] < min_gain * max(gained, 1e-12)
 
 
 def _iterate(data, centroids, objective, searcher: Searcher, words=None) -> tuple:

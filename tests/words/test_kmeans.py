@@ -122,6 +122,15 @@ def test_iterations_stop_when_nothing_is_gained():
     assert 3 <= len(objective) < 50
 
 
+def test_the_least_gain_says_where_to_stop():
+    data = clusters()
+    _, long = fit_kmeans(data, 20, 30, min_gain=0)
+    _, short = fit_kmeans(data, 20, 30, min_gain=0.05)
+    np.testing.assert_array_equal(short, long[: len(short)])
+    gains = -np.diff(short) / (short[0] - short[1:])
+    assert gains[-1] < 0.05 and (gains[:-1] >= 0.05).all() and len(short) < len(long)
+
+
 def test_as_many_words_as_descriptors_are_the_descriptors(tmp_path):
     data = clusters(30)
     for source in (data, in_file(tmp_path, data)):
