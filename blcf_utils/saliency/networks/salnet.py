@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.saliency.base import SaliencyNetwork, channels, check_finite
@@ -39,7 +40,7 @@ class SalNet(SaliencyNetwork):
             layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
             layers[f"relu{number}"] = nn.ReLU(inplace=True)
             if number == 1:
-                layers["norm1"] = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+                layers["norm1"] = _AcrossChannels()
             if number <= 2:
                 layers[f"pool{number}"] = nn.MaxPool2d(3, stride=2, ceil_mode=True)
             inputs = outputs
@@ -115,6 +116,21 @@ class SalNet(SaliencyNetwork):
                 check_finite(path, f"layer {name}", blob)
                 state[key] = torch.from_numpy(np.array(blob, np.float32).reshape(shape))
         self.load_state_dict(state, assign=next(self.parameters()).is_meta)
+
+
+class _AcrossChannels(nn.Module):
+    """Caffe's normalisation across channels: x / (1 + 1e-4 / 5 * sum of 5 neighbours squared)^0.75.
+
+    The sum over neighbouring channels is a 1x1 convolution with a band of ones, several times
+    faster on a CPU than torch's ``LocalResponseNorm``, which pools in three dimensions.
+    """
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Normalise maps (B, C, h, w)."""
+        number = torch.arange(maps.shape[1], device=maps.device)
+        near = ((number[:, None] - number).abs() <= 2).to(maps.dtype)
+        root = (functional.conv2d(maps * maps, near[:, :, None, None] * (1e-4 / 5)) + 1).sqrt()
+        return maps / (root * root.sqrt())
 
 
 def _differs(blob: np.ndarray, shape: tuple[int, ...]) -> bool:
