@@ -14,10 +14,10 @@ from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.experiments.weighting import weighting_gains
 from blcf_utils.ground.cores import pool_threads
+from blcf_utils.ground.mapping import one_thread_each
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.tables import Measurement
-from blcf_utils.saliency.maps import one_thread_each
 from blcf_utils.saliency.models import MODELS
 from blcf_utils.saliency.object_masks import object_masks
 from blcf_utils.saliency.quality import judge

@@ -73,13 +73,41 @@ def mapped(
         for item in items:
             yield item, function(shared, item)
     else:
-        pool = ThreadPoolExecutor(threads)
+        pool = ThreadPoolExecutor(threads, initializer=_one_openmp_thread)
         try:
             ahead = _under_way(items, partial(pool.submit, function, shared), lambda: 2 * threads)
             for item, future in ahead:
                 yield item, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let libraries compute with one thread: images, not operations, run in parallel.
+
+    Threads of one operation wait for each other many times an image; those of two images never.
+    """
+    import cv2
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        with threadpool_limits(1, "blas"):
+            yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+def _one_openmp_thread() -> None:
+    """Do the same for what uses OpenMP itself, such as faiss, in the thread that calls this."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, "openmp")
 
 
 def _under_way(items: Iterable, submit: Callable, most: Callable[[], int]) -> Iterator[tuple]:

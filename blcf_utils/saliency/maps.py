@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.mapping import mapped
+from blcf_utils.ground.mapping import mapped, one_thread_each
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.saliency.base import SaliencyModel
@@ -152,16 +150,3 @@ def saliency_maps(
 
     artefact = store.get_or_make(STAGE, f"{dataset.name}-{model.name}", document, make)
     return SaliencyMaps(artefact)
-
-
-@contextlib.contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let torch and OpenCV compute with one thread: images, not operations, run in parallel."""
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])

@@ -20,7 +20,8 @@ from blcf_utils.features.rows import copies_of, sample_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
-from blcf_utils.ground.mapping import mapped
+from blcf_utils.ground.cores import pool_threads
+from blcf_utils.ground.mapping import mapped, one_thread_each
 from blcf_utils.ground.progress import progress
 from blcf_utils.words.assignment import assignment_quality
 from blcf_utils.words.codebook import Codebook
@@ -183,10 +184,12 @@ def _encoded(
         (features, encoder),
         np.unique(features.distinct[images]).tolist(),
         files=lambda image: files,
+        threads=pool_threads() if encoder.device == "cpu" else 1,
         at_once=_A_TASK,
     )
-    for image, words in results:
-        yield copies[image], words
+    with one_thread_each():
+        for image, words in results:
+            yield copies[image], words
 
 
 def assignment_maps(

@@ -148,6 +148,7 @@ def test_stopped_assignment_goes_on_where_it_was(toy_stages, store, monkeypatch)
         return assign_map(*arguments)
 
     monkeypatch.setattr(bow, "assign_map", stopping)
+    monkeypatch.setattr(bow, "pool_threads", lambda: 1)  # none is under way when it stops
     arguments = (s.features, s.whitening, s.codebook, EncodingConfig(), store)
     with pytest.raises(Stop):
         assignment_maps(*arguments)
