@@ -14,7 +14,7 @@ from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.experiments.weighting import weighting_gains
 from blcf_utils.ground.cores import pool_threads
-from blcf_utils.ground.mapping import one_thread_each
+from blcf_utils.ground.mapping import threads_each
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.tables import Measurement
@@ -124,7 +124,7 @@ def _seconds(bench: Pipeline, row: str) -> list[Measurement]:
     model = bench.weightings.model(row)
     images = _readable(bench.dataset)
     seconds = []
-    with one_thread_each():
+    with threads_each(1):
         model.predict(images[0])  # compiles, warms up
         for image in images:
             started = time.perf_counter()

@@ -30,9 +30,9 @@ from blcf_utils.features.rows import copies_of
 from blcf_utils.features.stored import DONE, PENDING, SKIPPED, Features, lay_out
 from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
-from blcf_utils.ground.cores import usable_cores
+from blcf_utils.ground.cores import pool_threads, threads_of_one, usable_cores
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.mapping import mapped
+from blcf_utils.ground.mapping import mapped, threads_each
 from blcf_utils.ground.progress import progress
 
 log = logging.getLogger("blcf")
@@ -40,7 +40,6 @@ log = logging.getLogger("blcf")
 STAGE = Stage("features", version=1)
 
 _DECODERS = 2
-_BATCHES_AHEAD = 3
 
 
 def extract_features(
@@ -205,16 +204,19 @@ class _Extraction:
             unit="image",
         )
         with bar:
-            results = self._on_workers(batches) if connected() else self._here(batches)
-            # A GPU goes on while the core that feeds it would store what it has made.
-            for batch, found in _one_ahead(results) if self.on_gpu else results:
+            if self.on_gpu and not connected():
+                # It goes on while the core that feeds it would store what it has made.
+                results = _one_ahead(self._on_gpu(batches))
+            else:
+                results = self._on_cores(batches)
+            for batch, found in results:
                 self._store(batch, found)
                 bar.update(len(self._with_copies(batch)))
 
-    def _here(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
-        """Forward batches in this process while the next ones are decoded."""
-        decoders = max(_DECODERS, usable_cores()) if self.on_gpu else _DECODERS
-        most = max(_BATCHES_AHEAD, decoders + 1)
+    def _on_gpu(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
+        """Forward batches on a GPU while the next ones are decoded."""
+        decoders = max(_DECODERS, usable_cores())
+        most = decoders + 1
         with ThreadPoolExecutor(decoders) as pool:
 
             def submit(batch: np.ndarray) -> Future:
@@ -229,16 +231,23 @@ class _Extraction:
                 self._refuse_unreadable(decoded)
                 yield batch, self.network.forward(decoded)
 
-    def _on_workers(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
+    def _on_cores(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
+        """Decode and forward several batches at once, here or on a cluster's workers."""
         number = {self._pictures(batch): k for k, batch in enumerate(batches)}
+        if connected():
+            network = self.network.to_send()
+        else:
+            network, _ = self.network, self.backbone.on("cpu")  # made before threads ask for it
         done = mapped(
             _forward_pictures,
-            self.network.to_send(),
+            network,
             number,
             files=lambda batch: [path for path, _ in batch],
+            threads=pool_threads(),
         )
-        for pictures, found in done:
-            yield batches[number[pictures]], found
+        with threads_each(threads_of_one()):
+            for pictures, found in done:
+                yield batches[number[pictures]], found
 
     def _refuse_unreadable(self, found: list) -> None:
         if self.config.on_corrupt == "error":

@@ -36,6 +36,11 @@ def pool_threads() -> int:
     return min(_MOST_POOLED, usable_cores())
 
 
+def threads_of_one() -> int:
+    """Return how many threads compute one of the images that share a stage; mostly 1."""
+    return usable_cores() // pool_threads()
+
+
 def free_cores(seconds: float = 0.5, told: Path = Path("/proc/stat")) -> int:
     """Return how many of the usable cores other programs leave free now; at least 1.
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blcf_utils.ground.cluster import connected
+from blcf_utils.ground.cores import threads_of_one
 from blcf_utils.ground.errors import StudyError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def mapped(
         for item in items:
             yield item, function(shared, item)
     else:
-        pool = ThreadPoolExecutor(threads, initializer=_one_openmp_thread)
+        pool = ThreadPoolExecutor(threads, initializer=_few_openmp_threads)
         try:
             ahead = _under_way(items, partial(pool.submit, function, shared), lambda: 2 * threads)
             for item, future in ahead:
@@ -83,8 +84,8 @@ def mapped(
 
 
 @contextlib.contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let libraries compute with one thread: images, not operations, run in parallel.
+def threads_each(threads: int) -> Iterator[None]:
+    """Let libraries compute with so few threads that images, not operations, run in parallel.
 
     Threads of one operation wait for each other many times an image; those of two images never.
     """
@@ -93,21 +94,21 @@ def one_thread_each() -> Iterator[None]:
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
     try:
-        with threadpool_limits(1, "blas"):
+        with threadpool_limits(threads, "blas"):
             yield
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
 
 
-def _one_openmp_thread() -> None:
+def _few_openmp_threads() -> None:
     """Do the same for what uses OpenMP itself, such as faiss, in the thread that calls this."""
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(1, "openmp")
+    threadpool_limits(threads_of_one(), "openmp")
 
 
 def _under_way(items: Iterable, submit: Callable, most: Callable[[], int]) -> Iterator[tuple]:

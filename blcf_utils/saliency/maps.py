@@ -14,9 +14,9 @@ import numpy as np
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
-from blcf_utils.ground.cores import pool_threads
+from blcf_utils.ground.cores import pool_threads, threads_of_one
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.mapping import mapped, one_thread_each
+from blcf_utils.ground.mapping import mapped, threads_each
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.saliency.base import SaliencyModel
@@ -132,7 +132,7 @@ def saliency_maps(
         observer = _Observer(model, dataset.exif_orientation, on_corrupt == "skip")
         bar = progress(label=f"{model.name} maps", total=len(number), unit="image")
         threads = pool_threads()
-        with one_thread_each(), bar:
+        with threads_each(threads_of_one()), bar:
             for path, content in mapped(
                 _look,
                 observer,

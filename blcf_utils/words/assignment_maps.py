@@ -20,8 +20,8 @@ from blcf_utils.features.rows import copies_of, sample_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
-from blcf_utils.ground.cores import pool_threads
-from blcf_utils.ground.mapping import mapped, one_thread_each
+from blcf_utils.ground.cores import pool_threads, threads_of_one
+from blcf_utils.ground.mapping import mapped, threads_each
 from blcf_utils.ground.progress import progress
 from blcf_utils.words.assignment import assignment_quality
 from blcf_utils.words.codebook import Codebook
@@ -187,7 +187,7 @@ def _encoded(
         threads=pool_threads() if encoder.device == "cpu" else 1,
         at_once=_A_TASK,
     )
-    with one_thread_each():
+    with threads_each(threads_of_one()):
         for image, words in results:
             yield copies[image], words
 
