@@ -58,6 +58,7 @@ def _trained_table(
     trained_on, cells = study.training_dataset(which), []
     if not trained_on:
         return study.results.table(table_id, [], not_run=_unset(study, table_id, which))
+    study.finetuning(trained_on).train([variant.row for variant in rows if variant.source])
     for variant in progress(rows, label=f"networks trained on {trained_on}", unit="network"):
         for name in study.datasets:
             for mode in MODES:

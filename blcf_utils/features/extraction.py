@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,9 +31,9 @@ from blcf_utils.features.rows import copies_of
 from blcf_utils.features.stored import DONE, PENDING, SKIPPED, Features, lay_out
 from blcf_utils.ground.artefacts import ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
-from blcf_utils.ground.cores import pool_threads, threads_of_one, usable_cores
+from blcf_utils.ground.cores import pool_threads, usable_cores
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.mapping import mapped, threads_each
+from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
 
 log = logging.getLogger("blcf")
@@ -203,12 +204,12 @@ class _Extraction:
             total=int(sum(len(self._with_copies(b)) for b in batches)),
             unit="image",
         )
-        with bar:
-            if self.on_gpu and not connected():
-                # It goes on while the core that feeds it would store what it has made.
-                results = _one_ahead(self._on_gpu(batches))
-            else:
-                results = self._on_cores(batches)
+        if self.on_gpu and not connected():
+            # It goes on while the core that feeds it would store what it has made.
+            results = _one_ahead(self._on_gpu(batches))
+        else:
+            results = self._on_cores(batches)
+        with bar, closing(results):
             for batch, found in results:
                 self._store(batch, found)
                 bar.update(len(self._with_copies(batch)))
@@ -245,9 +246,8 @@ class _Extraction:
             files=lambda batch: [path for path, _ in batch],
             threads=pool_threads(),
         )
-        with threads_each(threads_of_one()):
-            for pictures, found in done:
-                yield batches[number[pictures]], found
+        for pictures, found in done:
+            yield batches[number[pictures]], found
 
     def _refuse_unreadable(self, found: list) -> None:
         if self.config.on_corrupt == "error":

@@ -53,7 +53,8 @@ def mapped(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with ``function(shared, item)``, in order, with few items under way.
 
-    Nothing behind an item that fails is yielded.
+    Nothing behind an item that fails is yielded. Close it (``contextlib.closing``) where the loop
+    may end early: until then libraries keep the few threads of several items at once.
 
     Args:
         function: of a module that workers can import, too.
@@ -61,6 +62,7 @@ def mapped(
         items: small values, such as paths and numbers.
         files: the files that an item is read from; a worker must find them at the same place.
         threads: how many items are computed at once in this process; a cluster has its own number.
+            If several, libraries compute each, here or there, with :func:`threads_of_one`.
         at_once: how many items a worker is sent at once; several where one takes few milliseconds.
 
     Raises:
@@ -69,18 +71,16 @@ def mapped(
     """
     client = connected()
     if client is not None:
-        yield from _on_workers(client, function, shared, items, files, at_once)
+        with threads_each(threads_of_one()) if threads > 1 else contextlib.nullcontext():
+            yield from _on_workers(client, function, shared, items, files, at_once)
     elif threads == 1:
         for item in items:
             yield item, function(shared, item)
     else:
-        pool = ThreadPoolExecutor(threads, initializer=_few_openmp_threads)
-        try:
-            ahead = _under_way(items, partial(pool.submit, function, shared), lambda: 2 * threads)
-            for item, future in ahead:
+        with core_pool(threads) as pool:
+            submit = partial(pool.submit, function, shared)
+            for item, future in _under_way(items, submit, lambda: 2 * threads):
                 yield item, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -104,8 +104,19 @@ def threads_each(threads: int) -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
+@contextlib.contextmanager
+def core_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Return threads that share the cores; what has not begun when it is left is cancelled."""
+    with threads_each(threads_of_one()):
+        pool = ThreadPoolExecutor(threads, initializer=_few_openmp_threads)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _few_openmp_threads() -> None:
-    """Do the same for what uses OpenMP itself, such as faiss, in the thread that calls this."""
+    """Limit what uses OpenMP itself, such as faiss, in the thread that calls this."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(threads_of_one(), "openmp")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import numpy as np
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
-from blcf_utils.ground.cores import pool_threads, threads_of_one
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import StudyError
-from blcf_utils.ground.mapping import mapped, threads_each
+from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.saliency.base import SaliencyModel
@@ -131,16 +132,16 @@ def saliency_maps(
         }
         observer = _Observer(model, dataset.exif_orientation, on_corrupt == "skip")
         bar = progress(label=f"{model.name} maps", total=len(number), unit="image")
-        threads = pool_threads()
-        with threads_each(threads_of_one()), bar:
-            for path, content in mapped(
-                _look,
-                observer,
-                number,
-                files=lambda path: [path],
-                threads=threads,
-                at_once=_A_TASK,
-            ):
+        looked = mapped(
+            _look,
+            observer,
+            number,
+            files=lambda path: [path],
+            threads=pool_threads(),
+            at_once=_A_TASK,
+        )
+        with bar, closing(looked):
+            for path, content in looked:
                 with atomic_path(_file(folder, number[path])) as target:
                     target.write_bytes(content)
                 bar.update(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from blcf_utils.finetuning.networks import (
 from blcf_utils.finetuning.sheets import triplet_sheet
 from blcf_utils.finetuning.splits import Split, make_splits
 from blcf_utils.finetuning.training import CHECKPOINT, CURVE, SPEED_ONLY, Trainer
+from blcf_utils.finetuning.training_run import training_device
 from blcf_utils.finetuning.triplets import (
     SOURCES,
     Source,
@@ -38,7 +40,9 @@ from blcf_utils.finetuning.triplets import (
 from blcf_utils.finetuning.validation import Validation
 from blcf_utils.finetuning.variants import TRAINED_A, VARIANTS, Variant
 from blcf_utils.ground.artefacts import Artefact, Stage, atomic_path, write_text
+from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import known
+from blcf_utils.ground.mapping import core_pool
 from blcf_utils.ground.remembered import remembered
 from blcf_utils.results.evaluation import Evaluation, evaluate
 from blcf_utils.search.boxes import Mode
@@ -281,6 +285,25 @@ class Finetuning:
         label = f"{self.name}-fold{fold}-seed{seed}-{variant.network}-{variant.source}"
         made = self.store.get_or_make(TRAINED, label, document, train)
         return Finetuned(variant, self.name, split, made)
+
+    def train(self, rows: Sequence[str]) -> None:
+        """Train all networks of some rows; on a CPU several at once, which share the cores."""
+        asked = [
+            (row, split.number, seed)
+            for row in rows
+            for seed in self.seeds(row)
+            for split in self.splits
+        ]
+        if training_device(self.config.training.device).type != "cpu":
+            for one in asked:
+                self.trained(*one)
+            return
+        for row, fold, seed in asked:  # what they have in common is made before
+            self.triplets(fold, VARIANTS[row].source, seed)
+        _, _ = self.inputs, self.bench.backbone
+        with core_pool(pool_threads()) as pool:
+            for made in [pool.submit(self.trained, *one) for one in asked]:
+                made.result()
 
     @remembered
     def descriptors(

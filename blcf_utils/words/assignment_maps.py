@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from blcf_utils.features.rows import copies_of, sample_rows
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path, write_json
 from blcf_utils.ground.cluster import connected
-from blcf_utils.ground.cores import pool_threads, threads_of_one
-from blcf_utils.ground.mapping import mapped, threads_each
+from blcf_utils.ground.cores import pool_threads
+from blcf_utils.ground.mapping import mapped
 from blcf_utils.ground.progress import progress
 from blcf_utils.words.assignment import assignment_quality
 from blcf_utils.words.codebook import Codebook
@@ -187,9 +188,8 @@ def _encoded(
         threads=pool_threads() if encoder.device == "cpu" else 1,
         at_once=_A_TASK,
     )
-    with threads_each(threads_of_one()):
-        for image, words in results:
-            yield copies[image], words
+    for image, words in results:
+        yield copies[image], words
 
 
 def assignment_maps(
@@ -246,8 +246,8 @@ def _write_words(folder: Path, features: Features, offsets: np.ndarray, encoder:
     total = len(np.unique(features.distinct[missing]))
     bar = progress(label="assignment maps", total=total, unit="image")
     # Written, not mapped: on a full disk a map is a bus error.
-    with open(path, "r+b") as file, bar:
-        for copies, words in _encoded(features, encoder, missing) if total else ():
+    with open(path, "r+b") as file, bar, closing(_encoded(features, encoder, missing)) as encoded:
+        for copies, words in encoded:
             for copy in copies:
                 file.seek(start + int(offsets[copy]) * words.itemsize)
                 file.write(words.tobytes())
