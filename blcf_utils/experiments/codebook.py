@@ -9,13 +9,12 @@ import pandas as pd
 from blcf_utils.experiments.search import search_cells
 from blcf_utils.ground.progress import progress
 from blcf_utils.results.tables import Measurement
+from blcf_utils.study.pipeline import EXACT
 from blcf_utils.study.study import Study
-
-APPROXIMATE = "ivf"  # of the approximate searches the one that learns fastest
 
 
 def codebook_size_table(
-    study: Study, dataset: str = "", words: Sequence[int] = (), exact: int = 16_384
+    study: Study, dataset: str = "", words: Sequence[int] = (), exact: int = EXACT
 ) -> pd.DataFrame:
     """Measure codebooks of several sizes, and the profile's own, on one dataset (table x11).
 
@@ -31,10 +30,7 @@ def codebook_size_table(
     cells = []
     own = study.profile.codebook.words
     for count in progress(sorted({*words, own}), label="codebook sizes", unit="codebook"):
-        settings = {"codebook.words": count}
-        if count > exact:
-            settings |= {"codebook.assignment": APPROXIMATE, "encoding.assignment": APPROXIMATE}
-        bench = study.open(dataset) if count == own else study.open(dataset).changed(settings)
+        bench = study.open(dataset).with_words(count, exact)
         row, name, digest = str(count), bench.name, bench.config_digest()
         cells += search_cells(bench, (row, row), (f"{name}/gs", f"{name}/ls"))
         index, quality = bench.index(), bench.maps.quality

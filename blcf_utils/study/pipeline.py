@@ -47,6 +47,9 @@ from blcf_utils.words.codebook import Codebook, learn_codebook
 from blcf_utils.words.histograms import database_histograms
 from blcf_utils.words.whitening import Whitening, learn_whitening
 
+# Above so many words looking at each for every descriptor takes too long; of the approximate
+# searches this one learns fastest.
+EXACT, APPROXIMATE = 16_384, "ivf"
 POOLINGS = {"sum": sum_pool, "crow": crow_pool}
 
 
@@ -78,6 +81,20 @@ class Pipeline:
             settings: such as ``{"codebook.words": 512}``.
         """
         return self._under(settled(self.profile.changed(settings)))
+
+    def with_words(self, words: int, exact: int = EXACT) -> Pipeline:
+        """Return the pipeline with another number of words; itself with its own.
+
+        Args:
+            words: K.
+            exact: more words than that are learned and assigned by approximate search.
+        """
+        if words == self.profile.codebook.words:
+            return self
+        settings = {"codebook.words": words}
+        if words > exact:
+            settings |= dict.fromkeys(("codebook.assignment", "encoding.assignment"), APPROXIMATE)
+        return self.changed(settings)
 
     def at_full_resolution(self) -> Pipeline:
         """Return the pipeline on the layer and size at which Kalantidis et al. pool."""

@@ -11,24 +11,22 @@ from blcf_utils.apps.knobs.knob import Knob, canvas
 from blcf_utils.datasets.base import Query
 from blcf_utils.plots.canvas import QUERY, photograph, picture
 from blcf_utils.plots.maps import draw_word_patches
-from blcf_utils.study.pipeline import Pipeline
+from blcf_utils.study.pipeline import EXACT, Pipeline
 from blcf_utils.words.assignment_maps import AssignmentMaps
 
 
-def words(bench: Pipeline, query: Query, sizes: Sequence[int]) -> Knob:
+def words(bench: Pipeline, query: Query, sizes: Sequence[int], exact: int = EXACT) -> Knob:
     """Return patches of the word at a clicked position of a query's image.
 
     Args:
         bench: the dataset's pipeline.
         query: whose image is clicked on, at first in the middle of its box.
         sizes: numbers of words to choose from; the profile's own joins them.
+        exact: more words than that are learned and assigned by approximate search.
     """
     dataset, own = bench.dataset, bench.profile.codebook.words
     image = dataset.image_index[query.image]
-    maps = {
-        size: (bench if size == own else bench.changed({"codebook.words": size})).maps
-        for size in sorted({own, *sizes})
-    }
+    maps = {size: bench.with_words(size, exact).maps for size in sorted({own, *sizes})}
     pixels = photograph(dataset, query.image)
 
     def draw(axes, words: int, point: Sequence[float]) -> str:
