@@ -15,7 +15,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
 from blcf_utils.features.maps import in_batches
 from blcf_utils.ground.artefacts import Artefact
@@ -88,8 +87,17 @@ class Features:
 
 
 def _widened(rows: np.ndarray) -> np.ndarray:
-    """Return float16 rows as float32, the same values; NumPy itself takes ten times as long."""
-    return torch.from_numpy(np.array(rows)).float().numpy()
+    """Return finite float16 rows as float32: the same values, in a tenth of ``astype``'s time.
+
+    The bits move to their places, and 2^112 makes up for the smaller offset of the exponent. In one
+    thread, since pools of threads read maps.
+    """
+    bits = rows.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= ~0x70000000  # copies of the sign
+    values = bits.view(np.float32)
+    values *= np.float32(2**112)
+    return values
 
 
 def lay_out(

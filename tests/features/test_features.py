@@ -120,8 +120,9 @@ def test_database_rows_are_every_database_descriptor_once(toy_stages):
     np.testing.assert_array_equal(np.concatenate(list(features.stream(some, 9))), whole[place])
 
 
-def test_every_float16_is_read_as_what_it_is(tmp_path):
+def test_every_finite_float16_is_read_as_what_it_is(tmp_path):
     bits = np.arange(2**16, dtype=np.uint16)
+    bits[bits & 0x7C00 == 0x7C00] = 0  # infinite or no number; extraction stores neither
     with h5py.File(tmp_path / "features.h5", "w") as file:
         sizes = shapes = np.array([[256, 1]])
         lay_out(file, sizes, shapes, np.array([DONE]), 1, 256)
