@@ -60,11 +60,13 @@ from blcf_utils.plots.scaling import (
     plot_likeness,
     plot_map_by_size,
 )
+from blcf_utils.plots.sketches import draw_methods
 from blcf_utils.plots.slopes import plot_slopes
 
 __all__ = [
     "common_words",
     "draw_inverted_file",
+    "draw_methods",
     "draw_networks",
     "draw_pipeline",
     "plot_claims",

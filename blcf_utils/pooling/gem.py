@@ -40,11 +40,12 @@ def gem_pool(
     most = values.max(axis=1)
     # Relative to the maximum, so that a large p neither overflows nor vanishes.
     # Powers too small to count are kept from becoming subnormal numbers, which are slow.
-    ratios = np.maximum(values / most[:, None, :], np.float32(_SMALLEST ** (1 / p)))
-    powers = ratios ** np.float32(p)
+    values /= most[:, None, :]
+    np.maximum(values, np.float32(_SMALLEST ** (1 / p)), out=values)
+    values **= np.float32(p)
     if read.weights is None:
-        mean = powers.mean(axis=1)
+        mean = values.mean(axis=1)
     else:
         share = read.weights / np.maximum(read.weights.sum(axis=1, keepdims=True), 1e-12)
-        mean = np.matmul(share[:, None, :], powers)[:, 0]
+        mean = np.matmul(share[:, None, :], values)[:, 0]
     return read.vectors((most * mean ** np.float32(1 / p)).astype(np.float32))

@@ -3,12 +3,14 @@
 import errno
 import logging
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 
 import cv2
+import h5py
 import numpy as np
 import processes
 import pytest
@@ -27,7 +29,8 @@ from blcf_utils.features.forward import (
 )
 from blcf_utils.features.networks.backbones import load_backbone
 from blcf_utils.features.rows import normalise_rows, sample_rows
-from blcf_utils.ground.artefacts import ArtefactStore
+from blcf_utils.features.stored import DONE, Features, lay_out
+from blcf_utils.ground.artefacts import Artefact, ArtefactStore
 from blcf_utils.ground.errors import StudyError
 
 
@@ -115,6 +118,21 @@ def test_database_rows_are_every_database_descriptor_once(toy_stages):
     assert not np.array_equal(some, sample_rows(rows, 40, seed=4))
     place = np.searchsorted(rows, some)
     np.testing.assert_array_equal(np.concatenate(list(features.stream(some, 9))), whole[place])
+
+
+def test_every_finite_float16_is_read_as_what_it_is(tmp_path):
+    bits = np.arange(2**16, dtype=np.uint16)
+    bits[bits & 0x7C00 == 0x7C00] = 0  # infinite or no number; extraction stores neither
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        sizes = shapes = np.array([[256, 1]])
+        lay_out(file, sizes, shapes, np.array([DONE]), 1, 256)
+        file["descriptors"][:] = bits.view(np.float16).reshape(256, 256)
+    (tmp_path / "skipped.json").write_text("[]")
+    features = Features(Artefact("features", "bits", "key", tmp_path, False, 0.0))
+    values = np.array(struct.unpack(f"<{2**16}e", bits.tobytes()), np.float32)
+    np.testing.assert_array_equal(features.descriptors(0).ravel(), values)
+    streamed = np.concatenate(list(features.stream(np.array([0, 1, 5, 255]))))
+    np.testing.assert_array_equal(streamed, values.reshape(256, 256)[[0, 1, 5, 255]])
 
 
 def test_normalised_rows_have_unit_length_and_zero_stays():
