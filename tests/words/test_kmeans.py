@@ -128,7 +128,9 @@ def test_the_least_gain_says_where_to_stop():
     _, short = fit_kmeans(data, 20, 30, min_gain=0.05)
     np.testing.assert_array_equal(short, long[: len(short)])
     gains = -np.diff(short) / (short[0] - short[1:])
-    assert gains[-1] < 0.05 and (gains[:-1] >= 0.05).all() and len(short) < len(long)
+    assert gains[-1] < 0.05
+    assert (gains[:-1] >= 0.05).all()
+    assert len(short) < len(long)
 
 
 def test_as_many_words_as_descriptors_are_the_descriptors(tmp_path):
