@@ -33,8 +33,8 @@ OWN_TITLES = {
     "x11_codebook_size": "How many words: mAP, size and distinct words of an image by K",
     "x12_burstiness": "Words that repeat and words that many images hold: square root, idf, both (mAP)",
 }
-# Of those, the ones whose values no network made.
-WITHOUT_NETWORK = ("x03_saliency_quality",)
+# Of those, the ones whose values no network made, or whose rows name their networks.
+WITHOUT_NETWORK = ("x01_backbones", "x03_saliency_quality")
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 
 
@@ -45,7 +45,7 @@ class TableInfo(Config):
         backbone: ``"network layer"``; None where no network is involved, ``unknown`` where the
             slides name none.
         row_backbones: rows whose backbone differs.
-        with_network: whether a network made the measured values.
+        with_network: whether one network made the measured values.
         rows_are_datasets: a row, not a column, names a dataset.
         tolerance: largest absolute difference that counts as reproduced; a share of the
             published value when ``relative``.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 import pandas as pd
 
@@ -83,32 +84,7 @@ class Shown:
         return found
 
     def _repr_html_(self) -> str:
-        columns, wide = list(self.cells.columns), self.cells.shape[1] + 1
-        halves = [
-            (half, sum(one == half for one, _ in columns))
-            for half in dict.fromkeys(half for half, _ in columns)
-        ]
-        top = "".join(
-            f'<th scope="colgroup" colspan="{count}" class="{half.lower()}">{half}</th>'
-            for half, count in halves
-        )
-        heads = "".join(f'<th scope="col"{_soft(c)}>{_breaking(c[1])}</th>' for c in columns)
-        lines = [
-            f"<p>{escape(self.said)}</p>" if self.said else "",
-            '<div class="scroll"><table class="shown"><thead>',
-            f'<tr><td></td>{top}</tr><tr><th scope="col">row</th>{heads}</tr></thead>',
-        ]
-        for group, rows in self.groups().items():
-            lines.append("<tbody>")
-            if group:
-                head = f'<th scope="rowgroup" colspan="{wide}"><span>{escape(group)}</span></th>'
-                lines.append(f'<tr class="group">{head}</tr>')
-            for row in rows:
-                cells = "".join(self._cell(row, column) for column in columns)
-                name = escape(row.rpartition(GROUP)[2])
-                lines.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-            lines.append("</tbody>")
-        lines.append("</table></div>")
+        lines = [f"<p>{escape(self.said)}</p>" if self.said else "", *self._table()]
         if self.legend:
             lines.append(f'<p class="soft">{escape(self.legend)}</p>')
         if self.not_run:
@@ -116,6 +92,24 @@ class Shown:
             head = f"<summary>{NOT_RUN_MARK} not run, and why</summary>"
             lines.append(f"<details>{head}<ul>{why}</ul></details>")
         return "\n".join(filter(None, lines))
+
+    def _table(self) -> list[str]:
+        columns = list(self.cells.columns)
+        if not columns:
+            return []
+        lines = ['<div class="scroll"><table class="shown"><thead>', *_heads(columns), "</thead>"]
+        for group, rows in self.groups().items():
+            lines.append("<tbody>")
+            if group:
+                wide = len(columns) + 1
+                head = f'<th scope="rowgroup" colspan="{wide}"><span>{escape(group)}</span></th>'
+                lines.append(f'<tr class="group">{head}</tr>')
+            for row in rows:
+                cells = "".join(self._cell(row, column) for column in columns)
+                name = escape(row.rpartition(GROUP)[2])
+                lines.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
+            lines.append("</tbody>")
+        return [*lines, "</table></div>"]
 
     def _cell(self, row: str, column: tuple[str, str]) -> str:
         text, gain = self.cells.loc[row, column], self.gains.get((row, column))
@@ -147,13 +141,39 @@ class Shown:
         return "\n".join([markdown(frame, index=False), *(f"{p}\n" for p in parts if p)])
 
 
-def _soft(column: tuple[str, str]) -> str:
-    return ' class="soft"' if column[0] == PUBLISHED else ""
+def _heads(columns: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the rows of a table's head: Measured and Published, datasets, their columns.
+
+    A dataset is a head of its own where columns are parts of it (``oxford5k/gs``).
+    """
+    levels = [[(half, half) for half, _ in columns]]
+    if any("/" in name for _, name in columns):
+        levels.append([(half, name.rpartition("/")[0]) for half, name in columns])
+    lines = []
+    for level in levels:
+        cells = [(half, name, len([*same])) for (half, name), same in groupby(level)]
+        heads = "".join(
+            f'<th scope="colgroup" colspan="{count}" class="{half.lower()}">{escape(name)}</th>'
+            if name
+            else f'<td colspan="{count}"></td>'
+            for half, name, count in cells
+        )
+        lines.append(f"<tr><td></td>{heads}</tr>")
+    names = "".join(
+        f'<th scope="col"{_soft(half)}>{_breaking(name.rpartition("/")[2])}</th>'
+        for half, name in columns
+    )
+    return [*lines, f'<tr><th scope="col">row</th>{names}</tr>']
+
+
+def _soft(half: str) -> str:
+    return ' class="soft"' if half == PUBLISHED else ""
 
 
 def _breaking(name: str) -> str:
-    """Return a column's name as HTML that may break after each of its parts."""
-    return re.sub(r"([/+-])", r"\1<wbr>", escape(name))
+    """Return a column's name as HTML that may break between its parts: it is wider than numbers."""
+    parts = r"(?<=[_-])(?=.)|(?=\+)|(?<=[a-z])(?=\d)"
+    return re.sub(parts, "<wbr>", escape(name)).replace("expansion", "expan&shy;sion")
 
 
 def beside(table: pd.DataFrame, decimals: int | None = None) -> Shown:
