@@ -12,14 +12,14 @@ SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 
 
 @contextmanager
-def visiting(browser, code, folder, width=1280, height=900, **options):
-    """Serve a page and open it; yields the browser's page once its results are shown.
+def visiting(browser, code, folder, until=".blcf-results li", **options):
+    """Serve a page and open it; yields the browser's page once its results are shown (``until``).
 
     Nothing but the demo itself is reached; ``page.elsewhere`` lists what the page asked others for.
     """
     log = (folder / "demo.log").open("w")
     with log, serving(code, port=0, log=log, **options) as (_, address):
-        page = browser.new_page(viewport={"width": width, "height": height})
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(90_000)  # machines are shared
         page.elsewhere = []
 
@@ -31,7 +31,7 @@ def visiting(browser, code, folder, width=1280, height=900, **options):
 
         page.route("**/*", route)
         page.goto(address, timeout=240_000, wait_until="commit")
-        page.wait_for_selector(".blcf-results li", timeout=240_000)
+        page.wait_for_selector(until, timeout=240_000)
         page.wait_for_function("[...document.images].every(one => one.complete)")
         try:
             yield page
