@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "results/README.md", *sorted((ROOT / "docs").glob("*.md")))
 FENCE = re.compile(r"```(\w*)\n(.*?)```", re.S)
 INLINE = re.compile(r"`([^`\n]+)`")
+# Functions, methods and fields of the package.
+MEMBER = re.compile(r"^ *def (\w+)\(|^ {4}(\w+): ", re.M)
 SETTING = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 
@@ -59,6 +62,13 @@ def check(words: list[str]) -> None:
         assert program in ("source", "dask"), program
 
 
+@cache
+def members() -> set[str]:
+    """Return the names of all functions, methods and fields of the package."""
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "blcf_utils").rglob("*.py"))
+    return {name for source in sources for names in MEMBER.findall(source) for name in names}
+
+
 def options(command) -> set[str]:
     """Return the options of a command and of all commands below it."""
     own = {option for parameter in command.params for option in parameter.opts}
@@ -81,6 +91,8 @@ def test_what_a_page_gives_to_type_exists(page):
     assert {*re.findall(r"`(--[a-z-]+)", prose)} <= known
     for kind, block in FENCE.findall(text):
         for node in ast.walk(ast.parse(block)) if kind == "python" else ():
+            if isinstance(node, ast.Attribute):
+                assert node.attr in members(), node.attr
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(node.module)
                 missing = [one.name for one in node.names if not hasattr(module, one.name)]
