@@ -89,7 +89,8 @@ def shoot(page, name):
     before = page.viewport_size
     # Voila's page scrolls inside: only a window that is high enough shows all of it.
     inner = "Math.max(...[...document.querySelectorAll('*')].map(e => e.scrollHeight))"
-    page.set_viewport_size({"width": before["width"], "height": page.evaluate(inner)})
+    for _ in range(2):  # and what is as high as the window grows with it
+        page.set_viewport_size({"width": before["width"], "height": page.evaluate(inner)})
     page.wait_for_function("[...document.images].every(e => e.complete || e.loading === 'lazy')")
     page.wait_for_timeout(400)  # the layout follows the window
     page.screenshot(path=path)
