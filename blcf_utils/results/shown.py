@@ -24,12 +24,14 @@ _ABSENT = re.compile(r"not run: (\S+) is not in profile (\S+)")
 def shown_number(value: float, decimals: int) -> str:
     """Return a number for reading: so many decimals, but never 0.000 for what is not zero.
 
-    Whole numbers above 1 stay whole; from 10 on four digits are enough.
+    Whole numbers above 1 stay whole; from 10 on four digits are enough, and no exponent is needed.
     """
     if value.is_integer() and abs(value) > 1:
         return str(int(value))
     if 0 < abs(value) < 10**-decimals:
         return f"{value:.2g}"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
     return f"{value:.4g}" if abs(value) >= 10 else f"{value:.{decimals}f}"
 
 
@@ -210,13 +212,13 @@ def beside(table: pd.DataFrame, decimals: int | None = None) -> Shown:
     text = [[cells[row, column] for column in columns] for row in kept]
     index = pd.Index(kept, name="row")
     frame = pd.DataFrame(text, index, pd.MultiIndex.from_tuples(columns) if columns else None)
-    of_map = numbers if "(mAP)" in info.title else {}
-    of_map = {c: found for c, found in of_map.items() if c[1] not in info.attributes}
+    of_map = {c: found for c, found in numbers.items() if info.holds_map(c[1])}
+    of_methods = bool(info.attributes or info.map_columns)
     best, gains = set(), {}
     for column, found in of_map.items():
         top = cells[max(found, key=found.__getitem__), column] if len(found) > 1 else None
         best |= {(row, column) for row in found if cells[row, column] == top}
-        if kept[0] in found and not info.attributes:
+        if kept[0] in found and not of_methods:
             first = found[kept[0]]
             gains |= {(r, column): f"{v - first:+.3f}" for r, v in found.items() if r != kept[0]}
     said = _sentence(table, info, columns)

@@ -12,7 +12,7 @@ import pytest
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.published import load_published, number
-from blcf_utils.results.shown import beside, markdown
+from blcf_utils.results.shown import beside, markdown, shown_number
 from blcf_utils.results.tables import (
     Measurement,
     read_per_query,
@@ -130,10 +130,27 @@ def test_the_best_of_a_column_is_marked_and_differences_are_to_the_first_row(tmp
     assert shown.gains["LS + R", ("Published", "paris6k")] == f"{0.815 - 0.699:+.3f}"
     assert ("GS", ("Published", "paris6k")) not in shown.gains
     assert "<b>0.310</b><br><small>+0.060</small>" in shown._repr_html_()
+    # Of a table of more than mAP, its columns of mAP have a best one.
+    cells = [
+        Measurement(row, f"set/{column}", value)
+        for row, value in (("a", 0.5), ("b", 0.25))
+        for column in ("ls", "bytes per image")
+    ]
+    of_size = beside(write_table("x04_compactness", cells, tmp_path))
+    assert of_size.best == {("a", ("Measured", "set/ls"))}
+    assert not of_size.gains
     # Rows that are a list of methods, and values that are no mAP, have neither.
     for table_id in ("t13_state_of_the_art", "t04_efficiency"):
         assert not beside(write_table(table_id, [], tmp_path)).gains
     assert not beside(write_table("t04_efficiency", [], tmp_path)).best
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.123"), (0.00012, "0.00012"), (12.3456, "12.35"), (3.0, "3"), (14670.4, "14670")],
+)
+def test_a_number_has_the_digits_that_say_something(value, text):
+    assert shown_number(value, 3) == text
 
 
 def test_a_sentence_says_whose_images_and_which_network(tmp_path):
