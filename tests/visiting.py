@@ -12,14 +12,14 @@ SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 
 
 @contextmanager
-def visiting(browser, code, folder, width=1280, height=900, **options):
-    """Serve a page and open it; yields the browser's page once its results are shown.
+def visiting(browser, code, folder, until=".blcf-results li", **options):
+    """Serve a page and open it; yields the browser's page once its results are shown (``until``).
 
     Nothing but the demo itself is reached; ``page.elsewhere`` lists what the page asked others for.
     """
     log = (folder / "demo.log").open("w")
     with log, serving(code, port=0, log=log, **options) as (_, address):
-        page = browser.new_page(viewport={"width": width, "height": height})
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(90_000)  # machines are shared
         page.elsewhere = []
 
@@ -31,7 +31,7 @@ def visiting(browser, code, folder, width=1280, height=900, **options):
 
         page.route("**/*", route)
         page.goto(address, timeout=240_000, wait_until="commit")
-        page.wait_for_selector(".blcf-results li", timeout=240_000)
+        page.wait_for_selector(until, timeout=240_000)
         page.wait_for_function("[...document.images].every(one => one.complete)")
         try:
             yield page
@@ -61,14 +61,36 @@ def explained(page, before=""):
     return page.evaluate(f"{found}.src")
 
 
-def shoot(page, name, height=None):
-    """Keep a screenshot of a page, of all of it if no height is given."""
+def shoot_report(browser, site, shot):
+    """Visit a report's pages on a desktop and a phone; keep screenshots, named as in ``shot``.
+
+    No page is wider than the window, on a desktop no result table is, and no file is missing.
+    """
+    failed = []
+    fits = "[...document.querySelectorAll('.shown')].every("
+    fits += "e => e.parentElement.scrollWidth <= e.parentElement.clientWidth)"
+    for width, device in ((1280, ""), (390, "-phone")):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("requestfailed", lambda request: failed.append(request.url))
+        for path in sorted(site.glob("*.html")):
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+            assert width < 1280 or page.evaluate(fits), path.name
+            if path.stem in shot:
+                shoot(page, f"{shot[path.stem]}-{path.stem}{device}")
+        page.close()
+    assert not failed
+
+
+def shoot(page, name):
+    """Keep a screenshot of all of a page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     path = SCREENSHOTS / f"{name}.png"
     before = page.viewport_size
     # Voila's page scrolls inside: only a window that is high enough shows all of it.
     inner = "Math.max(...[...document.querySelectorAll('*')].map(e => e.scrollHeight))"
-    page.set_viewport_size({"width": before["width"], "height": height or page.evaluate(inner)})
+    for _ in range(2):  # and what is as high as the window grows with it
+        page.set_viewport_size({"width": before["width"], "height": page.evaluate(inner)})
     page.wait_for_function("[...document.images].every(e => e.complete || e.loading === 'lazy')")
     page.wait_for_timeout(400)  # the layout follows the window
     page.screenshot(path=path)

@@ -23,7 +23,7 @@ OWN_TITLES = {
     "x03_saliency_quality": "Saliency models judged by where the instance is (no mAP; KL: lower "
     "is better)",
     "x04_compactness": "Every compared method: mAP beside size and speed",
-    "x05_dimensions": "mAP against the dimensions that PCA whitening keeps",
+    "x05_dimensions": "How many dimensions PCA whitening keeps (mAP)",
     "x06_quantisation": "Dense vectors in product-quantised codes beside the inverted file",
     "x07_projections": "What a random projection to a higher dimension does by itself (mAP)",
     "x08_seen_instances": "Network A on instances it never saw, and trained on all images (mAP)",
@@ -33,8 +33,14 @@ OWN_TITLES = {
     "x11_codebook_size": "How many words: mAP, size and distinct words of an image by K",
     "x12_burstiness": "Words that repeat and words that many images hold: square root, idf, both (mAP)",
 }
-# Of those, the ones whose values no network made.
-WITHOUT_NETWORK = ("x03_saliency_quality",)
+# Of those, the ones whose values no network made, or whose rows name their networks.
+WITHOUT_NETWORK = ("x01_backbones", "x03_saliency_quality")
+# And the columns of mAP of those that hold other values, too.
+MAP_COLUMNS = {
+    "x04_compactness": ("gs", "ls", "ls+expansion"),
+    "x06_quantisation": ("ls",),
+    "x11_codebook_size": ("gs", "ls"),
+}
 OWN_TABLE = re.compile(r"x\d\d_[a-z0-9_]+")
 
 
@@ -45,11 +51,12 @@ class TableInfo(Config):
         backbone: ``"network layer"``; None where no network is involved, ``unknown`` where the
             slides name none.
         row_backbones: rows whose backbone differs.
-        with_network: whether a network made the measured values.
+        with_network: whether one network made the measured values.
         rows_are_datasets: a row, not a column, names a dataset.
         tolerance: largest absolute difference that counts as reproduced; a share of the
             published value when ``relative``.
         attributes: columns that describe a row and are not a dataset.
+        map_columns: which columns hold mAP where not all do, as they are called after the dataset.
         not_comparable: row or column -> why no measurement can be compared with it.
     """
 
@@ -65,8 +72,15 @@ class TableInfo(Config):
     relative: bool = False
     tolerance_reason: str = ""
     attributes: tuple[str, ...] = ()
+    map_columns: tuple[str, ...] = ()
     not_comparable: dict[str, str] = Field(default_factory=dict)
     notes: str = ""
+
+    def holds_map(self, column: str) -> bool:
+        """Return whether a column's values are mAP."""
+        if self.map_columns:
+            return column.rpartition("/")[2] in self.map_columns
+        return "(mAP)" in self.title and column not in self.attributes
 
 
 @cache
@@ -98,7 +112,11 @@ def table_info(table_id: str) -> TableInfo:
     if OWN_TABLE.fullmatch(table_id):
         plain = table_id.partition("_")[2].replace("_", " ").capitalize()
         title = OWN_TITLES.get(table_id, plain)
-        return TableInfo(title=title, with_network=table_id not in WITHOUT_NETWORK)
+        return TableInfo(
+            title=title,
+            with_network=table_id not in WITHOUT_NETWORK,
+            map_columns=MAP_COLUMNS.get(table_id, ()),
+        )
     raise known("table", table_id, [*infos, "x01_name (a table of your own)"])
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 import pandas as pd
 
@@ -23,12 +24,14 @@ _ABSENT = re.compile(r"not run: (\S+) is not in profile (\S+)")
 def shown_number(value: float, decimals: int) -> str:
     """Return a number for reading: so many decimals, but never 0.000 for what is not zero.
 
-    Whole numbers above 1 stay whole; from 10 on four digits are enough.
+    Whole numbers above 1 stay whole; from 10 on four digits are enough, and no exponent is needed.
     """
     if value.is_integer() and abs(value) > 1:
         return str(int(value))
     if 0 < abs(value) < 10**-decimals:
         return f"{value:.2g}"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
     return f"{value:.4g}" if abs(value) >= 10 else f"{value:.{decimals}f}"
 
 
@@ -83,32 +86,7 @@ class Shown:
         return found
 
     def _repr_html_(self) -> str:
-        columns, wide = list(self.cells.columns), self.cells.shape[1] + 1
-        halves = [
-            (half, sum(one == half for one, _ in columns))
-            for half in dict.fromkeys(half for half, _ in columns)
-        ]
-        top = "".join(
-            f'<th scope="colgroup" colspan="{count}" class="{half.lower()}">{half}</th>'
-            for half, count in halves
-        )
-        heads = "".join(f'<th scope="col"{_soft(c)}>{_breaking(c[1])}</th>' for c in columns)
-        lines = [
-            f"<p>{escape(self.said)}</p>" if self.said else "",
-            '<div class="scroll"><table class="shown"><thead>',
-            f'<tr><td></td>{top}</tr><tr><th scope="col">row</th>{heads}</tr></thead>',
-        ]
-        for group, rows in self.groups().items():
-            lines.append("<tbody>")
-            if group:
-                head = f'<th scope="rowgroup" colspan="{wide}"><span>{escape(group)}</span></th>'
-                lines.append(f'<tr class="group">{head}</tr>')
-            for row in rows:
-                cells = "".join(self._cell(row, column) for column in columns)
-                name = escape(row.rpartition(GROUP)[2])
-                lines.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-            lines.append("</tbody>")
-        lines.append("</table></div>")
+        lines = [f"<p>{escape(self.said)}</p>" if self.said else "", *self._table()]
         if self.legend:
             lines.append(f'<p class="soft">{escape(self.legend)}</p>')
         if self.not_run:
@@ -116,6 +94,24 @@ class Shown:
             head = f"<summary>{NOT_RUN_MARK} not run, and why</summary>"
             lines.append(f"<details>{head}<ul>{why}</ul></details>")
         return "\n".join(filter(None, lines))
+
+    def _table(self) -> list[str]:
+        columns = list(self.cells.columns)
+        if not columns:
+            return []
+        lines = ['<div class="scroll"><table class="shown"><thead>', *_heads(columns), "</thead>"]
+        for group, rows in self.groups().items():
+            lines.append("<tbody>")
+            if group:
+                wide = len(columns) + 1
+                head = f'<th scope="rowgroup" colspan="{wide}"><span>{escape(group)}</span></th>'
+                lines.append(f'<tr class="group">{head}</tr>')
+            for row in rows:
+                cells = "".join(self._cell(row, column) for column in columns)
+                name = escape(row.rpartition(GROUP)[2])
+                lines.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
+            lines.append("</tbody>")
+        return [*lines, "</table></div>"]
 
     def _cell(self, row: str, column: tuple[str, str]) -> str:
         text, gain = self.cells.loc[row, column], self.gains.get((row, column))
@@ -147,13 +143,39 @@ class Shown:
         return "\n".join([markdown(frame, index=False), *(f"{p}\n" for p in parts if p)])
 
 
-def _soft(column: tuple[str, str]) -> str:
-    return ' class="soft"' if column[0] == PUBLISHED else ""
+def _heads(columns: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the rows of a table's head: Measured and Published, datasets, their columns.
+
+    A dataset is a head of its own where columns are parts of it (``oxford5k/gs``).
+    """
+    levels = [[(half, half) for half, _ in columns]]
+    if any("/" in name for _, name in columns):
+        levels.append([(half, name.rpartition("/")[0]) for half, name in columns])
+    lines = []
+    for level in levels:
+        cells = [(half, name, len([*same])) for (half, name), same in groupby(level)]
+        heads = "".join(
+            f'<th scope="colgroup" colspan="{count}" class="{half.lower()}">{escape(name)}</th>'
+            if name
+            else f'<td colspan="{count}"></td>'
+            for half, name, count in cells
+        )
+        lines.append(f"<tr><td></td>{heads}</tr>")
+    names = "".join(
+        f'<th scope="col"{_soft(half)}>{_breaking(name.rpartition("/")[2])}</th>'
+        for half, name in columns
+    )
+    return [*lines, f'<tr><th scope="col">row</th>{names}</tr>']
+
+
+def _soft(half: str) -> str:
+    return ' class="soft"' if half == PUBLISHED else ""
 
 
 def _breaking(name: str) -> str:
-    """Return a column's name as HTML that may break after each of its parts."""
-    return re.sub(r"([/+-])", r"\1<wbr>", escape(name))
+    """Return a column's name as HTML that may break between its parts: it is wider than numbers."""
+    parts = r"(?<=[_-])(?=.)|(?=\+)|(?<=[a-z])(?=\d)"
+    return re.sub(parts, "<wbr>", escape(name)).replace("expansion", "expan&shy;sion")
 
 
 def beside(table: pd.DataFrame, decimals: int | None = None) -> Shown:
@@ -190,13 +212,13 @@ def beside(table: pd.DataFrame, decimals: int | None = None) -> Shown:
     text = [[cells[row, column] for column in columns] for row in kept]
     index = pd.Index(kept, name="row")
     frame = pd.DataFrame(text, index, pd.MultiIndex.from_tuples(columns) if columns else None)
-    of_map = numbers if "(mAP)" in info.title else {}
-    of_map = {c: found for c, found in of_map.items() if c[1] not in info.attributes}
+    of_map = {c: found for c, found in numbers.items() if info.holds_map(c[1])}
+    of_methods = bool(info.attributes or info.map_columns)
     best, gains = set(), {}
     for column, found in of_map.items():
         top = cells[max(found, key=found.__getitem__), column] if len(found) > 1 else None
         best |= {(row, column) for row in found if cells[row, column] == top}
-        if kept[0] in found and not info.attributes:
+        if kept[0] in found and not of_methods:
             first = found[kept[0]]
             gains |= {(r, column): f"{v - first:+.3f}" for r, v in found.items() if r != kept[0]}
     said = _sentence(table, info, columns)

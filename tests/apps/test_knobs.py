@@ -6,6 +6,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from visiting import shoot, visiting
 
 from blcf_utils.apps import knobs
 from blcf_utils.apps.knobs.descriptors import nearest, row_at
@@ -102,6 +103,43 @@ def test_a_knob_answers_live_and_its_frames_differ(name, study, bench):
     bundle = knob._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_a_browser_s_slider_and_click_change_the_answer(browser, bench, tmp_path):
+    query, profile = bench.query(0), str(tmp_path / "toy.yaml")
+    maps = {size: bench.changed({"codebook.words": size}).maps for size in (20, 60)}
+    image = bench.dataset.image_index[query.image]
+    rows, columns = maps[20].map(image).shape
+    width, height = maps[20].sizes[image]
+    code = f"""
+        from blcf_utils.apps import knobs
+        from blcf_utils.study.study import open_study
+
+        bench = open_study({profile!r}).open()
+        knobs.words(bench, bench.query(0), [20])
+        """
+
+    def answer(page, size, point):
+        word, cells = word_at(maps[size], image, point)
+        assert cells.shape == (rows, columns)
+        page.get_by_text(f"words {size}: word {word}, in ").wait_for()
+        return page.locator("img").first.get_attribute("src")
+
+    with visiting(browser, code, tmp_path, until="canvas.blcf-box") as page:
+        x1, y1, x2, y2 = query.box
+        middle = [round((x1 + x2) / 2), round((y1 + y2) / 2)]
+        pictures = [answer(page, 60, middle)]
+        page.get_by_role("slider").press("ArrowLeft")
+        pictures.append(answer(page, 20, middle))
+        # The middle of a cell of another word than the one shown, so that a pixel less is no other.
+        y, x = np.argwhere(maps[20].map(image) != word_at(maps[20], image, middle)[0])[0]
+        at = [(x + 0.5) / columns, (y + 0.5) / rows]
+        canvas = page.locator("canvas.blcf-box")
+        box = canvas.bounding_box()
+        canvas.click(position={"x": at[0] * box["width"], "y": at[1] * box["height"]})
+        pictures.append(answer(page, 20, [at[0] * width, at[1] * height]))
+        shoot(page, "knob-words")
+    assert len(set(pictures)) == 3
 
 
 def test_what_cannot_be_drawn_is_said_and_the_last_picture_stays():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from visiting import changed, choose, drag, explained, scores, shoot, visiting
+from visiting import changed, choose, drag, explained, scores, shoot, shoot_report, visiting
 
 from blcf_utils.apps.explorer.demo import page_of_dataset
 from blcf_utils.run.report.site import write_report
@@ -73,13 +73,4 @@ def test_the_demo_from_its_first_open_to_an_own_photograph(
 def test_the_report_of_the_reference_run(browser, tmp_path):
     shutil.copytree(ROOT / "results" / "mini", tmp_path / "mini")
     site = write_report("mini", tmp_path).parent
-    failed = []
-    for width, name in ((1280, ""), (390, "-phone")):
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("requestfailed", lambda request: failed.append(request.url))
-        for number, stem in enumerate(PAGES, 5):
-            page.goto((site / f"{stem}.html").as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            shoot(page, f"recording-{number}-report-{stem}{name}", 1400)
-        page.close()
-    assert not failed
+    shoot_report(browser, site, {stem: f"recording-{n}-report" for n, stem in enumerate(PAGES, 5)})

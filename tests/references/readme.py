@@ -8,7 +8,8 @@ and profiles as headers. What stands in their cells is read from ``results/*/tab
 
 The list below ``<!-- story: PROFILE -->`` is what ``results.story`` tells of a run. The table below
 ``<!-- notebooks -->`` has a row a notebook: its title, and tables and minutes of the reference run
-of ``mini``. The badges below ``<!-- badges -->`` lead to the repository of ``CITATION.cff``.
+of ``mini``. The badges below ``<!-- badges -->`` lead to the repository of ``CITATION.cff``, and
+``binder/colab.ipynb`` clones it.
 Names of notebooks and of figures (``04_search``) get the number that they have now.
 
 A test checks that nothing would change.
@@ -92,20 +93,31 @@ def _notebooks() -> str:
     return "\n".join(lines) + "\n"
 
 
-def badges(citation: str) -> str:
-    """Return the badges of Binder and Colab; without a repository they lead to what it takes."""
+def repository(citation: str) -> str:
+    """Return ``OWNER/NAME`` of the repository on GitHub that a citation names; maybe empty."""
     found = re.search(
         r"^repository-code: *[\"']?https://github\.com/([^\s/]+/[^\s/\"']+)", citation, re.M
     )
+    return found[1] if found else ""
+
+
+def badges(citation: str) -> str:
+    """Return the badges of Binder and Colab; without a repository they lead to what it takes."""
     places = {"Binder": "docs/online.md", "Colab": "docs/online.md"}
-    if found:
-        colab = f"https://colab.research.google.com/github/{found[1]}/blob/main/binder/colab.ipynb"
-        places = {"Binder": f"https://mybinder.org/v2/gh/{found[1]}/HEAD", "Colab": colab}
+    if named := repository(citation):
+        colab = f"https://colab.research.google.com/github/{named}/blob/main/binder/colab.ipynb"
+        places = {"Binder": f"https://mybinder.org/v2/gh/{named}/HEAD", "Colab": colab}
     pictures = {
         "Binder": "https://mybinder.org/badge_logo.svg",
         "Colab": "https://colab.research.google.com/assets/colab-badge.svg",
     }
     return "".join(f"[![Open in {n}]({pictures[n]})]({places[n]})\n" for n in places)
+
+
+def colab(notebook: str, citation: str) -> str:
+    """Return the text of Colab's notebook, which clones the repository that a citation names."""
+    named = repository(citation) or "OWNER/NAME"
+    return re.sub(r"(?<=REPOSITORY = ..https://github\.com/)[\w.-]+/[\w.-]+", named, notebook)
 
 
 def _renumbered(text: str) -> str:
@@ -149,3 +161,6 @@ if __name__ == "__main__":
     for page in PAGES:
         path = ROOT / page
         path.write_text(refreshed(path.read_text(encoding="utf-8")), encoding="utf-8")
+    cloned = ROOT / "binder" / "colab.ipynb"
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    cloned.write_text(colab(cloned.read_text(encoding="utf-8"), citation), encoding="utf-8")

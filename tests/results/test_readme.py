@@ -71,6 +71,10 @@ def test_badges_lead_to_the_repository_that_the_citation_names():
     assert without.count("](docs/online.md)") == 2
     assert "](https://mybinder.org/v2/gh/me/blcf/HEAD)" in named
     assert "](https://colab.research.google.com/github/me/blcf/blob/main/binder/" in named
+    colab = text_of("binder/colab.ipynb")
+    assert READER["colab"](colab, text_of("CITATION.cff")) == colab
+    cloned = READER["colab"](colab, "repository-code: https://github.com/me/blcf\n")
+    assert cloned.count('REPOSITORY = \\"https://github.com/me/blcf\\"') == 1
 
 
 def test_the_story_has_the_numbers_and_the_verdict_of_its_tables(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from blcf_utils.ground.errors import StudyError
 from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.published import load_published, number
-from blcf_utils.results.shown import beside, markdown
+from blcf_utils.results.shown import beside, markdown, shown_number
 from blcf_utils.results.tables import (
     Measurement,
     read_per_query,
@@ -129,10 +130,27 @@ def test_the_best_of_a_column_is_marked_and_differences_are_to_the_first_row(tmp
     assert shown.gains["LS + R", ("Published", "paris6k")] == f"{0.815 - 0.699:+.3f}"
     assert ("GS", ("Published", "paris6k")) not in shown.gains
     assert "<b>0.310</b><br><small>+0.060</small>" in shown._repr_html_()
+    # Of a table of more than mAP, its columns of mAP have a best one.
+    cells = [
+        Measurement(row, f"set/{column}", value)
+        for row, value in (("a", 0.5), ("b", 0.25))
+        for column in ("ls", "bytes per image")
+    ]
+    of_size = beside(write_table("x04_compactness", cells, tmp_path))
+    assert of_size.best == {("a", ("Measured", "set/ls"))}
+    assert not of_size.gains
     # Rows that are a list of methods, and values that are no mAP, have neither.
     for table_id in ("t13_state_of_the_art", "t04_efficiency"):
         assert not beside(write_table(table_id, [], tmp_path)).gains
     assert not beside(write_table("t04_efficiency", [], tmp_path)).best
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.123"), (0.00012, "0.00012"), (12.3456, "12.35"), (3.0, "3"), (14670.4, "14670")],
+)
+def test_a_number_has_the_digits_that_say_something(value, text):
+    assert shown_number(value, 3) == text
 
 
 def test_a_sentence_says_whose_images_and_which_network(tmp_path):
@@ -147,6 +165,9 @@ def test_a_sentence_says_whose_images_and_which_network(tmp_path):
     assert f"\n{said}\n" in (tmp_path / "tables/t02_blcf_search.md").read_text(encoding="utf-8")
     about = write_table("t01_datasets", [Measurement("mini-objects", "images", 9)], tmp_path)
     assert beside(about).said.startswith("Measured on mini-objects (rendered by this study). Publ")
+    cells = [Measurement("fire9", "mini-objects/gs", 0.1)]
+    of_networks = write_table("x01_backbones", cells, tmp_path, network="fire8")
+    assert beside(of_networks).said == "Measured on mini-objects (rendered by this study)."
 
 
 def test_rows_without_any_value_are_folded_into_one_footnote(tmp_path):
@@ -182,6 +203,26 @@ def test_rows_of_a_group_stand_together_under_its_name(tmp_path):
     page = (tmp_path / "tables/t13_state_of_the_art.md").read_text(encoding="utf-8")
     assert "| mine |" in page
     assert page.index("| CroW [20] |") < page.index("| mine |") < page.index("| Wan [103] |")
+
+
+def test_a_dataset_stands_once_above_its_columns(tmp_path):
+    cells = [Measurement("None", f"set/{mode}", 0.5) for mode in ("gs", "ls")]
+    text = beside(write_table("t09_saliency_blcf", cells, tmp_path))._repr_html_()
+    heads = [re.findall(r"<t[hd](?: [^>]*)?>(.*?)</t[hd]>", row) for row in text.split("<tr>")[1:4]]
+    assert heads == [
+        ["", "Measured", "Published"],
+        ["", "set", "oxford5k", "paris6k", "instre"],
+        ["row", *("gs", "ls") * 4],
+    ]
+    spans = re.findall(r'colspan="(\d)" class="\w+">(\w+)<', text)
+    assert [int(span) for span, _ in spans] == [2, 6, 2, 2, 2, 2]
+
+
+def test_a_table_without_any_value_is_only_why_it_was_not_run(tmp_path):
+    cells = [Measurement("a", "set/gs", None, "not run: no time")]
+    text = beside(write_table("x10_resize", cells, tmp_path))._repr_html_()
+    assert "<table" not in text
+    assert "<li>no time: set/gs</li>" in text
 
 
 def test_text_cells_survive_and_pipes_do_not_break_the_page(tmp_path):

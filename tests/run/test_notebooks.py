@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from visiting import shoot_report
 
 from blcf_utils import experiments
 from blcf_utils.results.tables import read_per_query, read_table
@@ -28,6 +29,8 @@ SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REFERENCES = ROOT / "tests" / "references"
 
 
+# Chapters whose pages a browser test keeps screenshots of.
+CHAPTERS_SHOT = ("02_features", "04_search", "05_reranking")
 # Chapters whose algorithm is written down in plain NumPy.
 FROM_SCRATCH = {f"0{chapter}" for chapter in range(1, 10)}
 
@@ -239,3 +242,9 @@ def test_references_are_those_of_the_notebooks_as_they_are():
         assert kept == [cell.source for cell in nbformat.read(source, as_version=4).cells], (
             f"{source.name} changed: run `make references`"
         )
+
+
+@pytest.mark.notebooks
+def test_chapters_fit_a_desktop_and_a_phone(smoke, browser):
+    site = write_report("smoke", smoke[0] / "results").parent
+    shoot_report(browser, site, dict.fromkeys(CHAPTERS_SHOT, "recording-9-chapter"))

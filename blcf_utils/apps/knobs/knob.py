@@ -76,6 +76,8 @@ class Knob:
         for line, values in zip(axes, frames, strict=True):
             told = [f"{name} {_text(value)}" for name, value in values.items() if _is_number(value)]
             said.append(": ".join(filter(None, [", ".join(told), self._draw(line, **values)])))
+            for ax in line:
+                ax.set_anchor("N")  # no picture of the row reaches higher than its line of text
             _write_above(line[0], said[-1])
         return figure, said
 

@@ -90,7 +90,7 @@ def write_report(profile: str, results: Path | None = None) -> Path:
     if (claims := folder / "tables" / "claims.csv") in tables:
         groups, summary = claim_groups(claims)
         content = {"groups": groups, "summary": summary}
-        pages.append(Page("claims", "Claims of the slides", "claims", content))
+        pages.append(Page("claims", "Claims of the thesis", "claims", content))
     for path in documents:
         title, body = document_to_html(path, names)
         pages.append(Page(path.stem, title, "guide", {"body": body}))

@@ -50,7 +50,7 @@ def result_table(table_id: str, folder: Path, context: dict[str, str]) -> dict:
         "reason": next(filter(None, judged["reason"]), ""),
         "per_query": _per_query(values),
         "data_of_queries": bool(values),
-        "summary": (measured.sum(), (~measured).sum(), told or "nothing to compare"),
+        "summary": (measured.sum(), (~measured).sum(), told or "–"),
     }
 
 
