@@ -300,7 +300,7 @@ def index(
     if len(done.unreadable) > 20:
         typer.echo(f"left out: {len(done.unreadable) - 20:,} more like these", err=True)
     for why in done.unlisted.values():
-        typer.echo(f"not looked into, what was indexed is kept: {printable(why)}", err=True)
+        typer.echo(f"not looked into: {printable(why)}", err=True)
     typer.echo("read: " + ", ".join(f"{n:,} {ending}" for ending, n in done.read.items()), err=True)
     for ending, names in done.other.items():
         told = f"{len(names):,} {ending or 'without an ending'} ({some_names(names, 3)})"

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import processes
 import pytest
-from album import paint
+from album import lock, paint
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -246,20 +246,14 @@ def test_photographs_of_a_folder_that_cannot_be_looked_into_are_kept(
     paint(tmp_path / "nas" / "far.jpg", 40)
     (album / "nas").symlink_to(tmp_path / "nas")
     index_folder(album, album_profile, [])
-    scan = os.scandir
-
-    def refuses(path):  # as without permissions, which root has always
-        if str(path).endswith("day1"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refuses)
+    lock(monkeypatch, "day1")
     (tmp_path / "nas").rename(tmp_path / "away")  # a disk that is not there
     done = index_folder(album)
     counts = done.photographs, done.kept, done.removed, done.added
     assert counts == (13, 13, 0, 0)
-    assert done.unlisted == {"day1": f"{album / 'day1'}: Permission denied"}
-    assert "a link that leads nowhere" in done.unreadable["nas"]
+    why = f"{album / 'day1'}: Permission denied; photographs of it that are kept: 6"
+    assert done.unlisted == {"day1": why}
+    assert "leads nowhere (photographs of it that are kept: 1); mend" in done.unreadable["nas"]
     said = CliRunner().invoke(app, ["index", str(album)]).output
     assert "day1: Permission denied" in said
     (album / "day0" / "00.jpg").unlink()

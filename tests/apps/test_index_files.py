@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import processes
 import pytest
-from album import fill, paint
+from album import fill, lock, paint
 from PIL import Image
 
 from blcf_utils.apps.photographs import indexing
@@ -106,6 +106,54 @@ def test_a_deleted_folder_of_the_index_is_made_again(album, album_profile, part)
     assert index_folder(album).mended == []
     if part != "words":  # words are learned again with the new photograph among them
         assert answers(album) == before
+
+
+@pytest.mark.parametrize("part", ["words/*/centroids.npy", "shards/*.npz", "manifest.json"])
+@pytest.mark.parametrize("damage", [change, os.unlink])
+def test_what_a_locked_folder_lost_with_the_index_is_said_and_comes_back(
+    album, album_profile, monkeypatch, part, damage
+):
+    index_folder(album, album_profile, ["Gaussian"])
+    damage(next(iter(home_of(album).glob(part))))
+    with monkeypatch.context() as patched:
+        lock(patched, "day1")
+        for _ in range(2):  # it is said as long as it lasts
+            done = index_folder(album)
+            assert (done.photographs, done.removed) == (6, 0)
+            # Without the manifest nobody knows of how many photographs there were.
+            lost = ", lost until it can be looked into: 6" if part != "manifest.json" else ""
+            assert done.unlisted["day1"].endswith(f"photographs of it that are kept: 0{lost}")
+        lock(patched, "day0", "day1")
+        assert index_folder(album).photographs == 6
+        shutil.rmtree(home_of(album) / "words")
+        with pytest.raises(StudyError, match=r"no photograph in it: .*day0: Permission denied"):
+            index_folder(album)
+        with pytest.raises(StudyError, match="not indexed yet"):
+            Collection(album)
+    done = index_folder(album)
+    assert (done.photographs, done.unlisted, done.unreadable) == (12, {}, {})
+    names = {one.photograph for one in answers(album)}
+    assert names == {p.relative_to(album).as_posix() for p in album.rglob("*.jpg")} - {
+        "day0/00.jpg"
+    }
+
+
+def test_a_search_while_a_damaged_index_is_mended_says_so(album, album_profile, monkeypatch):
+    index_folder(album, album_profile, ["Gaussian"])
+    before = answers(album)
+    next((home_of(album) / "shards").iterdir()).unlink()
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(indexing, "look_through", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index_folder(album)
+    with pytest.raises(StudyError, match="not indexed yet; run blcf index"):
+        answers(album)
+    index_folder(album)
+    assert answers(album) == before
 
 
 def test_a_shard_of_another_index_is_not_taken_for_its_own(album, album_profile, tmp_path):

@@ -51,7 +51,13 @@ class Collection:
         if manifest:
             manifest.check(home)
         words = stored_words(home)
-        if manifest is None or words is None or not manifest.searched:
+        # A damaged index that is being mended, or was when that was killed, lacks contents.
+        if (
+            manifest is None
+            or words is None
+            or not manifest.searched
+            or not manifest.contents.keys() >= set(manifest.searched.values())
+        ):
             command = shlex.join(["blcf", "index", as_argument(folder)])
             raise StudyError(f"{folder}: is not indexed yet; run {command} first")
         self.folder, self.profile = Path(manifest.folder), manifest.profile

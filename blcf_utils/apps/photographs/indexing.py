@@ -55,7 +55,8 @@ class Indexed:
             another name or place now is moved, and is not encoded again.
         read: ending to the number of photographs that can be searched.
         unreadable: relative path to why it was left out.
-        unlisted: sub-folder that cannot be looked into to why; its photographs are kept.
+        unlisted: sub-folder that cannot be looked into to why, and how many of its photographs are
+            kept.
         other: ending to the pictures that nothing here reads.
         mended: what was wrong with files of the index, a sentence each.
         advice: what to do where the words no longer fit the folder; "" where they do.
@@ -133,7 +134,10 @@ def index_folder(
         **counts,
         read=dict(sorted(Counter(map(ending_of, manifest.searched)).items())),
         unreadable=unreadable,
-        unlisted={name: f"{folder / name}: {why}" for name, why in listing.unlisted.items()},
+        unlisted={
+            name: f"{folder / name}: {why}; {indexing.kept_of(name)}"
+            for name, why in listing.unlisted.items()
+        },
         other=dict(sorted(listing.other.items())),
         mended=mended,
         advice=old_words,
@@ -245,10 +249,25 @@ class _Indexing:
 
     @property
     def unseen(self) -> list[str]:
-        """Photographs in sub-folders that cannot be looked into now; they stay as they are."""
+        """Files in sub-folders that cannot be looked into now; they stay as they are."""
         # A link that leads nowhere may have led to a folder.
         gone = [*self.listing.unlisted, *self.listing.failed]
-        return [name for name in self.manifest.decoded() if within(name, gone)]
+        return [name for name in self.manifest.files if within(name, gone)]
+
+    def kept_of(self, folder: str) -> str:
+        """Say how many photographs of a sub-folder that cannot be looked into are kept.
+
+        Those whose shard or words were lost are known, and encoded when they can be read again.
+        """
+        manifest = self.manifest
+        inside = self._known_below(folder)
+        kept = sum(name in manifest.searched for name in inside)
+        lost = sum(manifest.files[name][-1] not in manifest.contents for name in inside)
+        later = f", lost until it can be looked into: {lost:,}" if lost else ""
+        return f"photographs of it that are kept: {kept:,}{later}"
+
+    def _known_below(self, folder: str) -> list[str]:
+        return [name for name in self.manifest.files if within(name, [folder])]
 
     def run(self) -> tuple[dict[str, int], dict[str, str]]:
         """Return how many photographs came about how, and path to why of those left out."""
@@ -283,6 +302,8 @@ class _Indexing:
         manifest.contents = {d: one for d, one in manifest.contents.items() if d in digests}
         manifest.searched = manifest.decoded()
         manifest.save(self.home)
+        if not self.files and not manifest.searched:
+            raise _no_photograph(self.folder, self.listing)
         if not manifest.searched:
             raise none_decodes(self.folder, len(self.files), self._why(next(iter(self.files))))
         self._finish()
@@ -291,10 +312,9 @@ class _Indexing:
             for name in self.files
             if name in self.refused or name not in manifest.searched
         }
-        left_out |= {
-            name: f"{self.folder / name}: {why}; mend or remove it"
-            for name, why in self.listing.failed.items()
-        }
+        for name, why in self.listing.failed.items():
+            below = f" ({self.kept_of(name)})" if self._known_below(name) else ""
+            left_out[name] = f"{self.folder / name}: {why}{below}; mend or remove it"
         return _counts(before, manifest.searched, present), dict(sorted(left_out.items()))
 
     def _pending(self, states: dict[str, list[int]]) -> list[str]:
