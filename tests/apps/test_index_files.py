@@ -1,6 +1,7 @@
 """What an index believes: of its own files, and of the photographs' files."""
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ import pytest
 from album import fill, lock, paint
 from PIL import Image
 
-from blcf_utils.apps.photographs import indexing
+from blcf_utils.apps.photographs import indexing, manifest
 from blcf_utils.apps.photographs.collection import Collection
 from blcf_utils.apps.photographs.encoder import Encoder
 from blcf_utils.apps.photographs.indexing import index_folder
@@ -169,11 +170,45 @@ def test_a_shard_of_another_index_is_not_taken_for_its_own(album, album_profile,
     assert done.photographs == 12
 
 
+def test_what_searches_read_is_made_again_by_indexing_only(album, album_profile):
+    index_folder(album, album_profile, ["Gaussian"])
+    before = answers(album)
+    shutil.rmtree(home_of(album) / "searched")
+    for _ in range(2):
+        with pytest.raises(StudyError, match=r"searched/.* is missing; run blcf index"):
+            answers(album)
+    index_folder(album)
+    assert answers(album) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["profile"]["features"].update(sharpness=1),
+        lambda record: record["profile"]["codebook"].update(words="many"),
+        lambda record: record.update(albums=[]),
+        lambda record: record.pop("weightings"),
+    ],
+)
+def test_settings_of_another_version_ask_for_anew(album, album_profile, monkeypatch, change):
+    index_folder(album, album_profile, [])
+    document = Manifest.read(home_of(album)).profile.document()
+    found = Manifest.read(home_of(album))
+    record = json.loads(json.dumps({**vars(found), "profile": document}))
+    change(record)
+    for name in ("manifest.json", "settings.json"):
+        manifest._write(home_of(album) / name, record)
+    for use in (index_folder, Collection):
+        with pytest.raises(StudyError, match=r"another version of the study; .* --anew"):
+            use(album)
+    assert index_folder(album, album_profile, [], anew=True).photographs == 12
+
+
 def test_without_manifest_and_settings_only_anew_helps(album, album_profile):
     index_folder(album, album_profile, [])
     for name in ("manifest.json", "settings.json"):
         empty(home_of(album) / name)
-    with pytest.raises(StudyError, match=r"settings.json: is not as it was written"):
+    with pytest.raises(StudyError, match=r"settings.json: is not as it was written.* --anew"):
         index_folder(album)
     assert index_folder(album, album_profile, [], anew=True).photographs == 12
 
@@ -214,6 +249,34 @@ def _age(album, seconds=10):
     for path in album.rglob("*.*"):
         status = path.stat()
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - seconds * 10**9))
+
+
+def test_photographs_of_a_folder_that_may_be_listed_but_not_entered_are_kept(
+    album, album_profile, monkeypatch
+):
+    index_folder(album, album_profile, [])
+    shut = str(album / "day1")
+
+    def refusing(function):
+        def refuses(path, *arguments, **options):
+            if str(path).startswith(shut + "/"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path, *arguments, **options)
+
+        return refuses
+
+    with monkeypatch.context() as patched:
+        for name in ("stat", "lstat"):
+            patched.setattr(os, name, refusing(getattr(os, name)))
+        patched.setattr(indexing, "content_digest", refusing(indexing.content_digest))
+        done = index_folder(album)
+        assert (done.photographs, done.kept, len(done.unreadable)) == (12, 12, 6)
+        assert "what was indexed of it is kept" in done.unreadable["day1/01.jpg"]
+        (album / "day1").rename(album / "day2")
+        assert index_folder(album).photographs == 12  # encoded before, under another name
+    (album / "day2" / "03.jpg").unlink()
+    done = index_folder(album)
+    assert (done.photographs, done.removed, done.unreadable) == (11, 1, {})
 
 
 def test_what_changed_as_it_was_indexed_is_looked_at_again(album, album_profile, monkeypatch):

@@ -328,9 +328,15 @@ class _Indexing:
         return pending
 
     def _looks_the_same(self, name: str, state: list[int]) -> bool:
-        """Whether a file that cannot be read today is there, as long and as old as it was."""
+        """Whether a file that cannot be read today may be as it was: as long and as old."""
         known = self.manifest.files.get(name)
-        return bool(known) and os.path.lexists(self.files[name]) and state[:2] in ([], known[:2])
+        try:
+            os.lstat(self.files[name])
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # such as of a folder that may be listed, but not entered
+            pass
+        return bool(known) and state[:2] in ([], known[:2])
 
     def _why(self, name: str) -> str:
         """Return why a photograph is not searched, in a few words."""
