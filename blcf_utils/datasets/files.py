@@ -40,7 +40,8 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 
 def content_digest(path: Path) -> str:
     """Return a digest of a file's bytes: files with equal ones are one image."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    with path.open("rb") as file:  # of any size, such as a film that is called .jpg
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ bytes say, whatever its ending.
 from __future__ import annotations
 
 import re
+import warnings
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -50,6 +51,9 @@ with suppress(ImportError):  # the extra `heif`
     _READ["HEIF"] = _HEIF
 if features.check("avif"):
     _READ["AVIF"] = _AVIF
+
+# Pillow reads up to twice its limit, with a warning, and refuses what has more pixels.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 FORMATS = tuple(_READ)
 IMAGE_ENDINGS = frozenset(ending for endings in _READ.values() for ending in endings)

@@ -1,15 +1,21 @@
 """Reading photographs of every kind that a folder may hold."""
 
+import hashlib
 import os
 import struct
+import tracemalloc
 
 import numpy as np
+import processes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.datasets.checks import check_dataset
+from blcf_utils.datasets.files import content_digest
 from blcf_utils.datasets.formats import (
     FORMATS,
     IMAGE_ENDINGS,
@@ -20,6 +26,7 @@ from blcf_utils.datasets.formats import (
 )
 from blcf_utils.datasets.images import UnreadableImage, image_size, read_image, resized_size
 from blcf_utils.datasets.views import View
+from blcf_utils.ground.errors import StudyError
 
 
 def gradient(width=60, height=40):
@@ -168,6 +175,36 @@ def test_whatever_a_decoder_raises_is_the_error_of_that_file(tmp_path, monkeypat
     with pytest.raises(UnreadableImage, match=r"a\.png: expected an image that decodes") as caught:
         read_image(tmp_path / "a.png")
     assert caught.value.reason == (str(error) or repr(error))
+
+
+def test_a_file_of_any_size_is_looked_at_in_little_memory(tmp_path):
+    path, size = tmp_path / "film.jpg", 50_000_000
+    with path.open("wb") as file:
+        file.truncate(size)
+    whole = hashlib.blake2b(bytes(size), digest_size=16).hexdigest()
+    tracemalloc.start()
+    try:
+        assert content_digest(path) == whole
+        film = Dataset("film", tmp_path, (path,), ())
+        with pytest.raises(StudyError, match=r"1 files cannot be decoded .*film.jpg"):
+            check_dataset(film)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_pixels_are_read_without_a_word(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    code = """
+        import sys
+        from pathlib import Path
+        from PIL import Image
+        from blcf_utils.datasets.images import read_image
+        Image.MAX_IMAGE_PIXELS = 60 * 40 - 1
+        assert read_image(Path(sys.argv[1])).shape == (40, 60, 3)
+    """
+    assert processes.run(code, tmp_path / "a.png", output=tmp_path) == 0
+    assert "Warning" not in (tmp_path / "stderr").read_text()
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

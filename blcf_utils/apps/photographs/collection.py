@@ -51,6 +51,7 @@ class Collection:
         if manifest:
             manifest.check(home)
         words = stored_words(home)
+        self._command = shlex.join(["blcf", "index", as_argument(folder)])
         # A damaged index that is being mended, or was when that was killed, lacks contents.
         if (
             manifest is None
@@ -58,12 +59,12 @@ class Collection:
             or not manifest.searched
             or not manifest.contents.keys() >= set(manifest.searched.values())
         ):
-            command = shlex.join(["blcf", "index", as_argument(folder)])
-            raise StudyError(f"{folder}: is not indexed yet; run {command} first")
+            raise StudyError(f"{folder}: is not indexed yet; run {self._command} first")
         self.folder, self.profile = Path(manifest.folder), manifest.profile
         self.weightings = (NONE, *manifest.weightings)
         self.names = tuple(manifest.searched)
-        self._places = [manifest.contents[digest] for digest in manifest.searched.values()]
+        self._contents = tuple(manifest.searched.values())
+        self._places = [manifest.contents[digest] for digest in self._contents]
         self.key = digest_of(
             {
                 "photographs": list(manifest.searched.items()),
@@ -91,6 +92,16 @@ class Collection:
             domain="own photographs",
             exif_orientation=True,
         )
+
+    def check_unchanged(self, photograph: Path) -> None:
+        """Check that a file is what was indexed of it, where it is one of the folder's photographs.
+
+        Raises:
+            StudyError: it is another picture now, which the index knows nothing of.
+        """
+        number = self.dataset.image_index.get(photograph)
+        if number is not None and content_digest(photograph) != self._contents[number]:
+            raise StudyError(f"{photograph}: was changed since it was indexed; run {self._command}")
 
     @cached_property
     def encoder(self) -> Encoder:
