@@ -106,7 +106,7 @@ def look_through(folder: Path, skip: Iterable[str] = ()) -> Listing:
                 if entry.name not in passed_over:
                     (linked_folders if linked else folders).append(name)
             elif not is_file:
-                if linked:
+                if linked and not os.path.exists(entry.path):
                     listing.failed[name] = "a link that leads nowhere"
                 elif ending in IMAGE_ENDINGS | OTHER_ENDINGS:
                     listing.failed[name] = "no regular file"

@@ -220,9 +220,11 @@ def test_a_linked_photograph_counts_once_and_is_left_out_of_its_own_results(
     (album / "a-link.jpg").symlink_to(store / "a.jpg")
     (album / "itself.jpg").symlink_to("itself.jpg")
     os.mkfifo(album / "pipe.jpg")
+    (album / "zero.jpg").symlink_to("/dev/zero")
     done = index_folder(album, album_profile, [])
-    assert list(done.unreadable) == ["itself.jpg", "pipe.jpg"]
-    assert "pipe.jpg: no regular file" in done.unreadable["pipe.jpg"]
+    assert list(done.unreadable) == ["itself.jpg", "pipe.jpg", "zero.jpg"]
+    for name in ("pipe.jpg", "zero.jpg"):
+        assert f"{name}: no regular file" in done.unreadable[name]
     names = Collection(album).names
     assert len(names) == 14
     assert {"nas/a.jpg", "nas/b.jpg", "day0/00.jpg"} <= set(names)

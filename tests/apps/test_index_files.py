@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import processes
 import pytest
-from album import fill, lock, paint
+from album import PROFILE, fill, lock, paint
 from PIL import Image
 
 from blcf_utils.apps.photographs import indexing, manifest
@@ -202,6 +202,26 @@ def test_settings_of_another_version_ask_for_anew(album, album_profile, monkeypa
         with pytest.raises(StudyError, match=r"another version of the study; .* --anew"):
             use(album)
     assert index_folder(album, album_profile, [], anew=True).photographs == 12
+
+
+def test_words_without_their_settings_are_not_taken_over(album, album_profile, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(PROFILE.replace("fire3", "fire5"), encoding="utf-8")  # 256 values, not 128
+    index_folder(album, str(other), ["Gaussian"])
+    expected = answers(album)
+    shutil.rmtree(home_of(album))
+    index_folder(album, album_profile, ["Gaussian"])
+    for name in ("manifest.json", "settings.json"):
+        (home_of(album) / name).unlink()
+    assert index_folder(album, str(other), ["Gaussian"]).photographs == 12
+    assert answers(album) == expected
+
+
+def test_settings_with_which_nothing_was_indexed_bind_nobody(album, album_profile):
+    with pytest.raises(StudyError, match="the official weights are not here"):
+        index_folder(album, album_profile, ["SalGAN"])
+    index_folder(album, weightings=["Gaussian"], profile=album_profile)
+    assert Collection(album).weightings == ("None", "Gaussian")
 
 
 def test_without_manifest_and_settings_only_anew_helps(album, album_profile):

@@ -12,7 +12,7 @@ import numpy as np
 from blcf_utils.apps.photographs.encoder import Encoder
 from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.shards import read_column, shard_path
-from blcf_utils.apps.photographs.words import open_encoder, stored_words
+from blcf_utils.apps.photographs.words import open_encoder, stored_words, words_key
 from blcf_utils.datasets.base import Dataset, Protocol
 from blcf_utils.datasets.files import content_digest
 from blcf_utils.datasets.folder import FILE, parse_queries_csv
@@ -72,6 +72,7 @@ class Collection:
                 "words": content_digest(words / "centroids.npy"),
             }
         )
+        self._words_key = words_key(words)
         self._words = len(np.load(words / "centroids.npy", mmap_mode="r"))
         self._store = ArtefactStore(home / "searched" / self.key)
         self._read = lru_cache(32)(read_column)
@@ -105,7 +106,14 @@ class Collection:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """What encodes a photograph that is not in the folder."""
+        """What encodes a photograph that is not in the folder.
+
+        Raises:
+            StudyError: the words are others than when the folder was opened.
+        """
+        words = stored_words(self._home)
+        if words is None or words_key(words) != self._words_key:
+            raise StudyError(f"{self.folder}: was indexed anew since it was opened; open it again")
         return open_encoder(self._home, self.profile)
 
     def _column(self, column: str) -> np.ndarray:

@@ -118,7 +118,8 @@ def index_folder(
     with writing(home), _alone(home, folder):
         before, mended = (_known(home), []) if anew else _trusted(home)
         manifest = _settled(before, folder, profile, weightings, anew)
-        for path in home.iterdir() if anew else ():
+        # Words whose settings are not those of this manifest would be taken for its own.
+        for path in home.iterdir() if manifest is not before else ():
             if path.name not in (".lock", "shards"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         manifest.save(home)  # killed while it learns, it goes on with the same settings
@@ -222,6 +223,8 @@ def _settled(
     if before is None or anew:
         return Manifest(str(folder), chosen, names)
     if (before.profile.document(), before.weightings) != (chosen.document(), names):
+        if not before.contents:  # nothing was indexed with them
+            return Manifest(str(folder), chosen, names)
         weighted = before.weightings != names
         key = "other weightings" if weighted else "the settings of another profile"
         raise StudyError(
