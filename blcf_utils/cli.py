@@ -9,6 +9,7 @@ import io
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -421,7 +422,7 @@ def export_milvus(
         from blcf_utils.apps.photographs.collection import Collection
 
         opened = Collection(folder)
-        base = opened.base(weighting or "None")
+        base = replace(opened.base(weighting or "None"), dataset=opened.dataset)
         vectors = vectors_of_collection(opened, weighting or "None")
     else:
         from blcf_utils.study.study import open_study

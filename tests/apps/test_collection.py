@@ -15,6 +15,7 @@ from album import lock, paint
 from PIL import Image
 from typer.testing import CliRunner
 
+from blcf_utils.apps.explorer.subject import FolderSubject
 from blcf_utils.apps.photographs import indexing
 from blcf_utils.apps.photographs.collection import Collection
 from blcf_utils.apps.photographs.encoder import Encoder
@@ -398,6 +399,18 @@ def test_a_csv_of_queries_says_what_is_relevant(album, album_profile):
     index_folder(album, album_profile, [])
     dataset = Collection(album).dataset
     assert len(dataset.queries[0].positives) == 2
+    # A photograph that it names is removed, and another is new: only the CSV is left out.
+    before = query_folder(album, "day0/04.jpg", top=99)
+    (album / "day0" / "02.jpg").unlink()
+    paint(album / "new.jpg", 50)
+    done = index_folder(album)
+    assert (done.photographs, done.added, done.removed) == (12, 1, 1)
+    assert list(done.unreadable) == ["queries.csv"]
+    assert "line 2: positives names 'day0/02.jpg', found no such" in done.unreadable["queries.csv"]
+    names = {one.photograph for one in query_folder(album, "day0/04.jpg", top=99)}
+    assert names == {one.photograph for one in before} - {"day0/02.jpg"} | {"new.jpg"}
+    with pytest.raises(StudyError, match=r"queries.csv, line 2"):
+        FolderSubject(album)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from album import paint
 from PIL import Image
 from typer.testing import CliRunner
 
+from blcf_utils.apps.photographs import querying
 from blcf_utils.apps.photographs.indexing import index_folder
 from blcf_utils.apps.photographs.querying import Result, query_folder, results_as_json
 from blcf_utils.cli import app
@@ -114,6 +115,14 @@ def test_a_contact_sheet_shows_query_and_results_with_their_boxes(
              for r in (0, 1) for c in range(4)]  # fmt: skip
     assert [int(blue[cell].sum() > 100) for cell in cells] == [1, 0, 0, 0, 0, 0, 0, 0]
     assert [int(green[cell].sum() > 100) for cell in cells] == [0, 1, 1, 1, 1, 1, 0, 0]
+
+
+def test_a_sheet_has_room_for_so_many_results(album, album_profile, tmp_path, monkeypatch):
+    monkeypatch.setattr(querying, "MOST", 4)
+    index_folder(album, album_profile, [])
+    query_folder(album, "day0/00.jpg", top=4, sheet=tmp_path / "sheet.jpg")
+    with pytest.raises(StudyError, match="a sheet shows at most 4 results; lower top"):
+        query_folder(album, "day0/00.jpg", top=5, sheet=tmp_path / "sheet.jpg")
 
 
 def test_a_sheet_of_an_unknown_kind_is_refused_before_anything_is_read(tmp_path):

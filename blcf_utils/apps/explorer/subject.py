@@ -150,7 +150,7 @@ class FolderSubject(Subject):
 
     def base(self, coding: str, weighting: str) -> SearchBase:
         """Return what searches need."""
-        return replace(self._collection.base(weighting))
+        return replace(self._collection.base(weighting), dataset=self.dataset)
 
     def encoder(self, coding: str) -> Encoder:
         """Return what encodes a photograph that is not in the folder."""

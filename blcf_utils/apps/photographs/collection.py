@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from blcf_utils.apps.photographs.words import open_encoder, stored_words, words_
 from blcf_utils.datasets.base import Dataset, Protocol
 from blcf_utils.datasets.files import content_digest
 from blcf_utils.datasets.folder import FILE, parse_queries_csv
-from blcf_utils.datasets.joining import join_files
+from blcf_utils.datasets.joining import ParsedQuery, join_files
 from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.names import as_argument
@@ -78,16 +79,30 @@ class Collection:
         self._read = lru_cache(32)(read_column)
 
     @cached_property
+    def photographs(self) -> Dataset:
+        """The photographs, which are all that a search needs."""
+        return self._joined(())
+
+    @cached_property
     def dataset(self) -> Dataset:
-        """The photographs and, from ``queries.csv``, the queries."""
-        files = {name: self.folder / name for name in self.names}
-        table = self.folder / FILE
-        queries = parse_queries_csv(table, files, set(files)) if table.is_file() else ()
+        """The photographs and, from ``queries.csv``, the queries.
+
+        Raises:
+            StudyError: the CSV is malformed, or names a photograph that is not here.
+        """
+        files, table = self._files, self.folder / FILE
+        return self._joined(parse_queries_csv(table, files, set(files)) if table.is_file() else ())
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        return {name: self.folder / name for name in self.names}
+
+    def _joined(self, queries: Sequence[ParsedQuery]) -> Dataset:
         return join_files(
             self.folder.name,
             self.folder,
             self.names,
-            files,
+            self._files,
             queries,
             protocol=Protocol("trapezoid", "junk", f"own {FILE}"),
             domain="own photographs",
@@ -100,7 +115,7 @@ class Collection:
         Raises:
             StudyError: it is another picture now, which the index knows nothing of.
         """
-        number = self.dataset.image_index.get(photograph)
+        number = self.photographs.image_index.get(photograph)
         if number is not None and content_digest(photograph) != self._contents[number]:
             raise StudyError(f"{photograph}: was changed since it was indexed; run {self._command}")
 
@@ -152,7 +167,7 @@ class Collection:
 
     @remembered
     def base(self, weighting: str = NONE) -> SearchBase:
-        """Return what searches with a weighting need.
+        """Return what searches with a weighting need; its dataset is without queries.
 
         Raises:
             StudyError: the folder was not indexed with that weighting.
@@ -169,7 +184,7 @@ class Collection:
             ),
             quiet=True,
         )
-        return SearchBase(self.dataset, maps, index, encoding.box, weights=weights)
+        return SearchBase(self.photographs, maps, index, encoding.box, weights=weights)
 
     def thumbnail(self, image: int) -> bytes:
         """Return a small JPEG of a photograph."""

@@ -28,6 +28,7 @@ from blcf_utils.datasets.files import (
     some_names,
     within,
 )
+from blcf_utils.datasets.folder import FILE as QUERIES
 from blcf_utils.datasets.formats import EXPECTED, advice
 from blcf_utils.datasets.images import UnreadableImage
 from blcf_utils.features.networks.weight_files import settled
@@ -54,7 +55,7 @@ class Indexed:
         added, changed, moved, kept, removed: how they came about; a photograph that only has
             another name or place now is moved, and is not encoded again.
         read: ending to the number of photographs that can be searched.
-        unreadable: relative path to why it was left out.
+        unreadable: relative path of a photograph, or of ``queries.csv``, to why it was left out.
         unlisted: sub-folder that cannot be looked into to why, and how many of its photographs are
             kept.
         other: ending to the pictures that nothing here reads.
@@ -309,7 +310,7 @@ class _Indexing:
             raise _no_photograph(self.folder, self.listing)
         if not manifest.searched:
             raise none_decodes(self.folder, len(self.files), self._why(next(iter(self.files))))
-        self._finish()
+        collection = self._finish()
         left_out = {
             name: self._told(name)
             for name in self.files
@@ -318,6 +319,10 @@ class _Indexing:
         for name, why in self.listing.failed.items():
             below = f" ({self.kept_of(name)})" if self._known_below(name) else ""
             left_out[name] = f"{self.folder / name}: {why}{below}; mend or remove it"
+        try:
+            _ = collection.dataset
+        except StudyError as error:
+            left_out[QUERIES] = str(error)
         return _counts(before, manifest.searched, present), dict(sorted(left_out.items()))
 
     def _pending(self, states: dict[str, list[int]]) -> list[str]:
@@ -386,7 +391,7 @@ class _Indexing:
             contents |= self.encoding.encode(fresh)
             self.manifest.enter(self.home, "shards")
 
-    def _finish(self) -> None:
+    def _finish(self) -> Collection:
         """Make what searches read, and delete what none needs any more."""
         collection, manifest = Collection(self.folder), self.manifest
         for weighting in collection.weightings:
@@ -398,6 +403,7 @@ class _Indexing:
         ]
         manifest.enter(self.home, "searched")
         manifest.forget(self.home, stale)
+        return collection
 
 
 def _state(path: Path) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from blcf_utils.apps.photographs.collection import Collection, WithPhotograph
 from blcf_utils.apps.photographs.encoder import reading_query
 from blcf_utils.apps.photographs.naming import photograph_of
-from blcf_utils.apps.photographs.sheet import check_sheet, write_sheet
+from blcf_utils.apps.photographs.sheet import MOST, check_sheet, write_sheet
 from blcf_utils.datasets.base import Box, Query
 from blcf_utils.datasets.files import file_identity
 from blcf_utils.datasets.images import image_size
@@ -96,6 +96,8 @@ def query_folder(
         for rank, place in enumerate(places, 1)
     ]
     if sheet is not None:
+        if len(results) > MOST:
+            raise StudyError(f"{sheet}: a sheet shows at most {MOST} results; lower top")
         shown = [
             (
                 f"{one.rank}. {one.score:.3f}\n{one.photograph}",
