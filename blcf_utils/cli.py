@@ -5,8 +5,11 @@ Commands import what they need when they run, so that ``blcf --help`` answers at
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,6 +102,9 @@ def main(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
     """A reproducible study of image instance search with visual words."""
+    # What an output's encoding lacks, such as a letter of a file's name, is written as its number.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # A package that this user may not write is no place for the machine code of its kernels.
     if not os.access(Path(__file__).parent, os.W_OK):
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir() / "numba"))
@@ -300,7 +306,7 @@ def index(
     if len(done.unreadable) > 20:
         typer.echo(f"left out: {len(done.unreadable) - 20:,} more like these", err=True)
     for why in done.unlisted.values():
-        typer.echo(f"not looked into, what was indexed is kept: {printable(why)}", err=True)
+        typer.echo(f"not looked into: {printable(why)}", err=True)
     typer.echo("read: " + ", ".join(f"{n:,} {ending}" for ending, n in done.read.items()), err=True)
     for ending, names in done.other.items():
         told = f"{len(names):,} {ending or 'without an ending'} ({some_names(names, 3)})"
@@ -334,7 +340,10 @@ def query(
 
     options = {"recipe": recipe, "weighting": weighting, "top": top, "sheet": sheet}
     results = query_folder(folder, image, box, **options)
-    typer.echo(results_as_json(results) if as_json else results_as_text(results))
+    if not results:
+        typer.echo(f"{printable(str(folder))}: no photograph beside the query", err=True)
+    if results or as_json:
+        typer.echo(results_as_json(results) if as_json else results_as_text(results))
 
 
 @app.command()
@@ -413,7 +422,7 @@ def export_milvus(
         from blcf_utils.apps.photographs.collection import Collection
 
         opened = Collection(folder)
-        base = opened.base(weighting or "None")
+        base = replace(opened.base(weighting or "None"), dataset=opened.dataset)
         vectors = vectors_of_collection(opened, weighting or "None")
     else:
         from blcf_utils.study.study import open_study

@@ -1,5 +1,6 @@
 """A small album of photographs that show posters, for tests of indexing and exploring."""
 
+import os
 import textwrap
 
 import numpy as np
@@ -41,3 +42,15 @@ def write_profile(path):
     """Write a profile with which a few photographs are indexed within a second."""
     path.write_text(textwrap.dedent(PROFILE), encoding="utf-8")
     return str(path)
+
+
+def lock(monkeypatch, *names):
+    """Let folders of some names refuse to be listed, as without permissions, which root has."""
+    scan = os.scandir
+
+    def refuses(path="."):
+        if os.path.basename(str(path)) in names:
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)

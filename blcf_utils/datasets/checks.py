@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
 from blcf_utils.datasets.base import Dataset, Query
@@ -156,11 +155,10 @@ def _read_sizes(
 def _read_size(path: Path, decode: bool, exif_orientation: bool) -> tuple[int, int] | str:
     """Return (width, height) as a box of this image sees it, or what is wrong with the file."""
     try:
-        content = path.read_bytes() if decode else None
         if decode:
-            with open_image(BytesIO(content)) as image:
+            with open_image(path) as image:
                 image.verify()
-            with open_image(BytesIO(content)) as image:
+            with open_image(path) as image:
                 # A JPEG is read to its end at an eighth of the size, several times faster.
                 image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()

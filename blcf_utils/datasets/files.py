@@ -40,7 +40,8 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 
 def content_digest(path: Path) -> str:
     """Return a digest of a file's bytes: files with equal ones are one image."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    with path.open("rb") as file:  # of any size, such as a film that is called .jpg
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def look_through(folder: Path, skip: Iterable[str] = ()) -> Listing:
                 if entry.name not in passed_over:
                     (linked_folders if linked else folders).append(name)
             elif not is_file:
-                if linked:
+                if linked and not os.path.exists(entry.path):
                     listing.failed[name] = "a link that leads nowhere"
                 elif ending in IMAGE_ENDINGS | OTHER_ENDINGS:
                     listing.failed[name] = "no regular file"

@@ -7,6 +7,7 @@ bytes say, whatever its ending.
 from __future__ import annotations
 
 import re
+import warnings
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ _READ = {
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
-_AVIF, _HEIF = (".avif", ".avifs"), (".heic", ".heif", ".hif")
+_AVIF, _HEIF, _JXL = (".avif", ".avifs"), (".heic", ".heif", ".hif"), (".jxl",)
 _UNREAD = {
     "a raw converter exports them as JPEG or TIFF": (
         ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw "
@@ -34,13 +35,14 @@ _UNREAD = {
         ".ai .clip .emf .eps .kra .ora .psb .psd .svg .svgz .wmf .xcf"
     ),
     "convert them to PNG or JPEG": (
-        ".blp .bpg .bw .cur .dcx .dds .dib .exr .flif .fits .hdr .icb .icns .ico .im .jng .jxl "
+        ".blp .bpg .bw .cur .dcx .dds .dib .exr .flif .fits .hdr .icb .icns .ico .im .jng "
         ".jxr .mng .msp .palm .pcd .pcx .pfm .qoi .ras .rgb .rgba .sgi .spi .tga .vda .vst .wdp "
         ".xbm .xpm"
     ),
 }
 _ADVICE = {ending: advice for advice, all_ in _UNREAD.items() for ending in all_.split()}
 _ADVICE |= dict.fromkeys(_HEIF, "pip install 'blcf-study[heif]' reads them")
+_ADVICE |= dict.fromkeys(_JXL, "pip install 'blcf-study[jxl]' reads them")
 _ADVICE |= dict.fromkeys(_AVIF, "a Pillow that has AVIF reads them")
 
 with suppress(ImportError):  # the extra `heif`
@@ -48,14 +50,21 @@ with suppress(ImportError):  # the extra `heif`
 
     register_heif_opener()
     _READ["HEIF"] = _HEIF
+with suppress(ImportError):  # the extra `jxl`
+    import blcf_utils.datasets.jxl  # noqa: F401
+
+    _READ["JXL"] = _JXL
 if features.check("avif"):
     _READ["AVIF"] = _AVIF
+
+# Pillow reads up to twice its limit, with a warning, and refuses what has more pixels.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 FORMATS = tuple(_READ)
 IMAGE_ENDINGS = frozenset(ending for endings in _READ.values() for ending in endings)
 OTHER_ENDINGS = frozenset(_ADVICE) - IMAGE_ENDINGS
 EXPECTED = "jpg, png, webp, bmp, tif, gif, jp2, ppm" + "".join(
-    f", {format.lower()}" for format in ("AVIF", "HEIF") if format in _READ
+    f", {format.lower()}" for format in ("AVIF", "HEIF", "JXL") if format in _READ
 )
 _BEGINS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|BM.{4}\0{4}|8BPS|\xff\x0a"

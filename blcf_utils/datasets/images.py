@@ -78,10 +78,10 @@ def _decoding(path: Path) -> Iterator[Image.Image]:
 def orientation_of(image: Image.Image) -> int:
     """Return how an opened image has to be turned, as EXIF counts (1 to 8); 1 is not at all.
 
-    A tag that cannot be read turns nothing, as in a viewer. Pillow turns a TIFF by itself;
-    its header's size is that of the turned image.
+    A tag that cannot be read turns nothing, as in a viewer. Pillow turns a TIFF by itself, and
+    the reader of JPEG XL what is no JPEG within; their sizes are those of the turned images.
     """
-    if image.format == "TIFF":
+    if image.format == "TIFF" or (image.format == "JXL" and not image.jpeg):
         return 1
     try:
         found = image.getexif().get(EXIF_ORIENTATION)

@@ -27,7 +27,7 @@ from blcf_utils.ground.names import file_label
 from blcf_utils.ground.paths import cache_dir
 from blcf_utils.ground.peak_memory import peak_memory_mb
 from blcf_utils.ground.settings import digest_of
-from blcf_utils.ground.writing import cannot_write, is_full, writing
+from blcf_utils.ground.writing import cannot_write, has_no_room, writing
 
 log = logging.getLogger("blcf")
 
@@ -208,8 +208,8 @@ class ArtefactStore:
         started = time.perf_counter()
         try:
             make(work)
-        except OSError as error:
-            if is_full(error):
+        except (OSError, RuntimeError) as error:
+            if has_no_room(error):
                 raise cannot_write(work, error) from error
             raise
         write_json(work / MADE, {"seconds": round(time.perf_counter() - started, 3)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.paths import cache_dir, datasets_dir
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_H5PY = re.compile(r"errno = (\d+)")
 _REASONS = {
     errno.EACCES: "this user may not write there",
     errno.EPERM: "this user may not write there",
@@ -36,12 +38,18 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
-def is_full(error: OSError) -> bool:
-    """Return whether a disk or a quota is full; h5py tells it in its text only."""
-    return error.errno in _FULL or "errno = 28" in str(error)
+def has_no_room(error: Exception) -> bool:
+    """Return whether a disk or a quota is full, or a file as large as it may be."""
+    return _number(error) in (*_FULL, errno.EFBIG)
 
 
-def cannot_write(path: Path, error: OSError) -> StudyError:
+def _number(error: Exception) -> int | None:
+    """Return the number of a system's error; errors of h5py, of any type, tell it in their text."""
+    told = _H5PY.search(str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
+
+
+def cannot_write(path: Path, error: Exception) -> StudyError:
     """Return the error of a place that cannot be written, with the setting that moves it."""
     if path.is_relative_to(cache_dir()):
         elsewhere = "set BLCF_CACHE to another folder"
@@ -49,12 +57,13 @@ def cannot_write(path: Path, error: OSError) -> StudyError:
         elsewhere = "set BLCF_DATA to another folder"
     else:
         elsewhere = "name another place (of results: --results DIR or BLCF_RESULTS)"
-    if is_full(error):
+    number = _number(error)
+    if number in _FULL:
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         free = shutil.disk_usage(there).free
         return StudyError(
             f"{path}: the disk is full ({free / 1e6:.0f} MB free); free some space or {elsewhere} "
             "and run again: finished parts are kept"
         )
-    reason = _REASONS.get(error.errno, error.strerror or str(error))
+    reason = _REASONS.get(number) or getattr(error, "strerror", None) or str(error)
     return StudyError(f"{path}: cannot be written ({reason}); {elsewhere}")

@@ -59,11 +59,14 @@ def check_box(box: Box | None, size: tuple[int, int]) -> None:
     """
     if box is None:
         return
-    x1, y1, x2, y2 = box
-    if not (x1 < x2 and y1 < y2 and x1 < size[0] and y1 < size[1] and x2 > 0 and y2 > 0):
+    try:
+        x1, y1, x2, y2 = box
+        inside = x1 < x2 and y1 < y2 and x1 < size[0] and y1 < size[1] and x2 > 0 and y2 > 0
+    except (TypeError, ValueError):  # not four, or no numbers
+        inside = False
+    if not inside:
         raise StudyError(
-            f"box {tuple(box)}: expected x1 < x2 and y1 < y2 inside an image of {size[0]}x"
-            f"{size[1]} pixels"
+            f"box {box}: expected x1 < x2 and y1 < y2 inside an image of {size[0]}x{size[1]} pixels"
         )
 
 

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import processes
 import pytest
-from album import paint
+from album import lock, paint
 from PIL import Image
 from typer.testing import CliRunner
 
+from blcf_utils.apps.explorer.subject import FolderSubject
 from blcf_utils.apps.photographs import indexing
 from blcf_utils.apps.photographs.collection import Collection
 from blcf_utils.apps.photographs.encoder import Encoder
@@ -220,9 +221,11 @@ def test_a_linked_photograph_counts_once_and_is_left_out_of_its_own_results(
     (album / "a-link.jpg").symlink_to(store / "a.jpg")
     (album / "itself.jpg").symlink_to("itself.jpg")
     os.mkfifo(album / "pipe.jpg")
+    (album / "zero.jpg").symlink_to("/dev/zero")
     done = index_folder(album, album_profile, [])
-    assert list(done.unreadable) == ["itself.jpg", "pipe.jpg"]
-    assert "pipe.jpg: no regular file" in done.unreadable["pipe.jpg"]
+    assert list(done.unreadable) == ["itself.jpg", "pipe.jpg", "zero.jpg"]
+    for name in ("pipe.jpg", "zero.jpg"):
+        assert f"{name}: no regular file" in done.unreadable[name]
     names = Collection(album).names
     assert len(names) == 14
     assert {"nas/a.jpg", "nas/b.jpg", "day0/00.jpg"} <= set(names)
@@ -246,20 +249,14 @@ def test_photographs_of_a_folder_that_cannot_be_looked_into_are_kept(
     paint(tmp_path / "nas" / "far.jpg", 40)
     (album / "nas").symlink_to(tmp_path / "nas")
     index_folder(album, album_profile, [])
-    scan = os.scandir
-
-    def refuses(path):  # as without permissions, which root has always
-        if str(path).endswith("day1"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refuses)
+    lock(monkeypatch, "day1")
     (tmp_path / "nas").rename(tmp_path / "away")  # a disk that is not there
     done = index_folder(album)
     counts = done.photographs, done.kept, done.removed, done.added
     assert counts == (13, 13, 0, 0)
-    assert done.unlisted == {"day1": f"{album / 'day1'}: Permission denied"}
-    assert "a link that leads nowhere" in done.unreadable["nas"]
+    why = f"{album / 'day1'}: Permission denied; photographs of it that are kept: 6"
+    assert done.unlisted == {"day1": why}
+    assert "leads nowhere (photographs of it that are kept: 1); mend" in done.unreadable["nas"]
     said = CliRunner().invoke(app, ["index", str(album)]).output
     assert "day1: Permission denied" in said
     (album / "day0" / "00.jpg").unlink()
@@ -402,6 +399,18 @@ def test_a_csv_of_queries_says_what_is_relevant(album, album_profile):
     index_folder(album, album_profile, [])
     dataset = Collection(album).dataset
     assert len(dataset.queries[0].positives) == 2
+    # A photograph that it names is removed, and another is new: only the CSV is left out.
+    before = query_folder(album, "day0/04.jpg", top=99)
+    (album / "day0" / "02.jpg").unlink()
+    paint(album / "new.jpg", 50)
+    done = index_folder(album)
+    assert (done.photographs, done.added, done.removed) == (12, 1, 1)
+    assert list(done.unreadable) == ["queries.csv"]
+    assert "line 2: positives names 'day0/02.jpg', found no such" in done.unreadable["queries.csv"]
+    names = {one.photograph for one in query_folder(album, "day0/04.jpg", top=99)}
+    assert names == {one.photograph for one in before} - {"day0/02.jpg"} | {"new.jpg"}
+    with pytest.raises(StudyError, match=r"queries.csv, line 2"):
+        FolderSubject(album)
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,33 @@ def test_a_photograph_turned_by_exif_is_boxed_as_it_is_seen(subject, tmp_path):
     assert {hit.name for hit in answer.hits[:3]} == {"03.jpg", "04.jpg", "05.jpg"}
 
 
+def test_a_page_does_not_mix_its_words_with_those_of_a_later_indexing(album, album_profile):
+    index_folder(album, album_profile, [])
+    panel = explore_folder(album)
+    paint(album.parent / "elsewhere.jpg", 20, 0)
+    for i in range(5):
+        paint(album / f"new-{i}.jpg", 100 + i, i)
+    index_folder(album, anew=True)
+    with pytest.raises(StudyError, match="was indexed anew since it was opened; open it again"):
+        assert panel.explorer.ask(album.parent / "elsewhere.jpg").answer
+    panel.again.click()
+    hits = panel.explorer.ask(album.parent / "elsewhere.jpg", (30, 20, 78, 68)).answer.hits
+    assert {hit.name for hit in hits[:4]} == {"00.jpg", "01.jpg", "02.jpg", "new-0.jpg"}
+
+
+def test_the_first_photograph_may_be_gone_or_changed(album, album_profile):
+    index_folder(album, album_profile, [])
+    (album / "day0" / "00.jpg").unlink()
+    (album / "day0" / "02.jpg").write_bytes(b"no photograph")
+    paint(album / "day0" / "04.jpg", 99, size=(400, 300))
+    explorer = explore_folder(album).explorer
+    assert explorer.query.image == album / "day0" / "06.jpg"
+    explorer.ask("day1/01.jpg", np.array([30, 20, 78, 68]))
+    assert explorer.query.box == (30, 20, 78, 68)
+    with pytest.raises(StudyError, match=r"04.jpg: was changed since .* run blcf index"):
+        explorer.ask("day0/04.jpg", (200, 200, 390, 290))
+
+
 def test_a_panel_looks_again_for_new_photographs(album, album_profile):
     index_folder(album, album_profile, ["Gaussian"])
     panel = explore_folder(album, weighting="Gaussian", rerank=True)

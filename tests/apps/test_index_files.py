@@ -1,6 +1,7 @@
 """What an index believes: of its own files, and of the photographs' files."""
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -9,10 +10,10 @@ import zipfile
 import numpy as np
 import processes
 import pytest
-from album import fill, paint
+from album import PROFILE, fill, lock, paint
 from PIL import Image
 
-from blcf_utils.apps.photographs import indexing
+from blcf_utils.apps.photographs import indexing, manifest
 from blcf_utils.apps.photographs.collection import Collection
 from blcf_utils.apps.photographs.encoder import Encoder
 from blcf_utils.apps.photographs.indexing import index_folder
@@ -108,6 +109,54 @@ def test_a_deleted_folder_of_the_index_is_made_again(album, album_profile, part)
         assert answers(album) == before
 
 
+@pytest.mark.parametrize("part", ["words/*/centroids.npy", "shards/*.npz", "manifest.json"])
+@pytest.mark.parametrize("damage", [change, os.unlink])
+def test_what_a_locked_folder_lost_with_the_index_is_said_and_comes_back(
+    album, album_profile, monkeypatch, part, damage
+):
+    index_folder(album, album_profile, ["Gaussian"])
+    damage(next(iter(home_of(album).glob(part))))
+    with monkeypatch.context() as patched:
+        lock(patched, "day1")
+        for _ in range(2):  # it is said as long as it lasts
+            done = index_folder(album)
+            assert (done.photographs, done.removed) == (6, 0)
+            # Without the manifest nobody knows of how many photographs there were.
+            lost = ", lost until it can be looked into: 6" if part != "manifest.json" else ""
+            assert done.unlisted["day1"].endswith(f"photographs of it that are kept: 0{lost}")
+        lock(patched, "day0", "day1")
+        assert index_folder(album).photographs == 6
+        shutil.rmtree(home_of(album) / "words")
+        with pytest.raises(StudyError, match=r"no photograph in it: .*day0: Permission denied"):
+            index_folder(album)
+        with pytest.raises(StudyError, match="not indexed yet"):
+            Collection(album)
+    done = index_folder(album)
+    assert (done.photographs, done.unlisted, done.unreadable) == (12, {}, {})
+    names = {one.photograph for one in answers(album)}
+    assert names == {p.relative_to(album).as_posix() for p in album.rglob("*.jpg")} - {
+        "day0/00.jpg"
+    }
+
+
+def test_a_search_while_a_damaged_index_is_mended_says_so(album, album_profile, monkeypatch):
+    index_folder(album, album_profile, ["Gaussian"])
+    before = answers(album)
+    next((home_of(album) / "shards").iterdir()).unlink()
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(indexing, "look_through", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index_folder(album)
+    with pytest.raises(StudyError, match="not indexed yet; run blcf index"):
+        answers(album)
+    index_folder(album)
+    assert answers(album) == before
+
+
 def test_a_shard_of_another_index_is_not_taken_for_its_own(album, album_profile, tmp_path):
     index_folder(album, album_profile, [])
     other = fill(tmp_path / "other")
@@ -121,11 +170,65 @@ def test_a_shard_of_another_index_is_not_taken_for_its_own(album, album_profile,
     assert done.photographs == 12
 
 
+def test_what_searches_read_is_made_again_by_indexing_only(album, album_profile):
+    index_folder(album, album_profile, ["Gaussian"])
+    before = answers(album)
+    shutil.rmtree(home_of(album) / "searched")
+    for _ in range(2):
+        with pytest.raises(StudyError, match=r"searched/.* is missing; run blcf index"):
+            answers(album)
+    index_folder(album)
+    assert answers(album) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["profile"]["features"].update(sharpness=1),
+        lambda record: record["profile"]["codebook"].update(words="many"),
+        lambda record: record.update(albums=[]),
+        lambda record: record.pop("weightings"),
+    ],
+)
+def test_settings_of_another_version_ask_for_anew(album, album_profile, monkeypatch, change):
+    index_folder(album, album_profile, [])
+    document = Manifest.read(home_of(album)).profile.document()
+    found = Manifest.read(home_of(album))
+    record = json.loads(json.dumps({**vars(found), "profile": document}))
+    change(record)
+    for name in ("manifest.json", "settings.json"):
+        manifest._write(home_of(album) / name, record)
+    for use in (index_folder, Collection):
+        with pytest.raises(StudyError, match=r"another version of the study; .* --anew"):
+            use(album)
+    assert index_folder(album, album_profile, [], anew=True).photographs == 12
+
+
+def test_words_without_their_settings_are_not_taken_over(album, album_profile, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(PROFILE.replace("fire3", "fire5"), encoding="utf-8")  # 256 values, not 128
+    index_folder(album, str(other), ["Gaussian"])
+    expected = answers(album)
+    shutil.rmtree(home_of(album))
+    index_folder(album, album_profile, ["Gaussian"])
+    for name in ("manifest.json", "settings.json"):
+        (home_of(album) / name).unlink()
+    assert index_folder(album, str(other), ["Gaussian"]).photographs == 12
+    assert answers(album) == expected
+
+
+def test_settings_with_which_nothing_was_indexed_bind_nobody(album, album_profile):
+    with pytest.raises(StudyError, match="the official weights are not here"):
+        index_folder(album, album_profile, ["SalGAN"])
+    index_folder(album, weightings=["Gaussian"], profile=album_profile)
+    assert Collection(album).weightings == ("None", "Gaussian")
+
+
 def test_without_manifest_and_settings_only_anew_helps(album, album_profile):
     index_folder(album, album_profile, [])
     for name in ("manifest.json", "settings.json"):
         empty(home_of(album) / name)
-    with pytest.raises(StudyError, match=r"settings.json: is not as it was written"):
+    with pytest.raises(StudyError, match=r"settings.json: is not as it was written.* --anew"):
         index_folder(album)
     assert index_folder(album, album_profile, [], anew=True).photographs == 12
 
@@ -166,6 +269,34 @@ def _age(album, seconds=10):
     for path in album.rglob("*.*"):
         status = path.stat()
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - seconds * 10**9))
+
+
+def test_photographs_of_a_folder_that_may_be_listed_but_not_entered_are_kept(
+    album, album_profile, monkeypatch
+):
+    index_folder(album, album_profile, [])
+    shut = str(album / "day1")
+
+    def refusing(function):
+        def refuses(path, *arguments, **options):
+            if str(path).startswith(shut + "/"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path, *arguments, **options)
+
+        return refuses
+
+    with monkeypatch.context() as patched:
+        for name in ("stat", "lstat"):
+            patched.setattr(os, name, refusing(getattr(os, name)))
+        patched.setattr(indexing, "content_digest", refusing(indexing.content_digest))
+        done = index_folder(album)
+        assert (done.photographs, done.kept, len(done.unreadable)) == (12, 12, 6)
+        assert "what was indexed of it is kept" in done.unreadable["day1/01.jpg"]
+        (album / "day1").rename(album / "day2")
+        assert index_folder(album).photographs == 12  # encoded before, under another name
+    (album / "day2" / "03.jpg").unlink()
+    done = index_folder(album)
+    assert (done.photographs, done.removed, done.unreadable) == (11, 1, {})
 
 
 def test_what_changed_as_it_was_indexed_is_looked_at_again(album, album_profile, monkeypatch):

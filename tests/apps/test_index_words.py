@@ -1,12 +1,13 @@
 """The words of a folder: those it starts with, when they are old, and what --anew keeps."""
 
 import json
+import shutil
 import textwrap
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from album import paint
+from album import lock, paint
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -75,6 +76,21 @@ def test_the_shipped_words_are_small_and_fit_a_photograph():
 def test_words_of_another_layer_are_not_taken():
     other = EMBEDDED.model_copy(update={"layer": "block10_expand"})
     assert shipped_words(load_backbone(other)) is None
+
+
+def test_shipped_words_that_are_lost_cost_a_locked_folder_nothing(
+    store, tmp_path, embedded_profile, monkeypatch
+):
+    album = tmp_path / "few"
+    for name in ("a.jpg", "locked/b.jpg"):
+        paint(album / name, len(name), 0)
+    index_folder(album, embedded_profile, [])
+    shutil.rmtree(home_of(album) / "words")
+    lock(monkeypatch, "locked")
+    done = index_folder(album)
+    assert (done.photographs, done.removed) == (2, 0)
+    assert done.unlisted["locked"].endswith("photographs of it that are kept: 1")
+    assert [one.photograph for one in query_folder(album, "a.jpg")] == ["locked/b.jpg"]
 
 
 def test_a_folder_has_own_words_from_256_on_or_half_of_its_profile_s(embedded_profile):

@@ -1,15 +1,21 @@
 """Reading photographs of every kind that a folder may hold."""
 
+import hashlib
 import os
 import struct
+import tracemalloc
 
 import numpy as np
+import processes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from blcf_utils.datasets.base import Dataset
+from blcf_utils.datasets.checks import check_dataset
+from blcf_utils.datasets.files import content_digest
 from blcf_utils.datasets.formats import (
     FORMATS,
     IMAGE_ENDINGS,
@@ -20,6 +26,7 @@ from blcf_utils.datasets.formats import (
 )
 from blcf_utils.datasets.images import UnreadableImage, image_size, read_image, resized_size
 from blcf_utils.datasets.views import View
+from blcf_utils.ground.errors import StudyError
 
 
 def gradient(width=60, height=40):
@@ -170,6 +177,36 @@ def test_whatever_a_decoder_raises_is_the_error_of_that_file(tmp_path, monkeypat
     assert caught.value.reason == (str(error) or repr(error))
 
 
+def test_a_file_of_any_size_is_looked_at_in_little_memory(tmp_path):
+    path, size = tmp_path / "film.jpg", 50_000_000
+    with path.open("wb") as file:
+        file.truncate(size)
+    whole = hashlib.blake2b(bytes(size), digest_size=16).hexdigest()
+    tracemalloc.start()
+    try:
+        assert content_digest(path) == whole
+        film = Dataset("film", tmp_path, (path,), ())
+        with pytest.raises(StudyError, match=r"1 files cannot be decoded .*film.jpg"):
+            check_dataset(film)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_pixels_are_read_without_a_word(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    code = """
+        import sys
+        from pathlib import Path
+        from PIL import Image
+        from blcf_utils.datasets.images import read_image
+        Image.MAX_IMAGE_PIXELS = 60 * 40 - 1
+        assert read_image(Path(sys.argv[1])).shape == (40, 60, 3)
+    """
+    assert processes.run(code, tmp_path / "a.png", output=tmp_path) == 0
+    assert "Warning" not in (tmp_path / "stderr").read_text()
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     for read in (read_image, image_size):
@@ -204,6 +241,64 @@ def test_a_heic_is_read_where_its_reader_is_installed(tmp_path):
     assert image_size(path, exif_orientation=True) == (60, 40)
     shown = read_image(path, exif_orientation=True)
     assert np.abs(shown.astype(int) - gradient()).mean() < 4
+
+
+# 6 x 4 grey pixels, 0, 10 ... 230, that cjxl stored as 4 x 6 ones to be turned (orientation 6).
+TURNED_JXL = (
+    "ff0a2800065820282e090802010080004b188b15525c4777"
+    "0a4451aa3a41607c101886ffe29ae8b263d721fc50abea02"
+)
+
+
+def test_a_jxl_is_read_where_its_reader_is_installed(tmp_path):
+    path = tmp_path / "a.jxl"
+    if "JXL" not in FORMATS:
+        assert ".jxl" in OTHER_ENDINGS
+        assert advice(".jxl") == "pip install 'blcf-study[jxl]' reads them"
+        pytest.skip("SKIPPED, NOT TESTED: reading JPEG XL; install pillow-jxl-plugin")
+    from blcf_utils.datasets.jxl import told_size
+
+    assert ".jxl" in IMAGE_ENDINGS - OTHER_ENDINGS
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    # A JPEG within is turned by its EXIF, as it is outside.
+    turned = tmp_path / "turned.jpg"
+    Image.fromarray(np.rot90(gradient(), 1)).save(turned, quality=95, exif=exif)
+    with Image.open(turned) as image:
+        image.save(path, lossless_jpeg=True)
+    assert image_size(path, exif_orientation=True) == (60, 40)
+    shown = read_image(path, exif_orientation=True)
+    assert np.abs(shown.astype(int) - gradient()).mean() < 3
+    # Otherwise a picture says itself how it is turned, and its EXIF does not count.
+    Image.fromarray(gradient()).save(path, lossless=True, exif=exif.tobytes(), use_container=True)
+    np.testing.assert_array_equal(read_image(path, exif_orientation=True), gradient())
+    path.write_bytes(bytes.fromhex(TURNED_JXL))
+    assert told_size(path.read_bytes()) == (4, 6)
+    assert image_size(path, exif_orientation=True) == (6, 4)
+    shown = read_image(path, exif_orientation=True)
+    np.testing.assert_array_equal(shown[..., 0].ravel(), range(0, 240, 10))
+    path.write_bytes(bytes.fromhex(TURNED_JXL)[:30])
+    with pytest.raises(UnreadableImage, match="cut or broken JPEG XL"):
+        read_image(path)
+    # In eights, by a ratio, and as two numbers; in boxes too, of which one is cut.
+    for width, height in ((64, 48), (256, 128), (60, 40), (601, 397), (9001, 1)):
+        for boxed in (False, True):
+            Image.new("L", (width, height)).save(path, use_container=boxed)
+            assert told_size(path.read_bytes()) == (width, height)
+    for content in (b"", b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\2jxlc", b"\0\0\0\1jxlc\0"):
+        with pytest.raises(ValueError, match="no picture"):
+            told_size(content)
+
+
+def test_a_jxl_of_too_many_pixels_is_not_decoded(tmp_path):
+    if "JXL" not in FORMATS:
+        pytest.skip("SKIPPED, NOT TESTED: reading JPEG XL; install pillow-jxl-plugin")
+    path = tmp_path / "a.jxl"
+    # 2^30 x 2^30 pixels, of which nothing follows: not in eights, two numbers of 30 bits.
+    bits = (2**30 - 1) << 38 | 3 << 36 | 0 << 33 | (2**30 - 1) << 3 | 3 << 1
+    path.write_bytes(b"\xff\x0a" + bits.to_bytes(12, "little"))
+    with pytest.raises(UnreadableImage, match="1073741824x1073741824 pixels are too many"):
+        image_size(path)
 
 
 def test_resizing_is_bilinear_with_antialiasing(tmp_path):

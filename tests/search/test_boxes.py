@@ -119,6 +119,10 @@ def test_hand_worked_boxes():
         (-9, 0, 0, 10),
         (0, 41, 9, 50),
         (float("nan"), 0, 9, 9),
+        (1, 2, 3),
+        (1, 2, 30, "40"),
+        (None,) * 4,
+        5,
     ],
 )
 def test_a_box_outside_or_without_area_is_an_error(box):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -120,7 +122,7 @@ class Explorer:
         if dataset.queries:
             self.ask_query(dataset.queries[0].id)
         else:
-            self.ask(dataset.images[0])
+            self._ask_first(dataset.images)
 
     def turn(self, **knobs) -> Explorer:
         """Change knobs by name.
@@ -147,13 +149,24 @@ class Explorer:
         """Choose the query image, by its number or the path of any image, and its box.
 
         Raises:
-            StudyError: no such image, or a box without area in it.
+            StudyError: no such image, one that was changed, or a box without area in it.
         """
-        path, dataset, box = self._path(image), self.subject.dataset, tuple(box or ()) or None
+        path, dataset = self._path(image), self.subject.dataset
+        box = None if box is None else tuple(box) or None
         with reading_query(path):
-            check_box(box, image_size(path, exif_orientation=dataset.exif_orientation))
+            size = image_size(path, exif_orientation=dataset.exif_orientation)
+        self.subject.check_unchanged(path)
+        check_box(box, size)
         self.query = judged(dataset, path, box)
         return self
+
+    def _ask_first(self, images: Sequence[Path]) -> None:
+        """Choose the first image that can be searched with: some may be gone by now."""
+        for path in images[:-1]:
+            with suppress(StudyError):
+                self.ask(path)
+                return
+        self.ask(images[-1])
 
     def ask_query(self, name: str) -> Explorer:
         """Choose a query of the dataset by its id."""

@@ -44,6 +44,13 @@ class Subject:
     weightings: tuple[str, ...]
     profile: Profile
 
+    def check_unchanged(self, path: Path) -> None:
+        """Check that an image is still the one that was encoded.
+
+        Raises:
+            StudyError: it is not.
+        """
+
     def picture(self, path: Path, longest: int) -> np.ndarray:
         """Return an image (H, W, 3) uint8, its longest side at most ``longest`` pixels."""
         exif = self.dataset.exif_orientation
@@ -125,6 +132,10 @@ class FolderSubject(Subject):
         backbone = self.profile.features.backbone
         self.codings = (f"{backbone.layer}, K = {collection.maps.words:,}",)
 
+    def check_unchanged(self, path: Path) -> None:
+        """Check that a photograph is still the one that was indexed."""
+        self._collection.check_unchanged(path)
+
     def looked_again(self) -> tuple[FolderSubject, str]:
         """Return the folder as it is now, its index brought up to date, and what has changed.
 
@@ -139,7 +150,7 @@ class FolderSubject(Subject):
 
     def base(self, coding: str, weighting: str) -> SearchBase:
         """Return what searches need."""
-        return replace(self._collection.base(weighting))
+        return replace(self._collection.base(weighting), dataset=self.dataset)
 
     def encoder(self, coding: str) -> Encoder:
         """Return what encodes a photograph that is not in the folder."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -30,18 +29,16 @@ def accept(folder: Path, name: str, content: bytes) -> Path:
     """
     check_size(name, len(content))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # counted below
-            with open_image(io.BytesIO(content)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise _unfit(
-                        name,
-                        f"expected at most {MAX_PIXELS / 1e6:.0f} million pixels, found "
-                        f"{width}x{height}; send a smaller version",
-                    )
-                image.load()
-                suffix = usual_ending(image.format)
+        with open_image(io.BytesIO(content)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise _unfit(
+                    name,
+                    f"expected at most {MAX_PIXELS / 1e6:.0f} million pixels, found "
+                    f"{width}x{height}; send a smaller version",
+                )
+            image.load()
+            suffix = usual_ending(image.format)
     except UnidentifiedImageError:
         raise _unfit(
             name,

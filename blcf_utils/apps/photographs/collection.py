@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,11 @@ import numpy as np
 from blcf_utils.apps.photographs.encoder import Encoder
 from blcf_utils.apps.photographs.manifest import Manifest, home_of
 from blcf_utils.apps.photographs.shards import read_column, shard_path
-from blcf_utils.apps.photographs.words import open_encoder, stored_words
+from blcf_utils.apps.photographs.words import open_encoder, stored_words, words_key
 from blcf_utils.datasets.base import Dataset, Protocol
 from blcf_utils.datasets.files import content_digest
 from blcf_utils.datasets.folder import FILE, parse_queries_csv
-from blcf_utils.datasets.joining import join_files
+from blcf_utils.datasets.joining import ParsedQuery, join_files
 from blcf_utils.ground.artefacts import ArtefactStore, Stage
 from blcf_utils.ground.errors import StudyError, known
 from blcf_utils.ground.names import as_argument
@@ -51,13 +52,20 @@ class Collection:
         if manifest:
             manifest.check(home)
         words = stored_words(home)
-        if manifest is None or words is None or not manifest.searched:
-            command = shlex.join(["blcf", "index", as_argument(folder)])
-            raise StudyError(f"{folder}: is not indexed yet; run {command} first")
+        self._command = shlex.join(["blcf", "index", as_argument(folder)])
+        # A damaged index that is being mended, or was when that was killed, lacks contents.
+        if (
+            manifest is None
+            or words is None
+            or not manifest.searched
+            or not manifest.contents.keys() >= set(manifest.searched.values())
+        ):
+            raise StudyError(f"{folder}: is not indexed yet; run {self._command} first")
         self.folder, self.profile = Path(manifest.folder), manifest.profile
         self.weightings = (NONE, *manifest.weightings)
         self.names = tuple(manifest.searched)
-        self._places = [manifest.contents[digest] for digest in manifest.searched.values()]
+        self._contents = tuple(manifest.searched.values())
+        self._places = [manifest.contents[digest] for digest in self._contents]
         self.key = digest_of(
             {
                 "photographs": list(manifest.searched.items()),
@@ -65,30 +73,62 @@ class Collection:
                 "words": content_digest(words / "centroids.npy"),
             }
         )
+        self._words_key = words_key(words)
         self._words = len(np.load(words / "centroids.npy", mmap_mode="r"))
         self._store = ArtefactStore(home / "searched" / self.key)
         self._read = lru_cache(32)(read_column)
 
     @cached_property
+    def photographs(self) -> Dataset:
+        """The photographs, which are all that a search needs."""
+        return self._joined(())
+
+    @cached_property
     def dataset(self) -> Dataset:
-        """The photographs and, from ``queries.csv``, the queries."""
-        files = {name: self.folder / name for name in self.names}
-        table = self.folder / FILE
-        queries = parse_queries_csv(table, files, set(files)) if table.is_file() else ()
+        """The photographs and, from ``queries.csv``, the queries.
+
+        Raises:
+            StudyError: the CSV is malformed, or names a photograph that is not here.
+        """
+        files, table = self._files, self.folder / FILE
+        return self._joined(parse_queries_csv(table, files, set(files)) if table.is_file() else ())
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        return {name: self.folder / name for name in self.names}
+
+    def _joined(self, queries: Sequence[ParsedQuery]) -> Dataset:
         return join_files(
             self.folder.name,
             self.folder,
             self.names,
-            files,
+            self._files,
             queries,
             protocol=Protocol("trapezoid", "junk", f"own {FILE}"),
             domain="own photographs",
             exif_orientation=True,
         )
 
+    def check_unchanged(self, photograph: Path) -> None:
+        """Check that a file is what was indexed of it, where it is one of the folder's photographs.
+
+        Raises:
+            StudyError: it is another picture now, which the index knows nothing of.
+        """
+        number = self.photographs.image_index.get(photograph)
+        if number is not None and content_digest(photograph) != self._contents[number]:
+            raise StudyError(f"{photograph}: was changed since it was indexed; run {self._command}")
+
     @cached_property
     def encoder(self) -> Encoder:
-        """What encodes a photograph that is not in the folder."""
+        """What encodes a photograph that is not in the folder.
+
+        Raises:
+            StudyError: the words are others than when the folder was opened.
+        """
+        words = stored_words(self._home)
+        if words is None or words_key(words) != self._words_key:
+            raise StudyError(f"{self.folder}: was indexed anew since it was opened; open it again")
         return open_encoder(self._home, self.profile)
 
     def _column(self, column: str) -> np.ndarray:
@@ -127,7 +167,7 @@ class Collection:
 
     @remembered
     def base(self, weighting: str = NONE) -> SearchBase:
-        """Return what searches with a weighting need.
+        """Return what searches with a weighting need; its dataset is without queries.
 
         Raises:
             StudyError: the folder was not indexed with that weighting.
@@ -144,7 +184,7 @@ class Collection:
             ),
             quiet=True,
         )
-        return SearchBase(self.dataset, maps, index, encoding.box, weights=weights)
+        return SearchBase(self.photographs, maps, index, encoding.box, weights=weights)
 
     def thumbnail(self, image: int) -> bytes:
         """Return a small JPEG of a photograph."""

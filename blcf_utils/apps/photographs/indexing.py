@@ -28,6 +28,7 @@ from blcf_utils.datasets.files import (
     some_names,
     within,
 )
+from blcf_utils.datasets.folder import FILE as QUERIES
 from blcf_utils.datasets.formats import EXPECTED, advice
 from blcf_utils.datasets.images import UnreadableImage
 from blcf_utils.features.networks.weight_files import settled
@@ -54,8 +55,9 @@ class Indexed:
         added, changed, moved, kept, removed: how they came about; a photograph that only has
             another name or place now is moved, and is not encoded again.
         read: ending to the number of photographs that can be searched.
-        unreadable: relative path to why it was left out.
-        unlisted: sub-folder that cannot be looked into to why; its photographs are kept.
+        unreadable: relative path of a photograph, or of ``queries.csv``, to why it was left out.
+        unlisted: sub-folder that cannot be looked into to why, and how many of its photographs are
+            kept.
         other: ending to the pictures that nothing here reads.
         mended: what was wrong with files of the index, a sentence each.
         advice: what to do where the words no longer fit the folder; "" where they do.
@@ -117,7 +119,8 @@ def index_folder(
     with writing(home), _alone(home, folder):
         before, mended = (_known(home), []) if anew else _trusted(home)
         manifest = _settled(before, folder, profile, weightings, anew)
-        for path in home.iterdir() if anew else ():
+        # Words whose settings are not those of this manifest would be taken for its own.
+        for path in home.iterdir() if manifest is not before else ():
             if path.name not in (".lock", "shards"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         manifest.save(home)  # killed while it learns, it goes on with the same settings
@@ -133,7 +136,10 @@ def index_folder(
         **counts,
         read=dict(sorted(Counter(map(ending_of, manifest.searched)).items())),
         unreadable=unreadable,
-        unlisted={name: f"{folder / name}: {why}" for name, why in listing.unlisted.items()},
+        unlisted={
+            name: f"{folder / name}: {why}; {indexing.kept_of(name)}"
+            for name, why in listing.unlisted.items()
+        },
         other=dict(sorted(listing.other.items())),
         mended=mended,
         advice=old_words,
@@ -218,6 +224,8 @@ def _settled(
     if before is None or anew:
         return Manifest(str(folder), chosen, names)
     if (before.profile.document(), before.weightings) != (chosen.document(), names):
+        if not before.contents:  # nothing was indexed with them
+            return Manifest(str(folder), chosen, names)
         weighted = before.weightings != names
         key = "other weightings" if weighted else "the settings of another profile"
         raise StudyError(
@@ -245,10 +253,25 @@ class _Indexing:
 
     @property
     def unseen(self) -> list[str]:
-        """Photographs in sub-folders that cannot be looked into now; they stay as they are."""
+        """Files in sub-folders that cannot be looked into now; they stay as they are."""
         # A link that leads nowhere may have led to a folder.
         gone = [*self.listing.unlisted, *self.listing.failed]
-        return [name for name in self.manifest.decoded() if within(name, gone)]
+        return [name for name in self.manifest.files if within(name, gone)]
+
+    def kept_of(self, folder: str) -> str:
+        """Say how many photographs of a sub-folder that cannot be looked into are kept.
+
+        Those whose shard or words were lost are known, and encoded when they can be read again.
+        """
+        manifest = self.manifest
+        inside = self._known_below(folder)
+        kept = sum(name in manifest.searched for name in inside)
+        lost = sum(manifest.files[name][-1] not in manifest.contents for name in inside)
+        later = f", lost until it can be looked into: {lost:,}" if lost else ""
+        return f"photographs of it that are kept: {kept:,}{later}"
+
+    def _known_below(self, folder: str) -> list[str]:
+        return [name for name in self.manifest.files if within(name, [folder])]
 
     def run(self) -> tuple[dict[str, int], dict[str, str]]:
         """Return how many photographs came about how, and path to why of those left out."""
@@ -283,18 +306,23 @@ class _Indexing:
         manifest.contents = {d: one for d, one in manifest.contents.items() if d in digests}
         manifest.searched = manifest.decoded()
         manifest.save(self.home)
+        if not self.files and not manifest.searched:
+            raise _no_photograph(self.folder, self.listing)
         if not manifest.searched:
             raise none_decodes(self.folder, len(self.files), self._why(next(iter(self.files))))
-        self._finish()
+        collection = self._finish()
         left_out = {
             name: self._told(name)
             for name in self.files
             if name in self.refused or name not in manifest.searched
         }
-        left_out |= {
-            name: f"{self.folder / name}: {why}; mend or remove it"
-            for name, why in self.listing.failed.items()
-        }
+        for name, why in self.listing.failed.items():
+            below = f" ({self.kept_of(name)})" if self._known_below(name) else ""
+            left_out[name] = f"{self.folder / name}: {why}{below}; mend or remove it"
+        try:
+            _ = collection.dataset
+        except StudyError as error:
+            left_out[QUERIES] = str(error)
         return _counts(before, manifest.searched, present), dict(sorted(left_out.items()))
 
     def _pending(self, states: dict[str, list[int]]) -> list[str]:
@@ -308,9 +336,15 @@ class _Indexing:
         return pending
 
     def _looks_the_same(self, name: str, state: list[int]) -> bool:
-        """Whether a file that cannot be read today is there, as long and as old as it was."""
+        """Whether a file that cannot be read today may be as it was: as long and as old."""
         known = self.manifest.files.get(name)
-        return bool(known) and os.path.lexists(self.files[name]) and state[:2] in ([], known[:2])
+        try:
+            os.lstat(self.files[name])
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # such as of a folder that may be listed, but not entered
+            pass
+        return bool(known) and state[:2] in ([], known[:2])
 
     def _why(self, name: str) -> str:
         """Return why a photograph is not searched, in a few words."""
@@ -357,7 +391,7 @@ class _Indexing:
             contents |= self.encoding.encode(fresh)
             self.manifest.enter(self.home, "shards")
 
-    def _finish(self) -> None:
+    def _finish(self) -> Collection:
         """Make what searches read, and delete what none needs any more."""
         collection, manifest = Collection(self.folder), self.manifest
         for weighting in collection.weightings:
@@ -369,6 +403,7 @@ class _Indexing:
         ]
         manifest.enter(self.home, "searched")
         manifest.forget(self.home, stale)
+        return collection
 
 
 def _state(path: Path) -> list[int]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from blcf_utils.config.profile import Profile
 from blcf_utils.datasets.files import content_digest
 from blcf_utils.ground.artefacts import write_text
@@ -21,6 +23,7 @@ FILE = "manifest.json"
 # What the manifest says of the settings, once more, for the case that the manifest is lost.
 SETTINGS = "settings.json"
 _MEND = "run blcf index on the folder, which makes it again"
+_ANEW = "index the folder with --anew, and with --profile where it was not mini"
 
 
 def home_of(folder: Path | str) -> Path:
@@ -77,20 +80,22 @@ class Manifest:
         if found is None and (home / SETTINGS).exists():
             _read(home / SETTINGS)  # of another version, perhaps
             raise _damaged(home / FILE)
-        return found and cls(**found)
+        return found
 
     @classmethod
     def read_settings(cls, home: Path) -> Manifest:
         """Return the manifest of an index of which only the settings are known.
 
         Raises:
-            DamagedFile: they are not here as they were written.
-            StudyError: another version of the study wrote them.
+            StudyError: they are not here as they were written, or by another version of the study.
         """
-        found = _read(home / SETTINGS)
+        try:
+            found = _read(home / SETTINGS)
+        except DamagedFile:
+            found = None
         if found is None:
-            raise _damaged(home / SETTINGS)
-        return cls(**found)
+            raise StudyError(f"{home / SETTINGS}: is not as it was written, like {FILE}; {_ANEW}")
+        return found
 
     def save(self, home: Path) -> None:
         """Write the manifest, atomically."""
@@ -136,17 +141,15 @@ class Manifest:
         return {name: said for name, said in wrong.items() if said}
 
     def check(self, home: Path) -> None:
-        """Check the words and what searches read; artefacts that are gone searches make again.
+        """Check the words and what searches read.
 
         Raises:
             DamagedFile: a file is not as it was written.
         """
         for name, part in self.parts.items():
-            path, folder = home / name, name.partition("/")[0]
-            if folder == "words" or (folder == "searched" and path.parent.exists()):
-                said = _wrong(path, *part)
-                if said:
-                    raise DamagedFile(f"{path}: {said}; {_MEND}")
+            said = "" if name.startswith("shards/") else _wrong(home / name, *part)
+            if said:
+                raise DamagedFile(f"{home / name}: {said}; {_MEND}")
 
 
 def _wrong(path: Path, size: int, digest: str) -> str:
@@ -165,8 +168,8 @@ def _write(path: Path, record: dict) -> None:
     write_text(path, whole)
 
 
-def _read(path: Path) -> dict | None:
-    """Return what :func:`_write` was given, with the profile; None where there is no file."""
+def _read(path: Path) -> Manifest | None:
+    """Return what :func:`_write` was given, as a manifest; None where there is no file."""
     if not path.exists():
         return None
     try:
@@ -174,14 +177,16 @@ def _read(path: Path) -> dict | None:
         version = whole.get("version", 1)
     except (ValueError, AttributeError):
         raise _damaged(path) from None
+    other = StudyError(f"{path.parent}: indexed by another version of the study; {_ANEW}")
     if version != VERSION:
-        raise StudyError(
-            f"{path.parent}: indexed by another version of the study; index the folder with --anew"
-        )
+        raise other
     record = whole.get("record")
     if whole.get("digest") != digest_of(json.dumps(record)):
         raise _damaged(path)
-    return record | {"profile": Profile.model_validate(record["profile"])}
+    try:
+        return Manifest(**record | {"profile": Profile.model_validate(record["profile"])})
+    except (ValidationError, TypeError, KeyError):  # of settings that this version does not know
+        raise other from None
 
 
 def _damaged(path: Path) -> DamagedFile:

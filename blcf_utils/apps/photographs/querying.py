@@ -9,9 +9,11 @@ from pathlib import Path
 from blcf_utils.apps.photographs.collection import Collection, WithPhotograph
 from blcf_utils.apps.photographs.encoder import reading_query
 from blcf_utils.apps.photographs.naming import photograph_of
-from blcf_utils.apps.photographs.sheet import check_sheet, write_sheet
+from blcf_utils.apps.photographs.sheet import MOST, check_sheet, write_sheet
 from blcf_utils.datasets.base import Box, Query
+from blcf_utils.datasets.files import file_identity
 from blcf_utils.datasets.images import image_size
+from blcf_utils.ground.errors import StudyError
 from blcf_utils.ground.names import printable
 from blcf_utils.ground.paths import absolute
 from blcf_utils.saliency.weighting import NONE
@@ -58,8 +60,8 @@ def query_folder(
         sheet: where a contact sheet of query and results is written; none if None.
 
     Raises:
-        StudyError: the folder is not indexed, the image does not decode, a box outside it, an
-            unknown recipe or weighting, a sheet that cannot be written.
+        StudyError: the folder is not indexed, the image does not decode or was changed since, a
+            box outside it, an unknown recipe or weighting, a sheet that cannot be written.
     """
     if sheet is not None:
         sheet = absolute(sheet)
@@ -67,9 +69,13 @@ def query_folder(
     collection = Collection(folder)
     base = collection.base(weighting)
     path = photograph_of(base.dataset, image)
+    if sheet is not None and file_identity(sheet) in {file_identity(path), *base.dataset.by_file}:
+        raise StudyError(f"{sheet}: is a photograph; name another file for the sheet")
     box = read_box(box) if isinstance(box, str) else box
     with reading_query(path):
-        check_box(box, image_size(path, exif_orientation=True))
+        size = image_size(path, exif_orientation=True)
+    collection.check_unchanged(path)
+    check_box(box, size)
     query = Query("query", path, box, ())
     if path not in base.dataset.image_index:
         dataset = replace(base.dataset, queries=(*base.dataset.queries, query))
@@ -90,6 +96,8 @@ def query_folder(
         for rank, place in enumerate(places, 1)
     ]
     if sheet is not None:
+        if len(results) > MOST:
+            raise StudyError(f"{sheet}: a sheet shows at most {MOST} results; lower top")
         shown = [
             (
                 f"{one.rank}. {one.score:.3f}\n{one.photograph}",
@@ -105,12 +113,11 @@ def query_folder(
 
 
 def results_as_json(results: list[Result]) -> str:
-    """Return results as a JSON list of objects.
+    """Return results as a JSON list of objects, in ASCII, which every output can write.
 
     A byte of a name that is not UTF-8 is the escaped character that Python reads it as.
     """
-    text = json.dumps([asdict(one) for one in results], indent=1, ensure_ascii=False)
-    return text.encode(errors="backslashreplace").decode()
+    return json.dumps([asdict(one) for one in results], indent=1)
 
 
 def results_as_text(results: list[Result]) -> str:

@@ -18,6 +18,7 @@ from blcf_utils.ground.names import printable
 from blcf_utils.plots.canvas import QUERY, RELEVANT, done, draw_box, grid, picture
 
 FORMATS = (".jpg", ".jpeg", ".png", ".pdf")
+MOST = 200  # results, of which each takes its space and time
 _COLUMNS = 4
 _LONGEST = 400  # pixels of the query as it is drawn
 _LETTERS = 26  # of a name in one line of a title

@@ -46,8 +46,8 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """Return findings as a JSON list of objects."""
-    return json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False)
+    """Return findings as a JSON list of objects, in ASCII, which every output can write."""
+    return json.dumps([asdict(finding) for finding in findings], indent=1)
 
 
 def as_text(findings: Sequence[Finding], profile: str) -> str:

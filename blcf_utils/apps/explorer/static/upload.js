@@ -2,7 +2,7 @@
 function render({ model, el }) {
   const input = document.createElement("input");
   input.type = "file";
-  input.accept = "image/*,.jfif,.mpo,.jp2,.heic,.heif,.avif";
+  input.accept = "image/*,.jfif,.mpo,.jp2,.heic,.heif,.avif,.jxl";
   input.hidden = true;
   const button = document.createElement("button");
   button.type = "button";
