@@ -1,7 +1,7 @@
 """PCA whitening of L2-normalised vectors, learned from a streamed covariance.
 
 L2, PCA whitening, L2 is the post-processing of every descriptor of the study (Jegou and Chum,
-ECCV 2012): whitening takes away the weight of directions that all descriptors share.
+ECCV 2012): whitening takes away the weight of the few strong directions that decide every cosine.
 """
 
 from __future__ import annotations
