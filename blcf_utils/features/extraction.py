@@ -235,13 +235,11 @@ class _Extraction:
     def _on_cores(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, list]]:
         """Decode and forward several batches at once, here or on a cluster's workers."""
         number = {self._pictures(batch): k for k, batch in enumerate(batches)}
-        if connected():
-            network = self.network.to_send()
-        else:
-            network, _ = self.network, self.backbone.on("cpu")  # made before threads ask for it
+        if not connected():
+            self.backbone.on("cpu")  # folded before threads ask for it
         done = mapped(
             _forward_pictures,
-            network,
+            self.network.to_send() if connected() else self.network,
             number,
             files=lambda batch: [path for path, _ in batch],
             threads=pool_threads(),

@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from blcf_utils.config.profile import VerificationConfig
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.ground.cores import pool_threads
+from blcf_utils.ground.mapping import core_pool
 from blcf_utils.ground.progress import progress
 from blcf_utils.search.boxes import Mode
 from blcf_utils.search.query import Ranking
@@ -214,17 +214,13 @@ class _Matcher:
         self.known: dict[bytes, dict[int, int]] = {}
 
     def __enter__(self) -> _Matcher:
-        self.pool = ThreadPoolExecutor(pool_threads())
+        self.cores = ExitStack()
         # Pairs, not matrix products, run in parallel.
-        self.limits = threadpool_limits(1, "blas")
-        self.opencv = cv2.getNumThreads()
-        cv2.setNumThreads(1)
+        self.pool = self.cores.enter_context(core_pool(pool_threads()))
         return self
 
     def __exit__(self, *_) -> None:
-        self.pool.shutdown(cancel_futures=True)
-        self.limits.restore_original_limits()
-        cv2.setNumThreads(self.opencv)
+        self.cores.close()
 
     def count(
         self,
