@@ -12,6 +12,8 @@ from blcf_utils.words.codebook import Codebook, read_codebook, train_words
 from blcf_utils.words.whitening import Whitening
 
 STAGE = Stage("dense-codebook", version=1)
+# More descriptors a word teach k-means nothing: the number at which faiss' Clustering samples.
+_A_WORD = 256
 
 
 def learn_dense_codebook(
@@ -22,9 +24,10 @@ def learn_dense_codebook(
     whitening: Whitening | None = None,
     seed: int = 0,
     iterations: int = 20,
-    max_descriptors: int = 200_000,
 ) -> Codebook:
     """Learn K centroids on the local descriptors of a dataset's database images.
+
+    A seeded uniform sample of 256 descriptors a word is used.
 
     Args:
         features: feature maps of the teacher, un-interpolated.
@@ -33,23 +36,23 @@ def learn_dense_codebook(
         whitening: of the L2-normalised local descriptors; left out when None.
         seed: of the sample and the first draw.
         iterations: of k-means, at most.
-        max_descriptors: a seeded uniform sample of so many is used.
 
     Raises:
         StudyError: fewer descriptors than words.
     """
+    most = _A_WORD * words
     document = {
         "features": features.key,
         "words": words,
         "iterations": iterations,
-        "max_descriptors": max_descriptors,
+        "max_descriptors": most,
         "seed": seed,
     }
     if whitening is not None:
         document["whitening"] = whitening.key
 
     def descriptors(folder):
-        rows = sample_rows(features.database_rows(), max_descriptors, seed)
+        rows = sample_rows(features.database_rows(), most, seed)
         if len(rows) < words:
             raise StudyError(
                 f"comparison: {words} words cannot be learned from the {len(rows)} descriptors of "

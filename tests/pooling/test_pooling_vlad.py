@@ -291,9 +291,10 @@ def test_wrong_settings_are_refused():
 
 def test_codebooks_are_learned_on_normalised_database_descriptors(toy_stages, store):
     features = toy_stages.features
-    book = learn_dense_codebook(features, 7, store, seed=1, max_descriptors=400)
-    again = learn_dense_codebook(features, 7, store, seed=1, max_descriptors=400)
-    assert (book.words, book.n_descriptors) == (7, 400)
+    book = learn_dense_codebook(features, 7, store, seed=1)
+    again = learn_dense_codebook(features, 7, store, seed=1)
+    assert (book.words, book.n_descriptors) == (7, min(7 * 256, len(features.database_rows())))
+    assert learn_dense_codebook(features, 2, store).n_descriptors == 512
     assert again.key == book.key
     assert (np.diff(book.objective) <= 1e-3).all()
     assert (np.linalg.norm(book.centroids, axis=1) <= 1 + 1e-5).all()  # means of unit vectors
@@ -313,5 +314,6 @@ def test_codebooks_of_whitened_descriptors_are_others(toy_stages, store):
     assert white.key != plain.key
     pooled = vlad_pool(features.map(0), centroids=white.centroids, whitening=whitening)
     assert pooled.shape == (5 * whitening.dimensions,)
-    with pytest.raises(StudyError, match="cannot be learned from the 20 descriptors"):
-        learn_dense_codebook(features, 50, store, max_descriptors=20)
+    every = len(features.database_rows())
+    with pytest.raises(StudyError, match=f"cannot be learned from the {every} descriptors"):
+        learn_dense_codebook(features, every + 1, store)
