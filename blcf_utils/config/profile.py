@@ -190,6 +190,7 @@ class SiftConfig(Config):
     dense: bool = Field(False, description="descriptors on a grid instead of at keypoints")
     words: int = Field(4096, ge=2, le=65_535, description="K of its own codebook")
     iterations: int = Field(20, ge=1)
+    min_gain: float = Field(1e-4, ge=0, lt=1, description="as that of codebook")
     max_descriptors: int = Field(3_000_000, ge=2)
     idf: bool = Field(True, description="weight words by log(N / images that hold the word)")
     burstiness: Literal["sqrt", "none"] = Field(

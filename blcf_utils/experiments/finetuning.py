@@ -58,13 +58,16 @@ def _trained_table(
     trained_on, cells = study.training_dataset(which), []
     if not trained_on:
         return study.results.table(table_id, [], not_run=_unset(study, table_id, which))
-    study.finetuning(trained_on).train([variant.row for variant in rows if variant.source])
+    home = study.finetuning(trained_on)
+    home.train([variant.row for variant in rows])
+    for name in study.datasets:
+        _describe(study.finetuning(name), [variant.row for variant in rows], home)
     for variant in progress(rows, label=f"networks trained on {trained_on}", unit="network"):
         for name in study.datasets:
             for mode in MODES:
                 column = name if mode == "gs" else f"{name}/{mode}"
-                home = study.finetuning(trained_on) if variant.source else None
-                cells.append(_network_cell(study.finetuning(name), variant, home, mode, column))
+                own = home if variant.source else None
+                cells.append(_network_cell(study.finetuning(name), variant, own, mode, column))
     return study.results.table(table_id, cells, not_run=elsewhere(study, table_id))
 
 
@@ -83,13 +86,28 @@ def _network_cell(
     return _cell(on, variant.row, column, found, seconds, keys)
 
 
-def _descriptor_keys(on: Finetuning, row: str, trained_on: Finetuning | None) -> list[str]:
-    """Return the keys of what a row's networks describe, of all seeds."""
-    pairs = [
+def _answering(on: Finetuning, row: str, trained_on: Finetuning | None) -> list[tuple[int, int]]:
+    """Return fold and seed of each of a row's networks that answers a query."""
+    return [
         (fold, seed)
         for seed in on.seeds(row)
         for fold in dict.fromkeys(on.answered_by(row, trained_on, seed).values())
     ]
+
+
+def _describe(on: Finetuning, rows: Sequence[str], home: Finetuning) -> None:
+    """Make all descriptors that some rows need, several at once."""
+    trained_on = {row: home if VARIANTS[row].source else None for row in rows}
+    on.describe(
+        (row, teacher, *pair)
+        for row, teacher in trained_on.items()
+        for pair in _answering(on, row, teacher)
+    )
+
+
+def _descriptor_keys(on: Finetuning, row: str, trained_on: Finetuning | None) -> list[str]:
+    """Return the keys of what a row's networks describe, of all seeds."""
+    pairs = _answering(on, row, trained_on)
     return [on.descriptors(row, trained_on, fold, seed).key for fold, seed in pairs]
 
 
@@ -126,6 +144,7 @@ def finetuned_words_table(study: Study) -> pd.DataFrame:
     seeds = on.seeds(TRAINED_A.row)
     tuned = [partial(on.tuned_words, seed=seed) for seed in seeds]
     pairs = product(range(len(on.splits)), seeds)
+    on.train([TRAINED_A.row])
     keys = [on.trained(TRAINED_A.row, fold, seed).artefact.key for fold, seed in pairs]
     for row, searches in {OFF_THE_SHELF: [on.words], TUNED: tuned}.items():
         for label, weighting in weightings.items():
@@ -154,6 +173,7 @@ def training_curves(study: Study, which: str) -> pd.DataFrame:
     """
     on = study.finetuning(study.training_dataset(which))
     rows = OXFORD_ROWS if which == "oxford" else INSTRE_ROWS
+    on.train([variant.row for variant in rows])
     curves = {
         (variant.row, fold, seed): on.trained(variant.row, fold, seed).curve()
         for variant in rows
@@ -202,6 +222,8 @@ def seen_instances_table(study: Study) -> pd.DataFrame:
     for name in dict.fromkeys(filter(None, names)):
         for label, (trained, row) in progress(ways.items(), label=f"seen or not: {name}"):
             home, on = trained.finetuning(name), study.finetuning(name)
+            home.train([row])
+            _describe(home, [row], home)
             keys = _descriptor_keys(home, row, home)
             for mode in MODES:
                 started = time.perf_counter()
@@ -234,6 +256,10 @@ def projection_table(study: Study) -> pd.DataFrame:
         rows[label] = config.model_copy(update={"place": place, "relu": relu})
     for name in study.datasets:
         on = study.finetuning(name)
+        on.describe(
+            ("Baseline B" if projection else "Baseline A", None, 0, 0, projection)
+            for projection in rows.values()
+        )
         for row, projection in progress(rows.items(), label=f"projections of {name}", unit="row"):
             for mode in MODES:
                 started = time.perf_counter()

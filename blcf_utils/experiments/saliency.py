@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from blcf_utils.datasets.base import Dataset
 from blcf_utils.datasets.images import UnreadableImage, read_image
 from blcf_utils.experiments.weighting import weighting_gains
 from blcf_utils.ground.cores import pool_threads
-from blcf_utils.ground.mapping import threads_each
+from blcf_utils.ground.mapping import core_pool, threads_each
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.tables import Measurement
@@ -73,7 +72,7 @@ def _quality(bench: Pipeline, row: str, masks: dict[int, np.ndarray]) -> list[Me
         saliency = cv2.resize(attention(image), mask.shape[::-1], interpolation=cv2.INTER_AREA)
         return judge(saliency, mask, seed=image)
 
-    with ThreadPoolExecutor(pool_threads()) as pool:
+    with core_pool(pool_threads()) as pool:
         found = progress(pool.map(judged, masks), label=f"judging {row}", total=len(masks))
         scores = dict(zip(_names(bench.dataset, list(masks)), found, strict=True))
     digest = digest_of([bench.config_digest(), key])

@@ -15,7 +15,6 @@ ratio, those that come nearest are tried instead of the whole map.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +22,7 @@ import numpy as np
 from blcf_utils.features.stored import Features
 from blcf_utils.ground.cores import pool_threads
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.ground.mapping import core_pool
 from blcf_utils.pooling.mac import mac_pool
 from blcf_utils.pooling.rmac_kernels import best_window, integral_powers
 from blcf_utils.search.windows import Window
@@ -125,7 +125,7 @@ def localise_all(
 
     firsts = features.distinct[np.asarray(images, np.int64)].tolist()
     different = list(dict.fromkeys(firsts))
-    with ThreadPoolExecutor(pool_threads()) as pool:
+    with core_pool(pool_threads()) as pool:
         of = dict(zip(different, pool.map(one, different), strict=True))
     found = [of[first] for first in firsts]
     windows = np.array([window for window, _ in found], np.int64).reshape(-1, 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from blcf_utils.features.maps import FeatureMaps
 from blcf_utils.ground.artefacts import Artefact, ArtefactStore, Stage, atomic_path
 from blcf_utils.ground.cores import pool_threads
+from blcf_utils.ground.mapping import core_pool
 from blcf_utils.ground.progress import progress
 from blcf_utils.saliency.weighting import Weighting
 
@@ -70,7 +70,7 @@ def weight_maps(
                 maps = features.map(i) if weighting.needs_features else None
                 flat[offsets[i] : offsets[i + 1]] = weighting.weights(i, maps, shape).ravel()
 
-        with ThreadPoolExecutor(pool_threads()) as pool:
+        with core_pool(pool_threads()) as pool:
             done, label = pool.map(weigh, firsts), f"{weighting.name} weights"
             for _ in progress(done, label=label, total=len(firsts), unit="image"):
                 pass

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from blcf_utils.config.finetuning import ProjectionConfig
 from blcf_utils.datasets.base import Dataset, Query
@@ -287,22 +289,27 @@ class Finetuning:
         return Finetuned(variant, self.name, split, made)
 
     def train(self, rows: Sequence[str]) -> None:
-        """Train all networks of some rows; on a CPU several at once, which share the cores."""
+        """Train all networks of those of some rows that are trained; on a CPU several at once."""
         asked = [
             (row, split.number, seed)
             for row in rows
+            if VARIANTS[row].source
             for seed in self.seeds(row)
             for split in self.splits
         ]
-        if training_device(self.config.training.device).type != "cpu":
-            for one in asked:
-                self.trained(*one)
-            return
         for row, fold, seed in asked:  # what they have in common is made before
             self.triplets(fold, VARIANTS[row].source, seed)
-        _, _ = self.inputs, self.bench.backbone
-        with core_pool(pool_threads()) as pool:
-            for made in [pool.submit(self.trained, *one) for one in asked]:
+        self._make(self.trained, asked, training_device(self.config.training.device))
+
+    def describe(self, asked: Iterable[tuple]) -> None:
+        """Make what several calls of :meth:`descriptors` ask for; on a CPU several at once."""
+        self._make(self.descriptors, asked, resolve_device(self.profile.features.device))
+
+    def _make(self, method: Callable, asked: Iterable[tuple], device: torch.device) -> None:
+        """Call a method with each of some arguments, in threads that share a CPU's cores."""
+        _, _ = self.inputs, self.bench.backbone  # which all of them read
+        with core_pool(pool_threads()) if device.type == "cpu" else ThreadPoolExecutor(1) as pool:
+            for made in [pool.submit(method, *one) for one in asked]:
                 made.result()
 
     @remembered

@@ -7,7 +7,7 @@ ECCV 2012): whitening takes away the weight of the few strong directions that de
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,18 @@ class Whitening:
         return normalise_rows(white)
 
 
+def _gathered(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Join chunks until there are as many rows as columns: a product of few rows is slow."""
+    held: list[np.ndarray] = []
+    for chunk in chunks:
+        held.append(chunk)
+        if sum(map(len, held)) >= chunk.shape[1]:
+            yield np.concatenate(held)
+            held.clear()
+    if held:
+        yield np.concatenate(held)
+
+
 def fit_whitening(chunks: Iterable[np.ndarray], dimensions: int) -> Whitening:
     """Learn PCA whitening from chunks of raw vectors, (n, C) each, in one pass.
 
@@ -69,7 +81,7 @@ def fit_whitening(chunks: Iterable[np.ndarray], dimensions: int) -> Whitening:
     Directions without variance are left out, with a warning.
     """
     count, total, product = 0, 0.0, 0.0
-    for chunk in chunks:
+    for chunk in _gathered(chunks):
         unit = normalise_rows(np.asarray(chunk, np.float32))
         count += len(unit)
         # In float32 the rounding of this product would pass for variance where there is none.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -145,7 +144,8 @@ def serving(
             wait_until_served(address, process)
             yield process, address
         finally:
-            process.send_signal(signal.SIGINT)
+            # Voila ends its kernels and itself. A process of a shell's background ignores SIGINT.
+            process.terminate()
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:

@@ -41,7 +41,7 @@ class ClassifierHead:
         layer: the layer of the trunk whose maps they read.
         linear: (classes, C) float32, where it follows global average pooling; else None.
         bias: (classes,) of it.
-        fully_connected: (N, C * g * g) to the activations that the last layer reads.
+        fully_connected: (N, C, g, g) to the activations that the last layer reads, (N, F).
         grid: g, cells a side of what ``fully_connected`` reads.
         digest: of the weights.
         origin: the file, for people.
@@ -109,9 +109,8 @@ def load_head(config: BackboneConfig) -> ClassifierHead:
         weight = linear.weight.detach().flatten(1).numpy()
         bias = linear.bias.detach().numpy()
         last = config.model_copy(update={"layer": layer, "relu": "post"})
-        (channels, grid, _), _ = map_sizes(last, INPUT_SIDE, INPUT_SIDE)
-        maps = nn.Unflatten(1, (channels, grid, grid))
-        connected = nn.Sequential(maps, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        (_, grid, _), _ = map_sizes(last, INPUT_SIDE, INPUT_SIDE)
+        connected = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return ClassifierHead(layer, weight, bias, connected, grid, digest.hexdigest()[:16], path.name)
 
 
@@ -135,5 +134,5 @@ def _parts(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None, int]:
     if len(weighted) == 1:
         return weighted[0], None, 0
     last = max(k for k, module in enumerate(modules) if isinstance(module, nn.ReLU))
-    layers = nn.Sequential(*modules[: last + 1]).eval().requires_grad_(False)
+    layers = nn.Sequential(nn.Flatten(), *modules[: last + 1]).eval().requires_grad_(False)
     return None, layers, int(model.avgpool.output_size[0])

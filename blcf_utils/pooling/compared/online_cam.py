@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from blcf_utils.features.rows import normalise_rows
 from blcf_utils.ground.artefacts import Stage, atomic_path
@@ -54,12 +55,13 @@ def class_vectors(vectors: MethodVectors) -> np.ndarray:
 
     label = f"{features.artefact.label}-cam"
     made = vectors.store.get_or_make(STAGE, label, document, make, quiet=True)
-    return np.load(made / "vectors.npy", mmap_mode="r")
+    return np.load(made / "vectors.npy", mmap_mode="c")  # torch wants arrays it could write
 
 
 def rank_online(vectors: MethodVectors, mode: Mode, expanded: bool) -> dict[str, Ranking]:
     """Return the rankings of the whole database, by average query expansion if ``expanded``."""
-    head, held, config = vectors.teacher.head, class_vectors(vectors), vectors.config
+    head, config = vectors.teacher.head, vectors.config
+    held = torch.from_numpy(class_vectors(vectors))
     count = min(config.cam_classes, len(head.linear))
     found = {}
     pairs = list(zip(vectors.dataset.queries, vectors.queries(mode), strict=True))
@@ -67,7 +69,10 @@ def rank_online(vectors: MethodVectors, mode: Mode, expanded: bool) -> dict[str,
     for query, vector in progress(pairs, label=label, unit="query"):
         maps, _, box = vectors.region(query, mode)
         classes = np.sort(predicted_classes(maps, head, count, box))
-        database = normalise_rows(held[:, classes].sum(axis=1, dtype=np.float32))
+        total = torch.zeros(held.shape[0], held.shape[2])
+        for k in classes.tolist():  # reads what it needs where it lies, unlike held[:, classes]
+            total += held[:, k]
+        database = normalise_rows(total.numpy())
         ranking = ranked(database @ vector)
         if expanded:
             again = expand_average(vector, database, ranking, config.expansion)

@@ -24,7 +24,7 @@ from blcf_utils.search.query import Ranking
 from blcf_utils.search.sift.keypoints import DIMENSIONS, SiftFeatures, query_keypoints
 from blcf_utils.words.codebook import DESCRIPTORS, Codebook, read_codebook, train_words
 from blcf_utils.words.histograms import Sparse
-from blcf_utils.words.kmeans import CHUNK, MIN_GAIN, write_descriptors
+from blcf_utils.words.kmeans import CHUNK, write_descriptors
 
 CODEBOOK = Stage("sift_codebook", version=1)
 WORDS = Stage("sift_words", version=1)
@@ -77,7 +77,7 @@ def learn_sift_codebook(
         "iterations": config.iterations,
         "max_descriptors": config.max_descriptors,
         "seed": seed,
-        "min_gain": MIN_GAIN,
+        "min_gain": config.min_gain,
     }
     label = f"{features.artefact.label}-K{config.words}"
 
@@ -99,7 +99,8 @@ def learn_sift_codebook(
         )
 
     def make(folder):
-        train_words(folder, descriptors, config.words, config.iterations, seed)
+        asked = config.words, config.iterations, seed
+        train_words(folder, descriptors, *asked, min_gain=config.min_gain)
 
     return read_codebook(store.get_or_make(CODEBOOK, label, document, make))
 
