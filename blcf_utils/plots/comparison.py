@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from blcf_utils.datasets.base import Dataset
 from blcf_utils.plots.canvas import (
@@ -85,6 +86,7 @@ def plot_region_shares(feature_map: np.ndarray, levels: int = 3) -> Figure:
     axes[0, 0].bar(places - 0.2, before, 0.4, label="sums of regions", color=SERIES[0])
     axes[0, 0].bar(places + 0.2, after, 0.4, label="L2-normalised", color=SERIES[1])
     axes[0, 0].set(xlabel="region, largest scale first", ylabel="share")
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].legend()
     return done(figure)
 
@@ -128,7 +130,7 @@ def show_pooling(dataset: Dataset, image: int, feature_map: np.ndarray, p: float
     powers = {"sum": values, f"GeM, p = {p:g}": values**p, "maximum": values == values.max()}
     pixels = photograph(dataset, dataset.all_images[image])
     figure, axes = grid(1, len(powers) + 1, 2.6, 2.3)
-    picture(axes[0, 0], pixels, f"channel {channel} of this image")
+    picture(axes[0, 0], pixels, f"the image, of which\nchannel {channel} is pooled")
     for ax, (name, parts) in zip(axes[0, 1:], powers.items(), strict=True):
         half = half_of(parts)
         draw_heat(

@@ -109,7 +109,7 @@ def draw_mining(left: Axes, right: Axes, rankings: ImageRankings, config: Mining
     bins = np.linspace(0, max(2 * config.positive, 1), 41)
     right.hist(np.minimum(rankings.scores[listed][matched > 0], bins[-1]), bins, color=SERIES[0])
     right.axvspan(config.positive, bins[-1], color=RELEVANT, alpha=0.15, label="positives")
-    right.set(xlabel="fused score, verified matches")
+    right.set(xlabel="fused score, verified matches\n(last bar: all above)")
     for ax in (left, right):
         ax.legend()
 

@@ -144,7 +144,8 @@ def plot_gains(gains: pd.DataFrame, title: str = "", over: str = "None") -> Figu
         ax.hlines(places, part["low"], part["high"], color=colours, linewidth=2)
         ax.scatter(part["gain"], places, color=colours, s=22, zorder=3)
         ax.set_yticks(places, part.index)
-        ax.set(xlabel=f"mAP gain over {over}", title=f"{title}: {name}" if title else name)
+        ax.set(title=f"{title}: {name}" if title else name)
+    figure.supxlabel(f"mAP gain over {over}", fontsize="medium")
     return done(figure)
 
 

@@ -70,10 +70,11 @@ def _gathered(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.concatenate(held)
 
 
-def fit_whitening(chunks: Iterable[np.ndarray], dimensions: int) -> Whitening:
+def fit_whitening(chunks: Iterable[np.ndarray], dimensions: int | None) -> Whitening:
     """Learn PCA whitening from chunks of raw vectors, (n, C) each, in one pass.
 
-    Products and sums are in float64; memory is C x C whatever the number of vectors.
+    Products and sums are in float64; memory is C x C whatever the number of vectors. Of dimensions
+    None all directions with a variance are kept.
 
     Raises:
         StudyError: fewer vectors or channels than ``dimensions``, or vectors that are all equal.
@@ -89,6 +90,7 @@ def fit_whitening(chunks: Iterable[np.ndarray], dimensions: int) -> Whitening:
         total = total + unit.sum(axis=0)
         product = product + unit.T @ unit
     channels = len(total) if count else 0
+    asked, dimensions = dimensions, dimensions or max(1, min(channels, count - 1))
     if dimensions > channels:
         raise StudyError(
             f"whitening.dimensions: {dimensions} is more than the {channels} channels of a "
@@ -109,9 +111,10 @@ def fit_whitening(chunks: Iterable[np.ndarray], dimensions: int) -> Whitening:
             f"whitening: the {count} vectors are all equal; check the images and the weights"
         )
     if alive < dimensions:
-        log.warning(
-            "whitening keeps %d of %d directions: the others have no variance", alive, dimensions
-        )
+        if asked:
+            log.warning(
+                "whitening keeps %d of %d directions: the others have no variance", alive, asked
+            )
         dimensions = alive
     directions = directions[:, :dimensions]
     # eigh leaves signs open; fixing them makes the projection the same on every machine.

@@ -539,7 +539,7 @@ def test_one_channel_summed_and_raised_to_powers(toy):
     drawn(figure)
     # 19 ones and a three: half of 22 is the three and eight ones; 27 is more than half of 46.
     assert titles(figure) == [
-        "channel 1 of this image",
+        "the image, of which\nchannel 1 is pooled",
         "sum\nhalf from 9 of 20 positions",
         "GeM, p = 3\nhalf from 1 of 20 positions",
         "maximum\nhalf from 1 of 20 positions",

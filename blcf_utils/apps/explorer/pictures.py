@@ -60,7 +60,8 @@ def plot_answer(answer: Answer) -> Figure:
         ax.text(0.5, 0.5, "no ground truth for this image", ha="center", va="center")
         return done(figure)
     precision, recall = answer.curve
-    ax.plot(recall, precision, color=QUERY)
+    # The area under it is the AP, whose curve starts with a precision of 1 at no recall.
+    ax.plot([0, *recall], [1, *precision], color=QUERY)
     ax.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
     ax.set_title(f"{answer.query.instance}: AP {answer.ap:.3f}", fontsize=9)
     return done(figure)

@@ -126,8 +126,7 @@ class TeacherData:
         everyone = np.arange(self.features.n_database)
         first = np.concatenate(list(chunks(everyone[:1])))
         if first.shape[1] <= _WIDE:
-            vectors = list(chunks(everyone))
-            return fit_whitening(vectors, min(first.shape[1], sum(map(len, vectors)) - 1))
+            return fit_whitening(chunks(everyone), None)
         images = sample_rows(everyone, max(2, _WIDE_VECTORS // len(first)), self.seed)
         vectors = np.concatenate(list(chunks(images)))
         return fit_wide_whitening(vectors, _WIDE_DIRECTIONS)
