@@ -142,7 +142,7 @@ class ForwardPass:
 
     def to_send(self) -> ForwardPass:
         """Return the same without what a worker has no use for."""
-        return replace(self, backbone=replace(self.backbone, _meta=None, _folded=None))
+        return replace(self, backbone=replace(self.backbone, _folded=None))
 
     def decode(self, batch: Pictures) -> list[np.ndarray | UnreadableImage]:
         """Return the pixels of each picture (H, W, 3), or why it has none."""

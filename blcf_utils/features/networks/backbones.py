@@ -6,7 +6,6 @@ model, so any state dict in torchvision's layout loads, whether or not it holds 
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -86,7 +85,6 @@ class Backbone:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     _shapes: dict = field(default_factory=dict, repr=False)
-    _meta: nn.Module | None = field(default=None, repr=False)
     _folded: nn.Module | None = field(default=None, repr=False)
 
     @property
@@ -97,11 +95,8 @@ class Backbone:
     def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the feature map of an image of ``height`` x ``width`` pixels."""
         if (height, width) not in self._shapes:
-            if self._meta is None:  # shapes only: no memory, no arithmetic
-                self._meta = copy.deepcopy(self.module).to("meta")
-            pixels = torch.empty(1, 3, height, width, device="meta")
-            with torch.no_grad():
-                shape = self._meta(pixels).shape
+            with torch.inference_mode():  # of no image: no memory, no arithmetic
+                shape = self.module(torch.empty(0, 3, height, width)).shape
             self._shapes[height, width] = tuple(shape[1:])
         return self._shapes[height, width]
 
