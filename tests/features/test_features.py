@@ -190,7 +190,7 @@ def test_resuming_forwards_only_what_is_missing(toy, tiny_network, store, monkey
     forwarded = []
 
     def count(_module, inputs):
-        if inputs[0].is_meta:
+        if not len(inputs[0]):  # asked for a shape
             return
         if len(forwarded) == 3:
             forwarded.append(0)
@@ -350,7 +350,7 @@ def test_values_beyond_float16_name_the_image(tmp_path, tiny_network, store):
     batch = []
 
     def overflow(_module, _inputs, output):
-        if not output.is_meta:
+        if len(output):  # else asked for a shape
             batch.append(len(output))
             output[1] *= 1e6
 
