@@ -36,6 +36,7 @@ from blcf_utils.experiments.finetuning import (
 )
 from blcf_utils.experiments.fusion import fusion_curve, fusion_table
 from blcf_utils.experiments.localisation import localisation_table
+from blcf_utils.experiments.measuring import gain
 from blcf_utils.experiments.overview import (
     claims_table,
     complete_tables,
@@ -80,6 +81,7 @@ __all__ = [
     "finetuning_gains",
     "fusion_curve",
     "fusion_table",
+    "gain",
     "index_weights",
     "intervals_table",
     "localisation_table",

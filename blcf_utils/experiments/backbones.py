@@ -6,14 +6,13 @@ from functools import partial
 
 import pandas as pd
 
-from blcf_utils.experiments.measuring import intervals_frame, scored, timed
+from blcf_utils.experiments.measuring import gain, intervals_frame, scored, timed
 from blcf_utils.experiments.pooling import pooling_cells
 from blcf_utils.experiments.search import search_cells
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.pooling.compared.rows import row
 from blcf_utils.pooling.compared.vectors import describe_together
-from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.tables import NOT_RUN, Measurement
 from blcf_utils.study.comparison import Comparison
 from blcf_utils.study.study import Study
@@ -88,5 +87,5 @@ def network_gains(study: Study) -> pd.DataFrame:
             for rival, ending in RIVALS.items():
                 pair = [aps.get((network, f"{name}/{end}")) for end in ("ls", ending)]
                 if all(pair):
-                    lines[name, network, rival] = paired_bootstrap(*pair)
+                    lines[name, network, rival] = gain(study, name, *pair)
     return intervals_frame(lines, ("dataset", "network", "rival"))

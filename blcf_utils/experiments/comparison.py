@@ -12,6 +12,7 @@ import pandas as pd
 from blcf_utils.experiments.measuring import (
     beside,
     elsewhere,
+    gain,
     intervals_frame,
     misscored,
     timed,
@@ -22,7 +23,6 @@ from blcf_utils.pooling.compared.row_kinds import T10, T11, T13, Row
 from blcf_utils.pooling.compared.rows import ROWS, rows_of
 from blcf_utils.pooling.compared.vectors import describe_together
 from blcf_utils.results.evaluation import Evaluation
-from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.tables import Measurement
 from blcf_utils.search.boxes import Mode
 from blcf_utils.study.comparison import Comparison
@@ -201,5 +201,5 @@ def method_gains(study: Study, against: str = "BLCF LS", mode: Mode = "ls") -> p
     for name in study.datasets:
         column = f"{name}/{mode}"
         for row in dict.fromkeys(row for row, of in values if of == column and row != against):
-            lines[name, row] = paired_bootstrap(values[row, column], values[against, column])
+            lines[name, row] = gain(study, name, values[row, column], values[against, column])
     return intervals_frame(lines, ("dataset", "method"))

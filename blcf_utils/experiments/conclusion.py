@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from blcf_utils.experiments.measuring import intervals_frame
+from blcf_utils.experiments.measuring import gain, instances_of, intervals_frame
 from blcf_utils.results.evaluation import Evaluation
-from blcf_utils.results.intervals import bootstrap, paired_bootstrap
+from blcf_utils.results.intervals import deciding
 from blcf_utils.results.published import dataset_of, load_published, number, table_info
 from blcf_utils.study.study import Study
 
@@ -81,7 +81,7 @@ def claim_differences(study: Study) -> pd.DataFrame:
         study: a study whose tables t02 to t10 are written; what one lacks is left out.
 
     Returns:
-        Columns difference, low, high (95 % paired bootstrap over queries; NaN for the thesis, which
+        Columns difference, low, high (95 %; NaN for the thesis, which
         has no APs of queries); index (claim, origin, dataset), where an origin is ``THESIS`` or
         ``RUN``.
     """
@@ -93,7 +93,7 @@ def claim_differences(study: Study) -> pd.DataFrame:
             lines[claim.said, THESIS, dataset] = (difference, np.nan, np.nan)
         means = {cell: Evaluation(of_query).mean for cell, of_query in aps.items()}
         for dataset, left, right in _pairs(claim, means):
-            lines[claim.said, RUN, dataset] = paired_bootstrap(aps[left], aps[right])
+            lines[claim.said, RUN, dataset] = gain(study, dataset, aps[left], aps[right])
     return intervals_frame(lines, ("claim", "origin", "dataset"), "difference")
 
 
@@ -117,7 +117,7 @@ def search_ladder(study: Study) -> pd.DataFrame:
         study: a study whose tables t02 and t05 are written.
 
     Returns:
-        Columns mAP, low, high (95 % bootstrap over queries; NaN for the thesis); index (origin,
+        Columns mAP, low, high (95 %; NaN for the thesis); index (origin,
         dataset, step). A dataset of which one step is known only is left out.
     """
     lines = {}
@@ -127,7 +127,7 @@ def search_ladder(study: Study) -> pd.DataFrame:
                 lines[THESIS, column, step] = (value, np.nan, np.nan)
         for (of, column), aps in study.results.per_query(table).items():
             if of == row and column == dataset_of(column):
-                found = bootstrap([aps])
+                found = deciding([aps], [instances_of(study, column)])
                 lines[RUN, column, step] = (found.mean, found.low, found.high)
     steps = pd.Series([key[:2] for key in lines]).value_counts()
     kept = {key: line for key, line in lines.items() if steps[key[:2]] > 1}

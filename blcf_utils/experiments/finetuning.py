@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from blcf_utils.experiments.measuring import MODES, elsewhere, intervals_frame
+from blcf_utils.experiments.measuring import MODES, elsewhere, gain, intervals_frame
 from blcf_utils.finetuning.variants import (
     BASELINES,
     INSTRE_ROWS,
@@ -28,7 +28,6 @@ from blcf_utils.finetuning.variants import (
 from blcf_utils.ground.progress import progress
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.evaluation import Evaluation
-from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.tables import Measurement
 from blcf_utils.saliency.weighting import NONE
 from blcf_utils.search.boxes import Mode
@@ -191,7 +190,7 @@ def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
         table_id: which.
 
     Returns:
-        Columns gain, low and high (its bootstrap interval over queries), and seeds, the standard
+        Columns gain, low and high (its bootstrap interval), and seeds, the standard
         deviation over seeds; NaN of one. Index (dataset, network), global search.
     """
     values, lines = study.results.per_query(table_id), {}
@@ -200,7 +199,7 @@ def finetuning_gains(study: Study, table_id: str) -> pd.DataFrame:
         for row, variant in VARIANTS.items():
             if variant.source and (row, name) in values:
                 baseline = values[f"Baseline {variant.network}", name]
-                lines[name, row] = paired_bootstrap(values[row, name], baseline)
+                lines[name, row] = gain(study, name, values[row, name], baseline)
     gains = intervals_frame(lines, ("dataset", "network"))
     return gains.assign(seeds=deviation.reindex(gains.index).to_numpy(float))
 

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
+from blcf_utils.finetuning.splits import instance_of
 from blcf_utils.ground.settings import digest_of
 from blcf_utils.results.evaluation import Evaluation
+from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.published import dataset_of, load_published
 from blcf_utils.results.tables import Measurement
 from blcf_utils.search.query import Ranking
@@ -103,6 +106,27 @@ def beside(cell: Measurement, misscored: Evaluation | None) -> list[Measurement]
     return [cell, other]
 
 
+def instances_of(study: Study, dataset: str) -> dict[str, str]:
+    """Return the instance that each query of a dataset shows."""
+    return {query.id: instance_of(query) for query in study.open(dataset).dataset.queries}
+
+
+def gain(
+    study: Study, dataset: str, ours: Mapping[str, float], other: Mapping[str, float]
+) -> tuple[float, float, float]:
+    """Return what one search of a dataset gains over another, with its interval.
+
+    Args:
+        study, dataset: whose queries they are.
+        ours, other: AP by query.
+
+    Returns:
+        (mean difference, low, high): the wider of the paired bootstrap intervals by query and by
+        instance.
+    """
+    return paired_bootstrap(ours, other, instances_of(study, dataset))
+
+
 def intervals_frame(
     lines: Mapping[tuple[str, ...], tuple[float, float, float]],
     names: tuple[str, ...],
@@ -117,4 +141,5 @@ def intervals_frame(
     """
     levels = [[key[level] for key in lines] for level in range(len(names))]
     index = pd.MultiIndex.from_arrays(levels, names=names)
-    return pd.DataFrame(list(lines.values()), index=index, columns=[what, "low", "high"])
+    table = pd.DataFrame(list(lines.values()), index=index, columns=[what, "low", "high"])
+    return table.replace([-np.inf, np.inf], np.nan)  # of a single instance, which tells nothing

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from blcf_utils.experiments.measuring import published_columns
-from blcf_utils.finetuning.splits import instance_of
+from blcf_utils.experiments.measuring import instances_of, published_columns
 from blcf_utils.results.claims import write_claims
 from blcf_utils.results.intervals import write_instances, write_intervals
 from blcf_utils.results.published import dataset_of, published_ids, table_info
@@ -40,11 +39,10 @@ def _is_long(path: Path) -> bool:
 
 def summary_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
     """Count, per table, the cells that were measured and the verdicts on like against like."""
-    context = {"backbone": study.profile.features.backbone.label}
     lines = []
     for table_id in table_ids:
         table = study.results.read(table_id)
-        verdict = verdicts(table_id, study.results.folder, context)["verdict"]
+        verdict = verdicts(table_id, study.results.folder, study.results.networks)["verdict"]
         lines.append(
             {
                 "table": table_id,
@@ -65,9 +63,7 @@ def intervals_table(study: Study, table_ids: list[str]) -> pd.DataFrame:
     columns = (column for table in table_ids for _, column in study.results.per_query(table))
     measured = {dataset_of(column) for column in columns}
     instances = {
-        name: {query.id: instance_of(query) for query in study.open(name).dataset.queries}
-        for name in study.profile.all_datasets
-        if name in measured
+        name: instances_of(study, name) for name in study.profile.all_datasets if name in measured
     }
     write_instances(study.results.folder, instances)
     return write_intervals(study.results.folder, table_ids)

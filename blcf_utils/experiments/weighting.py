@@ -11,6 +11,7 @@ from blcf_utils.experiments.measuring import (
     MODES,
     beside,
     elsewhere,
+    gain,
     intervals_frame,
     misscored,
     scored,
@@ -18,7 +19,6 @@ from blcf_utils.experiments.measuring import (
 )
 from blcf_utils.ground.errors import known
 from blcf_utils.ground.progress import progress
-from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.tables import Measurement
 from blcf_utils.saliency.weight_maps import StoredWeights
 from blcf_utils.saliency.weighting import NONE
@@ -109,7 +109,7 @@ def weighting_gains(study: Study, table_id: str, mode: Mode = "gs") -> pd.DataFr
         column = f"{name}/{mode}"
         for row in weighting_names(study.profile):
             if row != NONE and (row, column) in values and (NONE, column) in values:
-                lines[name, row] = paired_bootstrap(values[row, column], values[NONE, column])
+                lines[name, row] = gain(study, name, values[row, column], values[NONE, column])
     return intervals_frame(lines, ("dataset", "weighting"))
 
 

@@ -52,9 +52,7 @@ def plot_claims(differences: pd.DataFrame) -> Figure:
     ax.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
     ax.minorticks_off()
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(
-        "difference in mAP, with 95 % intervals over queries; the axis narrows beyond ±0.1"
-    )
+    ax.set_xlabel("difference in mAP, with 95 % intervals; the axis narrows beyond ±0.1")
     _legend(figure, ours, theirs)
     return done(figure)
 
@@ -85,7 +83,7 @@ def plot_ladder(ladder: pd.DataFrame) -> Figure:
         ax.plot(places, part["mAP"], "o-", color=colour, markersize=5)
         ax.vlines(places, part["low"], part["high"], color=colour, linewidth=2, alpha=0.6)
     ax.set_xticks(range(len(steps)), steps)
-    ax.set(ylabel="mAP, with 95 % intervals over queries", ylim=(0, 1))
+    ax.set(ylabel="mAP, with 95 % intervals", ylim=(0, 1))
     _legend(figure, ours, theirs)
     return done(figure)
 
@@ -114,7 +112,7 @@ def plot_networks(gains: pd.DataFrame) -> Figure:
         ax.set_title(f"over {rival}")
     axes[0, 0].set_yticks(range(len(networks)), [n.replace(" (", "\n(") for n in networks])
     axes[0, 0].set_ylim(len(networks) - 0.5, -0.5)
-    figure.supxlabel("mAP of words - mAP of vectors, with 95 % intervals over queries", fontsize=9)
+    figure.supxlabel("mAP of words - mAP of vectors, with 95 % intervals", fontsize=9)
     return done(figure)
 
 
@@ -128,9 +126,9 @@ def _datasets(frame: pd.DataFrame, origin: str) -> list[str]:
 
 
 def _interval(ax, line: pd.Series, place: float, colour: str) -> None:
-    """Draw a value (first of the line) and its interval; pale where the interval holds 0."""
+    """Draw a value (first of the line) and its interval; pale unless it leaves 0 out."""
     value, low, high = line
-    alpha = 0.45 if low <= 0 <= high else 1
+    alpha = 1 if low > 0 or high < 0 else 0.45
     ax.hlines(place, low, high, color=colour, linewidth=2, alpha=alpha)
     ax.scatter([value], [place], color=colour, s=20, zorder=3, alpha=alpha)
 

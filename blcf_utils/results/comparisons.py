@@ -239,6 +239,8 @@ class Claim:
     def _fits(self, difference: float, interval: Interval | None) -> Outcome:
         # Without a right side the difference is already against the bound.
         bound = 0.0 if self.right is None else self.bound
+        if self.relation in ("<", ">") and interval and interval.low <= bound <= interval.high:
+            return None  # also of [0, 0], as of two searches that are one where nothing is boxed
         return fulfilled(self.relation, bound, *_ends(difference, interval))
 
     def _evidence(self, found: list[Comparison]) -> str:

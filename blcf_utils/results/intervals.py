@@ -132,8 +132,10 @@ def differences(a: Values, b: Values) -> dict[str, float]:
     return shared
 
 
-def paired_bootstrap(a: Values, b: Values, **options) -> tuple[float, float, float]:
-    """Return the mean of a - b over the queries both have, with its bootstrap interval by query.
+def paired_bootstrap(
+    a: Values, b: Values, instances: Mapping[str, str] | None = None, **options
+) -> tuple[float, float, float]:
+    """Return the mean of a - b over the queries both have, with its bootstrap interval.
 
     The two systems' APs of a query are always drawn together (Efron and Tibshirani, An
     Introduction to the Bootstrap, 1993, chapter 13; in retrieval Sakai, SIGIR 2006).
@@ -141,6 +143,8 @@ def paired_bootstrap(a: Values, b: Values, **options) -> tuple[float, float, flo
     Args:
         a: AP by query id.
         b: AP by query id of the other system.
+        instances: of the queries; the interval is then the wider of those by query and by instance.
+            Without it, by query.
         options: samples, seed and level of :func:`bootstrap`.
 
     Returns:
@@ -149,7 +153,8 @@ def paired_bootstrap(a: Values, b: Values, **options) -> tuple[float, float, flo
     Raises:
         StudyError: the two share no query.
     """
-    found = bootstrap([differences(a, b)], **options)
+    shared = [differences(a, b)]
+    found = bootstrap(shared, **options) if instances is None else deciding(shared, [instances])
     return found.mean, found.low, found.high
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class TableInfo(Config):
             slides name none.
         row_backbones: rows whose backbone differs.
         with_network: whether one network made the measured values.
+        full_resolution: whether they are of the layer and size of ``sum_pooling.full_layer``.
         rows_are_datasets: a row, not a column, names a dataset.
         tolerance: largest absolute difference that counts as reproduced; a share of the
             published value when ``relative``.
@@ -66,6 +68,7 @@ class TableInfo(Config):
     backbone: str | None = None
     row_backbones: dict[str, str | None] = Field(default_factory=dict)
     with_network: bool = True
+    full_resolution: bool = False
     rows_are_datasets: bool = False
     decimals: int = Field(3, ge=0)
     tolerance: float = Field(0.01, ge=0)
@@ -118,6 +121,17 @@ def table_info(table_id: str) -> TableInfo:
             map_columns=MAP_COLUMNS.get(table_id, ()),
         )
     raise known("table", table_id, [*infos, "x01_name (a table of your own)"])
+
+
+def network_of(table_id: str, networks: Mapping[str, str]) -> str:
+    """Return the label of the network that a table is measured with.
+
+    Args:
+        table_id: the table.
+        networks: labels ``backbone`` and ``full resolution``; without them it is unknown, "".
+    """
+    full = table_info(table_id).full_resolution
+    return networks.get("full resolution" if full else "backbone", "")
 
 
 def load_published(table_id: str) -> pd.DataFrame:

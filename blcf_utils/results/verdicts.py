@@ -33,9 +33,12 @@ def _not_comparable(
         return "the slides do not name the network and layer"
     if "backbone" not in context:
         return "the run's backbone was not given"
-    name, origin = _network(context["backbone"])
+    # A row that was published with the layer of the full resolution is measured with it, too.
+    labels = context["backbone"], context.get("full resolution", context["backbone"])
+    label = labels[1] if _network(labels[1])[0] == published else labels[0]
+    name, origin = _network(label)
     if name != published:
-        return f"measured with {context['backbone']}, published with {published}"
+        return f"measured with {label}, published with {published}"
     if origin in ("random", "embedded"):
         return f"measured with {origin} weights, published with ImageNet weights"
     return None
@@ -56,7 +59,8 @@ def verdicts(table_id: str, folder: Path, context: Mapping[str, str] | None = No
         table_id: id of a table in ``folder``.
         folder: the profile's results folder.
         context: what the run used, ``{"backbone": "vgg16 conv5_1 (torchvision)"}``
-            (``BackboneConfig.label``).
+            (``BackboneConfig.label``), and ``full resolution`` where large images are pooled with
+            another layer.
 
     Returns:
         Columns row, column, published, measured, difference, tolerance, verdict, reason. The

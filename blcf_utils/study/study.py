@@ -130,7 +130,8 @@ class Study:
     def results(self) -> Results:
         """The tables and figures of this profile."""
         name = f"{self.profile.name}+{self.trial}" if self.trial else self.profile.name
-        return Results(results_dir(name), self.profile.features.backbone.label)
+        profiles = self.profile, self.profile.at_full_resolution()
+        return Results(results_dir(name), *(one.features.backbone.label for one in profiles))
 
     def describe(self) -> pd.DataFrame:
         """Return what this study runs on, one row per dataset, for the top of a notebook."""

@@ -12,7 +12,7 @@ from blcf_utils.config.profile import Profile
 from blcf_utils.experiments.conclusion import CLAIMS
 from blcf_utils.pooling.compared.rows import row
 from blcf_utils.results.folder import Results
-from blcf_utils.results.intervals import paired_bootstrap
+from blcf_utils.results.intervals import bootstrap, differences, paired_bootstrap
 from blcf_utils.results.published import load_published
 from blcf_utils.results.tables import Measurement
 from blcf_utils.study.study import Study
@@ -74,8 +74,11 @@ def test_codebook_sizes_say_what_they_cost(study):
     assert 0.5 < cells[recalls[0]] <= 1
 
 
-def results_of(folder, tables):
-    """A study of which the results alone are there: table to (row, column) to APs."""
+def results_of(folder, tables, instances=None):
+    """A study of which the results alone are there: table to (row, column) to APs.
+
+    ``instances`` are those of the queries; each query shows its own when None.
+    """
     results = Results(folder)
     for table, cells in tables.items():
         results.table(
@@ -85,7 +88,9 @@ def results_of(folder, tables):
                 for (row, column), aps in cells.items()
             ],
         )
-    return SimpleNamespace(results=results, datasets=("a", "b"))
+    asked = [SimpleNamespace(id=id, instance=of) for id, of in (instances or {}).items()]
+    dataset = SimpleNamespace(dataset=SimpleNamespace(queries=asked))
+    return SimpleNamespace(results=results, datasets=("a", "b"), open=lambda name: dataset)
 
 
 def test_claims_are_differences_of_cells_of_one_dataset(tmp_path):
@@ -133,6 +138,30 @@ def test_claims_are_differences_of_cells_of_one_dataset(tmp_path):
     assert thesis.loc[("words over the best sums", "oxford5k"), "difference"] == 0.056
     assert thesis[["low", "high"]].isna().all(axis=None)
     assert "dim" not in thesis.index.get_level_values("dataset")
+
+
+def test_queries_of_few_objects_make_an_interval_wider(tmp_path):
+    # Two objects: the twelve queries of one gain .2 or .3, those of the other lose .1 or nothing.
+    gained = {f"q{k}": (0.2, 0.3)[k % 2] if k < 12 else (-0.1, 0.0)[k % 2] for k in range(24)}
+    gs = dict.fromkeys(gained, 0.5)
+    ls = {query: 0.5 + value for query, value in gained.items()}
+    tables = {"t02_blcf_search": {("LS", "a"): ls, ("GS", "a"): gs}}
+    instances = {query: "xy"[k // 12] for k, query in enumerate(gained)}
+    of_objects = experiments.claim_differences(results_of(tmp_path, tables, instances))
+    found = tuple(of_objects.loc[("local over global search", "run", "a")])
+    by_instance = bootstrap([differences(ls, gs)], [instances])
+    assert found == (by_instance.mean, by_instance.low, by_instance.high)
+    by_query = paired_bootstrap(ls, gs)
+    assert found[2] - found[1] > 1.5 * (by_query[2] - by_query[1])
+    steps = experiments.search_ladder(results_of(tmp_path, tables, instances)).loc["run"]
+    low, high = steps.loc[("a", "LS"), ["low", "high"]]
+    assert (low, high) == pytest.approx((0.45, 0.75))  # one of the objects, drawn twice
+    alone = experiments.claim_differences(results_of(tmp_path, tables, dict.fromkeys(gained, "x")))
+    assert alone.loc[("local over global search", "run", "a")].isna().tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_each_claim_has_numbers_of_the_thesis(tmp_path):

@@ -147,8 +147,12 @@ def _table_page(path: Path, folder: Path, record: dict) -> Page:
         title = name.replace("_", " ").capitalize()
         return Page(name, title, "table", {"plain": frame, "summary": [""] * 3})
     # The verdicts compare only what was made with the same network.
-    backbone = record.get("profile", {}).get("document", {}).get("features", {}).get("backbone")
-    context = {"backbone": BackboneConfig(**backbone).label} if backbone else {}
+    document, context = record.get("profile", {}).get("document", {}), {}
+    if backbone := document.get("features", {}).get("backbone"):
+        layer = document.get("sum_pooling", {}).get("full_layer") or backbone["layer"]
+        full = backbone | {"layer": layer}
+        of = {"backbone": backbone, "full resolution": full}
+        context = {what: BackboneConfig(**one).label for what, one in of.items()}
     content = result_table(name, folder, context)
     if slopes := _slopes(folder, path):
         content["slopes"] = f"figures/{slopes.name}"

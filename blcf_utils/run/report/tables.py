@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from blcf_utils.results.published import table_info
+from blcf_utils.results.published import network_of, table_info
 from blcf_utils.results.shown import beside, shown_number
 from blcf_utils.results.tables import read_per_query, read_table
 from blcf_utils.results.verdicts import verdicts
@@ -22,7 +22,7 @@ def result_table(table_id: str, folder: Path, context: dict[str, str]) -> dict:
     Args:
         table_id: a table in ``folder/tables`` in the study's long form.
         folder: the profile's results folder.
-        context: what the run used, for the verdicts (``{"backbone": ...}``).
+        context: what the run used, for the verdicts (see ``verdicts``).
 
     Returns:
         ``info`` (:class:`TableInfo`), ``shown`` (published beside measured, as HTML), ``compared``
@@ -32,7 +32,7 @@ def result_table(table_id: str, folder: Path, context: dict[str, str]) -> dict:
         verdicts).
     """
     info, table = table_info(table_id), read_table(table_id, folder)
-    table.attrs["network"] = context.get("backbone", "")
+    table.attrs["network"] = network_of(table_id, context)
     judged = verdicts(table_id, folder, context)
     judged = judged[judged["verdict"].isin(COMPARED)]
     measured = table["status"].eq("measured")
