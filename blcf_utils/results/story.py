@@ -45,7 +45,7 @@ FINDINGS = (
     Finding(
         "merged_beats_both",
         "Merging the ranking of words (LS + R + LQE) with that of verified SIFT matches",
-        "both together beat either",
+        "both together beat the better of the two",
         "t05_sift_fusion",
         "BLCF",
         "merged",
