@@ -4,7 +4,7 @@ Extraction reads the headers, hashes the files, decodes, resizes, normalises, fo
 The loop only forwards: the same module over the same pixels, decoded, normalised and batched
 beforehand. Goal: extraction reaches 0.9 of the loop's throughput. The loop is run with its
 batches in both of torch's memory formats and the faster one is the yardstick. Where OpenVINO is
-installed (``pip install openvino``) its forward pass, in float32, stands beside them.
+installed (extra ``yardstick``) its forward pass, in float32, stands beside them.
 """
 
 from __future__ import annotations
