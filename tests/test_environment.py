@@ -18,8 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 EXTRAS = PROJECT["optional-dependencies"]
-# Extras that `make env` leaves out: one that pip compiles, so that a machine without a compiler still
-# installs all others, and the yardstick of one benchmark.
+# Extras that `make env` leaves out: one that pip compiles, so that a machine without a compiler
+# still installs all others, and the yardstick of one benchmark.
 LEFT_OUT = {"asmk", "yardstick"}
 # Extras whose packages the study imports only when a command asks for them.
 IMPORTED_ON_DEMAND = [extra for extra in EXTRAS if extra not in ("lab", "test")]
