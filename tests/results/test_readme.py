@@ -86,3 +86,7 @@ def test_the_story_has_the_numbers_and_the_verdict_of_its_tables(tmp_path):
     assert told.endswith("The claim that local search is better was not tested.")
     (tmp_path / "tables/claims.csv").write_text("id,measured\nls_beats_gs_boxed,undecided\n")
     assert story(tmp_path)[0].endswith("The claim that local search is better is undecided.")
+    # Without boxes local search is global search, which is no news.
+    alike = [Measurement(row, "unboxed", 0.5) for row in ("GS", "LS")]
+    write_table("t02_blcf_search", alike, tmp_path)
+    assert story(tmp_path) == []

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from blcf_utils.ground.errors import StudyError
+from blcf_utils.results.folder import Results
 from blcf_utils.results.intervals import paired_bootstrap
 from blcf_utils.results.published import load_published, number
 from blcf_utils.results.shown import beside, markdown, shown_number
@@ -372,6 +373,25 @@ def test_verdicts_compare_like_with_like_only(tmp_path):
     assert why(table="t05_sift_fusion", row="SIFT-BoW", context={}) == "differs"
     cells = verdicts("t05_sift_fusion", tmp_path, VGG).set_index(["row", "column"])
     assert cells.loc[("BLCF", "instre"), "verdict"] == "not run: not in this profile"
+
+
+def test_what_pools_large_images_is_judged_by_its_own_layer(tmp_path):
+    full = {**VGG, "full resolution": "vgg16 pool5 (torchvision)"}
+    sums = {"table": "t08_saliency_sum_pooling", "row": "None", "column": "oxford5k/gs"}
+    assert verdict_of(tmp_path, 0.680, context=full, **sums)["verdict"] == "reproduced"
+    assert verdict_of(tmp_path, 0.680, **sums)["verdict"] == (
+        "not comparable: measured with vgg16 conv5_1 (torchvision), published with vgg16 pool5"
+    )
+    row = {"table": "t03_trecvid", "row": "Sum pool (as in [20]) GS"}
+    assert verdict_of(tmp_path, 0.672, context=full, **row)["verdict"] == "reproduced"
+    assert verdict_of(tmp_path, 0.653, context=full)["verdict"] == "reproduced"  # conv5_1, t02
+    results = Results(tmp_path, *full.values())
+    results.table(sums["table"], [Measurement("None", "instre-mini/gs", 0.5)])
+    told = (tmp_path / f"tables/{sums['table']}.md").read_text(encoding="utf-8")
+    assert "with vgg16 pool5 (torchvision)." in told
+    results.table("t02_blcf_search", [Measurement("GS", "instre-mini", 0.5)])
+    told = (tmp_path / "tables/t02_blcf_search.md").read_text(encoding="utf-8")
+    assert "with vgg16 conv5_1 (torchvision)." in told
 
 
 def test_relative_tolerance_and_text(tmp_path):

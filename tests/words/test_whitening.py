@@ -75,6 +75,11 @@ def test_dead_and_dependent_channels_are_left_out(caplog):
     assert whitening.dimensions == 24
     assert "keeps 24 of 40 directions" in caplog.text
     assert whitening.projection.shape == (43, 24)
+    caplog.clear()
+    every = fit_whitening([wide], None)  # as many as there are: nothing to tell
+    np.testing.assert_array_equal(every.projection, whitening.projection)
+    assert not caplog.text
+    assert fit_whitening([data[:9]], None).dimensions == 8  # of nine vectors
     found = whitening.apply(wide)
     assert np.isfinite(found).all()
     assert np.abs(whitening.projection[24:30]).max() < 1e-3 * np.abs(whitening.projection).max()
