@@ -4,7 +4,7 @@ k-means and the network's sums round differently on another processor, BLAS or t
 moves a few words, a few ranks and with them an mAP by some thousandths; a training multiplies that.
 
 - Times, and what was timed, are never compared. Counts, labels and reasons must be equal.
-- Sizes (bytes, MB) may differ by ``SIZE_SHARE``: another word here and there.
+- Sizes (bytes, MB, distinct words) may differ by ``SIZE_SHARE``: another word here and there.
 - Other numbers, mAPs above all, may differ by ``TOLERANCE`` (beyond 1 by that share). A cell that
   ``seeds.csv`` names is a mean over trainings; it may differ by as much as the seeds of one run do,
   those of the run that spreads more.
@@ -38,7 +38,8 @@ CELL = ["table", "row", "column"]
 # training gave: the mean over the seeds stands in its table.
 NOT_COMPARED = ("seconds", "config_digest", "value")
 TIMES = re.compile(r"\(s\)|\b(?:ms|seconds?|times?|per s)\b", re.I)
-SIZES = re.compile(r"\b(?:bytes|MB|entries)\b", re.I)
+# The dimension of words is the mean number of distinct ones in an image.
+SIZES = re.compile(r"\b(?:bytes|MB|entries)\b|\bBLCF\b.*, dim$", re.I)
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 COUNT = re.compile(r"[+-]?\d+")
 

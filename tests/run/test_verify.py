@@ -149,6 +149,15 @@ def test_sizes_may_differ_by_a_share(folders, size, agrees):
         assert bool(told(verify("tiny", None, folders[1]))) != agrees
 
 
+@pytest.mark.parametrize(
+    ("row", "agrees"), [("BLCF LS", True), ("Off / BLCF", True), ("R-MAC", False)]
+)
+def test_words_an_image_are_a_size_and_a_vector_s_length_is_exact(folders, row, agrees):
+    for folder, value in zip(folders, (312, 311), strict=True):
+        write(folder, HEADER + f"{row},dim,,{value},measured,,\n")
+    assert bool(told(verify("tiny", None, folders[1]))) != agrees
+
+
 def seeds(values: dict[str, tuple[float, ...]]) -> str:
     cells = [
         f"t02_x,Ours GS,{column},{seed},{value}\n"
