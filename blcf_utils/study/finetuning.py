@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -307,8 +306,12 @@ class Finetuning:
 
     def _make(self, method: Callable, asked: Iterable[tuple], device: torch.device) -> None:
         """Call a method with each of some arguments, in threads that share a CPU's cores."""
+        if device.type != "cpu":
+            for one in asked:
+                method(*one)
+            return
         _, _ = self.inputs, self.bench.backbone  # which all of them read
-        with core_pool(pool_threads()) if device.type == "cpu" else ThreadPoolExecutor(1) as pool:
+        with core_pool(pool_threads()) as pool:
             for made in [pool.submit(method, *one) for one in asked]:
                 made.result()
 
